@@ -1,0 +1,50 @@
+# The verbs a person types. Each is a line over Snakemake (see README), so nobody needs make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TORCH := $(shell cat envs/torch.txt)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: reproduce laptop test paper smoke report lint clean env lock schema
+
+reproduce: env  ## regenerate the structural claims and the quick laptop runs; ends with a scorecard
+	@$(BIN)/snakemake && $(BIN)/replica scorecard
+
+laptop: env  ## every laptop experiment, not only the quick ones
+	@$(BIN)/snakemake --config quick=false && $(BIN)/replica scorecard
+
+paper: env  ## one paper: make paper PAPER=minilm
+	@$(BIN)/snakemake paper --config paper=$(PAPER) && ls results/laptop/papers/$(PAPER)/tables
+
+smoke: env  ## every paper's whole chain on generated data, minutes
+	@$(BIN)/snakemake --config scale=smoke && $(BIN)/replica scorecard --ledger results/smoke/claims.json
+
+report: env  ## tables, figures and page from what was measured
+	@$(BIN)/snakemake --allowed-rules compare ledger tables figures report --rerun-triggers mtime params && $(BIN)/replica scorecard
+
+test: env  ## every test tier that this machine allows
+	@$(BIN)/pytest
+
+lint: env
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow/rules && $(BIN)/snakemake --lint
+
+clean:  ## delete results, data and resume state, after asking
+	@read -r -p "Delete assets/, state/, logs/ and everything below results/? [y/N] " answer && [ "$$answer" = y ] && rm -rf assets state logs results .snakemake || echo "nothing deleted"
+
+env: .venv/installed  ## the locked environment in .venv
+
+.venv/installed: envs/cpu.lock envs/torch.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: python3.11 is needed (Debian: apt install python3.11 python3.11-venv)"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "error: $(PYTHON) is not Python 3.11; set PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "making the environment in .venv (about two minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --no-deps --require-hashes -r envs/cpu.lock
+	@$(BIN)/pip install --quiet $(TORCH_OPTIONS) $(TORCH)
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/pip check && $(BIN)/python -c 'import torch, sys; sys.exit(torch.__version__.split("+")[0] != "$(TORCH)".split("==")[1])'
+	@touch $@
+
+lock: env  ## resolve envs/requirements.in again (torch stays out: its builds have different hashes)
+	@$(BIN)/pip install --quiet uv && $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-package torch --no-emit-find-links --no-emit-index-url --python-version 3.11 envs/requirements.in -o envs/cpu.lock
+
+schema: env  ## write the JSON Schemas of the configuration files
+	@$(BIN)/python -m replica.config.json_schema config/schema

@@ -1,0 +1,17 @@
+"""Run a teacher once over a task's training split and store the signals that a method distils from."""
+
+from replica.programs import main, project_and_plan, run_parser
+
+
+def program() -> int:
+    arguments = run_parser(__doc__).parse_args()
+    project, plan = project_and_plan(arguments.root, arguments.scale)
+    plan.run(arguments.run)
+    from replica.paths import Layout
+    from replica.training.run import make_targets
+
+    return make_targets(project, plan, arguments.run, arguments.seed, Layout(arguments.root))
+
+
+if __name__ == "__main__":
+    main(program)

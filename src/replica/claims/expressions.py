@@ -1,0 +1,209 @@
+"""A small, safe language for the numbers of a claim: names of measurements and runs, arithmetic and a few functions.
+
+Names are dotted, and their parts may hold digits and dashes: `bert-base.parameters.total`, `runs.student-6x384.sst2.accuracy`.
+Precedence: a dash that touches name characters on both sides belongs to the name, so **a minus between names needs spaces**:
+`a-b` is one name, `a - b` is a difference. Characters outside letters, digits, `_`, `-` and `.` go between backticks:
+`` `compacter++`.parameters.total ``. Everything else is as in Python: `+ - * / **`, parentheses and the functions of `FUNCTIONS`.
+All numbers are floats; a result that is not a finite real number is an error.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from replica.errors import ConfigError, nearest
+
+
+class UnknownName(ConfigError):
+    """An expression uses a name that nothing measures."""
+
+
+def _round(value: float, digits: float = 0.0) -> float:
+    return float(round(value, int(digits)))
+
+
+def _mean(*values: float) -> float:
+    return math.fsum(values) / len(values)
+
+
+#: Functions an expression may call, and the least and greatest number of their arguments (None: any number).
+FUNCTIONS: dict[str, tuple[Callable[..., float], int, int | None]] = {
+    "round": (_round, 1, 2),
+    "min": (lambda *values: min(values), 1, None),
+    "max": (lambda *values: max(values), 1, None),
+    "mean": (_mean, 1, None),
+    "abs": (abs, 1, 1),
+    "log2": (math.log2, 1, 1),
+}
+
+_OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.Div: lambda a, b: a / b,
+    ast.Pow: lambda a, b: a**b,
+}
+
+_SPACE = re.compile(r"\s+")
+_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w`])(?!-[A-Za-z_`])")
+_ATOM = r"(?:[^\W]|`[^`]*`)"
+_NAME = re.compile(rf"{_ATOM}+(?:[.-]{_ATOM}+)*")
+_OPERATOR = re.compile(r"\*\*|[-+*/(),]")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A parsed expression: its text, its tree, and its names by the placeholder that stands for each in the tree."""
+
+    text: str
+    tree: ast.expr
+    placeholders: Mapping[str, str]
+
+    @property
+    def names(self) -> set[str]:
+        """The dotted names the expression uses, without backticks."""
+        return set(self.placeholders.values())
+
+    def value(self, known: Mapping[str, float]) -> float:
+        """Return the expression's value; `known` gives a number to every name, else `UnknownName` with the nearest one."""
+        for name in sorted(self.names):
+            if name not in known:
+                raise UnknownName(f"{self._where()}: unknown name '{name}'{_hint(name, known)}")
+        try:
+            result = self._number(self.tree, known)
+        except ZeroDivisionError:
+            raise ConfigError(f"{self._where()}: division by zero") from None
+        except (OverflowError, ValueError) as error:
+            raise ConfigError(f"{self._where()}: {error}") from None
+        if isinstance(result, complex) or not math.isfinite(result):
+            raise ConfigError(f"{self._where()}: the result {result} is not a finite real number")
+        return result
+
+    def _number(self, node: ast.expr, known: Mapping[str, float]) -> float:
+        match node:
+            case ast.Constant(value=value):
+                return float(value)
+            case ast.Name(id=placeholder):
+                return float(known[self.placeholders[placeholder]])
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -self._number(operand, known)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return self._number(operand, known)
+            case ast.BinOp(left=left, op=operator, right=right):
+                return _OPERATORS[type(operator)](self._number(left, known), self._number(right, known))
+            case ast.Call(func=ast.Name(id=function), args=arguments):
+                return float(FUNCTIONS[function][0](*(self._number(argument, known) for argument in arguments)))
+        raise AssertionError(f"node {type(node).__name__} passed the check")
+
+    def _where(self) -> str:
+        return f"expression '{self.text}'"
+
+
+def parse(text: str) -> Expression:
+    """Parse an expression; a ConfigError says which character, function or construct is not part of the language."""
+    source, placeholders = _tokenize(str(text))
+    try:
+        tree = ast.parse(source, mode="eval").body
+        _check(tree, text)
+    except (SyntaxError, RecursionError):
+        raise ConfigError(
+            f"expression '{text}' is not arithmetic over names and numbers (`a.b - 2 * max(c.d, 1)`)"
+        ) from None
+    return Expression(str(text), tree, placeholders)
+
+
+def names(expression: str) -> set[str]:
+    """Return the dotted names that an expression uses, so that a plan knows the runs a claim needs."""
+    return parse(expression).names
+
+
+def evaluate(expression: str, known: Mapping[str, float]) -> float:
+    """Parse an expression and return its value, names taken from `known`."""
+    return parse(expression).value(known)
+
+
+def quoted(key: str) -> str:
+    """Return a key as it can stand in an expression: as it is when it is name-like, else between backticks."""
+    if "`" in key:
+        raise ConfigError(f"the key '{key}' holds a backtick, which no expression can name")
+    return key if re.fullmatch(r"\w+(?:[.-]\w+)*", key) else f"`{key}`"
+
+
+def split_run(name: str, runs: Iterable[str]) -> tuple[str, str]:
+    """Split `runs.<run>.<rest>` into run and rest by the longest run name that fits; UnknownName when none does."""
+    rest = name.removeprefix("runs.")
+    runs = list(runs)
+    fitting = [run for run in runs if rest.startswith(run + ".")]
+    if not fitting:
+        tried = rest.split(".")[0]
+        raise UnknownName(f"'{name}' names no run: expected runs.<run>.<task>.<metric>{nearest(tried, runs)}")
+    run = max(fitting, key=len)
+    return run, rest[len(run) + 1 :]
+
+
+def _tokenize(text: str) -> tuple[str, dict[str, str]]:
+    source, placeholders, at = [], {}, 0
+    by_name: dict[str, str] = {}
+    while at < len(text):
+        if found := _SPACE.match(text, at):
+            source.append(" ")
+        elif found := _NUMBER.match(text, at):
+            source.append(found.group())
+        elif found := _NAME.match(text, at):
+            name = found.group().replace("`", "")
+            if re.match(r"\s*\(", text[found.end() :]):
+                if name not in FUNCTIONS:
+                    raise ConfigError(f"expression '{text}': unknown function '{name}'{nearest(name, FUNCTIONS)}")
+                source.append(name)
+            else:
+                placeholder = by_name.setdefault(name, f"_{len(by_name)}")
+                placeholders[placeholder] = name
+                source.append(placeholder)
+        elif found := _OPERATOR.match(text, at):
+            source.append(found.group())
+        else:
+            raise ConfigError(
+                f"expression '{text}': '{text[at]}' at position {at + 1} is not part of the language; a name with "
+                "such a character goes between backticks"
+            )
+        at = found.end()
+    return "".join(source).strip(), placeholders
+
+
+def _check(node: ast.expr, text: str) -> None:
+    match node:
+        case ast.Constant(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
+            return
+        case ast.Name():
+            return
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
+            return _check(operand, text)
+        case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
+            _check(left, text)
+            return _check(right, text)
+        case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]) if function in FUNCTIONS:
+            _, least, most = FUNCTIONS[function]
+            if len(arguments) < least or (most is not None and len(arguments) > most):
+                raise ConfigError(f"expression '{text}': {function}() takes {_count(least, most)}, got {len(arguments)}")
+            for argument in arguments:
+                _check(argument, text)
+            return None
+    raise ConfigError(f"expression '{text}': {type(node).__name__} is not part of the language (+ - * / **, functions)")
+
+
+def _count(least: int, most: int | None) -> str:
+    if most is None:
+        return f"at least {least} argument"
+    return f"{least} argument" if least == most else f"{least} to {most} arguments"
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    parts = name.split("-")
+    if any("-".join(parts[:i]) in known for i in range(1, len(parts))):
+        return " (a minus between names needs spaces)"
+    return nearest(name, known)

@@ -1,0 +1,173 @@
+"""What the verbs of `replica` do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from argparse import Namespace
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from replica.config import load_project
+from replica.errors import ConfigError, nearest
+from replica.paths import Layout
+from replica.plan import Plan, Run, build_plan
+from replica.plan.resources import longest_path, resources_of
+
+console = Console(soft_wrap=True)
+
+
+def plan(arguments: Namespace) -> int:
+    """Print what a scale would run."""
+    project = load_project(arguments.root, quick=False if arguments.all else None)
+    made = build_plan(project, arguments.scale, arguments.papers or None)
+    runs = [run for run in made.runs.values() if run.seeds]
+    costs = {run.id: resources_of(project, made, run.id) for run in runs}
+    table = Table(title=f"plan at scale {made.scale}: {', '.join(made.named)}", title_justify="left")
+    for column in ("stage", "runs", "jobs", "shared by papers", "hours", "disk GB"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in ("pretrain", "teacher", "targets", "compress", "adapt"):
+        mine = [run for run in runs if run.stage == stage]
+        if mine:
+            table.add_row(stage, *_totals(mine, costs))
+    table.add_row("all", *_totals(runs, costs), style="bold")
+    console.print(table)
+    shared = [run for run in runs if len(run.papers) > 1]
+    for run in shared:
+        console.print(f"shared: {run.id} by {', '.join(sorted(run.papers))}")
+    seconds, path = longest_path(project, made)
+    gpu_hours = sum(c["seconds"] * c["gpu"] * len(made.runs[i].seeds) for i, c in costs.items()) / 3600
+    console.print(f"GPU hours (estimated): {gpu_hours:,.1f}; longest path {seconds / 3600:.2f} h over {len(path)} runs:")
+    console.print("  " + " → ".join(path))
+    if arguments.runs:
+        for run in sorted(runs, key=lambda r: r.id):
+            cost = costs[run.id]
+            names = ", ".join(sorted(run.names))
+            console.print(f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  ({names})")
+    return 0
+
+
+def _totals(runs: list[Run], costs: dict[str, dict[str, Any]]) -> list[str]:
+    jobs = sum(len(run.seeds) for run in runs)
+    hours = sum(costs[run.id]["seconds"] * len(run.seeds) for run in runs) / 3600
+    disk = sum(costs[run.id]["disk_mb"] * len(run.seeds) for run in runs) / 1000
+    shared = sum(len(run.papers) > 1 for run in runs)
+    return [str(len(runs)), str(jobs), str(shared), f"{hours:,.2f}", f"{disk:,.2f}"]
+
+
+def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
+    """Say whether one seed of a run is done, running, interrupted, failed or not run."""
+    if (layout.run(made.scale, run.id, seed) / "manifest.json").exists():
+        return "done"
+    process = layout.resume(made.scale, run.id, seed) / "process.json"
+    if process.exists():
+        facts = json.loads(process.read_text())
+        if facts["host"] != socket.gethostname():
+            return f"started on {facts['host']}"
+        try:
+            os.kill(facts["pid"], 0)
+            return "running"
+        except ProcessLookupError:
+            return "interrupted"
+        except PermissionError:
+            return "running"
+    stage = "train" if run.stage in ("pretrain", "teacher") else run.stage
+    log = layout.root / "logs" / stage / made.scale / f"{run.id}-seed{seed}.log"
+    return "failed" if log.exists() else "not run"
+
+
+def status(arguments: Namespace) -> int:
+    """Print the state of every run of a scale."""
+    project = load_project(arguments.root, quick=False if arguments.all else None)
+    made = build_plan(project, arguments.scale, arguments.papers or None)
+    layout = Layout(arguments.root)
+    counts: Counter[str] = Counter()
+    table = Table(title=f"runs at scale {made.scale}", title_justify="left")
+    for column in ("run", "papers", "seeds: state"):
+        table.add_column(column, overflow="fold")
+    for run in sorted(made.runs.values(), key=lambda r: r.id):
+        states = {seed: state_of(layout, made, run, seed) for seed in sorted(run.seeds)}
+        counts.update(states.values())
+        if states:
+            distinct = set(states.values())
+            shown = distinct.pop() if len(distinct) == 1 else "  ".join(f"{s}: {v}" for s, v in states.items())
+            table.add_row(run.id, ", ".join(sorted(run.papers)), f"{len(states)}: {shown}")
+    console.print(table)
+    console.print("  ".join(f"{state} {count}" for state, count in sorted(counts.items())) or "nothing to run")
+    return 0
+
+
+def read_ledger(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]]]:
+    """Read a ledger; raises ConfigError where there is none."""
+    path = Path(given) if given else Path(root) / "results" / "claims.json"
+    if not path.exists():
+        raise ConfigError(f"{path}: no ledger there; make one with `make reproduce` (or `snakemake`)")
+    return path, json.loads(path.read_text(encoding="utf-8"))
+
+
+def explain(arguments: Namespace) -> int:
+    """Print where a claim's number comes from."""
+    path, rows = read_ledger(arguments.root, arguments.ledger)
+    wanted = arguments.claim
+    found = [row for row in rows if row["claim"] == wanted or row["claim"].startswith(f"{wanted}:")]
+    if not found:
+        raise ConfigError(f"{path}: no claim '{wanted}'{nearest(wanted, (row['claim'] for row in rows))}")
+    layout = Layout(arguments.root)
+    for row in found:
+        console.print(f"[bold]{row['paper']} / {row['claim']}[/bold]  ({row['evidence']}, {row['metric']})", highlight=False)
+        console.print(f"  paper: {row['paper_value']} {row['unit'] or ''}  source: {row['source']} (confidence {row['confidence']})")
+        interval = f" [{row['low']}, {row['high']}]" if row["low"] is not None else ""
+        console.print(f"  ours:  {row['our_value']}{interval}  verdict: {row['verdict']}  {row['reason'] or ''}")
+        if row["evidence"] == "structural":
+            console.print(f"  measured in {layout.structural(row['paper'])} from config/papers/{row['paper']}.yaml (measurements)")
+        for run_id in _run_ids(row):
+            _explain_run(layout, row["scale"], run_id, "  ")
+    return 0
+
+
+def _run_ids(row: dict[str, Any]) -> list[str]:
+    runs = row["runs"] or []
+    return runs.split() if isinstance(runs, str) else list(runs)
+
+
+def _explain_run(layout: Layout, scale: str, run_id: str, indent: str, seen: set[str] | None = None) -> None:
+    seen = set() if seen is None else seen
+    if run_id in seen:
+        console.print(f"{indent}{run_id} (above)")
+        return
+    seen.add(run_id)
+    folders = sorted((layout.results / scale / "runs" / run_id).glob("seed*"))
+    if not folders:
+        console.print(f"{indent}{run_id}: not run at scale {scale}")
+        return
+    facts = json.loads((folders[0] / "manifest.json").read_text())
+    spec = facts["spec"]
+    console.print(f"{indent}[bold]{run_id}[/bold]  {len(folders)} seed(s), {folders[0].parent}", highlight=False)
+    console.print(f"{indent}  configuration: {json.dumps({k: spec[k] for k in ('model', 'methods', 'train', 'tune') if k in spec})}")
+    weights = facts["files"].get("model.safetensors") or facts["files"].get("signals.safetensors") or {}
+    console.print(f"{indent}  weights: sha256 {weights.get('sha256', '-')[:16]} (seed {facts['seed']})")
+    data = layout.prepared(spec["data"]) / "manifest.json"
+    console.print(f"{indent}  data: {spec['task'][0]} ← {data}{'' if data.exists() else ' (not here)'}")
+    hardware = facts.get("hardware", {})
+    console.print(f"{indent}  made on {hardware.get('gpu') or hardware.get('processor')} in {facts.get('seconds')} s, {facts.get('finished')}")
+    console.print(f"{indent}  again: python scripts/train.py --scale {scale} --run {run_id} --seed {facts['seed']}")
+    for role, parent in facts["parents"].items():
+        console.print(f"{indent}  {role}:")
+        _explain_run(layout, scale, parent["run"], indent + "    ", seen)
+
+
+def scorecard(arguments: Namespace) -> int:
+    """Print the scorecard of a ledger."""
+    from replica.report.scorecard import scorecard as render
+
+    path, rows = read_ledger(arguments.root, arguments.ledger)
+    Console().print(render(rows))
+    page = path.parent / "report" / "index.html"
+    if page.exists():
+        console.print(f"report: {page.resolve()}")
+    return 0

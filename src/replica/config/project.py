@@ -1,0 +1,132 @@
+"""The whole configuration of a checkout, read and cross-checked before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from replica.config.schema import DatasetEntry, ModelEntry, Paper, Scale, Settings, Task
+from replica.config.yaml_files import read_yaml, validate
+from replica.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Project:
+    """Registries, tasks, papers and scales of one checkout; papers are read when first asked for."""
+
+    root: Path
+    settings: Settings
+    datasets: dict[str, DatasetEntry]
+    models: dict[str, ModelEntry]
+    tasks: dict[str, Task]
+    scales: dict[str, Scale]
+
+    def paper(self, name: str) -> Paper:
+        """Return a paper of `config/papers/`; raises ConfigError with the nearest known name."""
+        if name not in self.papers:
+            raise ConfigError(f"unknown paper '{name}'{nearest(name, self.paper_files)}")
+        return self.papers[name]
+
+    @cached_property
+    def paper_files(self) -> dict[str, Path]:
+        """Every paper's file by the paper's name."""
+        return {path.stem: path for path in sorted((self.root / "config" / "papers").glob("*.yaml"))}
+
+    @cached_property
+    def papers(self) -> dict[str, Paper]:
+        """The enabled papers by name."""
+        found = {}
+        for name in self.settings.papers:
+            if name not in self.paper_files:
+                raise ConfigError(f"config/config.yaml: papers: unknown paper '{name}'{nearest(name, self.paper_files)}")
+            where = f"config/papers/{name}.yaml"
+            found[name] = validate(Paper, read_yaml(self.paper_files[name]), where)
+            if found[name].id != name:
+                raise ConfigError(f"{where}: id is '{found[name].id}', but the file is named '{name}'")
+        return found
+
+    def scale(self, name: str) -> Scale:
+        """Return a scale by name."""
+        return _pick(self.scales, name, "scale")
+
+    def task(self, name: str) -> Task:
+        """Return a task by name."""
+        return _pick(self.tasks, name, "task")
+
+    def model(self, name: str) -> ModelEntry:
+        """Return a registered model by name."""
+        return _pick(self.models, name, "model")
+
+    def dataset(self, name: str) -> DatasetEntry:
+        """Return a registered data set by name."""
+        return _pick(self.datasets, name, "data set")
+
+    def tokenizer_of(self, model: str) -> str:
+        """Return the name of the registered model whose tokenizer `model` uses."""
+        return self.model(model).tokenizer or model
+
+
+def _pick(known: dict[str, Any], name: str, what: str) -> Any:
+    if name not in known:
+        raise ConfigError(f"unknown {what} '{name}'{nearest(name, known)}")
+    return known[name]
+
+
+def load_project(root: Path | str = ".", **overrides: Any) -> Project:
+    """Read and validate every configuration file below `root`.
+
+    `overrides` replace entries of config/config.yaml (Snakemake's `--config`). Raises ConfigError naming file and key.
+    """
+    root = Path(root)
+    config = root / "config"
+    if not config.is_dir():
+        raise ConfigError(f"{config}: no such folder; run from the root of a checkout")
+    values = dict(read_yaml(config / "config.yaml") or {})
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    if isinstance(values.get("papers"), str):
+        values["papers"] = [name for name in values["papers"].replace(",", " ").split() if name]
+    settings = validate(Settings, values, "config/config.yaml")
+    project = Project(
+        root=root,
+        settings=settings,
+        datasets=_registry(config / "datasets.yaml", "datasets", DatasetEntry),
+        models=_registry(config / "models.yaml", "models", ModelEntry),
+        tasks=_folder(config / "tasks", Task),
+        scales=_folder(config / "scales", Scale),
+    )
+    _check_tasks(project)
+    return project
+
+
+def _registry(path: Path, key: str, model: type) -> dict[str, Any]:
+    content = read_yaml(path) or {}
+    if set(content) != {key}:
+        raise ConfigError(f"{path.name}: expected the single key '{key}', got {sorted(content)}")
+    return {name: validate(model, value, f"config/{path.name}: {key}.{name}") for name, value in content[key].items()}
+
+
+def _folder(folder: Path, model: type) -> dict[str, Any]:
+    found = {}
+    for path in sorted(folder.glob("*.yaml")):
+        where = f"config/{folder.name}/{path.name}"
+        entry = validate(model, read_yaml(path), where)
+        if entry.name != path.stem:
+            raise ConfigError(f"{where}: name is '{entry.name}', but the file is named '{path.stem}'")
+        found[entry.name] = entry
+    return found
+
+
+def _check_tasks(project: Project) -> None:
+    for task in project.tasks.values():
+        where = f"config/tasks/{task.name}.yaml"
+        if task.dataset not in project.datasets:
+            raise ConfigError(f"{where}: unknown data set '{task.dataset}'{nearest(task.dataset, project.datasets)}")
+        for scale, standin in task.standins.items():
+            if scale not in project.scales or standin not in project.tasks:
+                raise ConfigError(f"{where}: standins: unknown scale or task in '{scale}: {standin}'")
+    for name, entry in project.models.items():
+        for other in (entry.tokenizer, *entry.standins.values()):
+            if other is not None and other not in project.models:
+                raise ConfigError(f"config/models.yaml: models.{name}: unknown model '{other}'{nearest(other, project.models)}")

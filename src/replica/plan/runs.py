@@ -1,0 +1,379 @@
+"""From papers to runs: resolved specifications, content-hashed ids, parents, seeds. Imports no torch.
+
+A run's id is `<stage>-<model, methods, task>-<8 hex>`. The hash covers the resolved specification, the ids of the parents and the versions of
+method, task and training loop: nothing that does not change what the run computes. Seeds stay outside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from replica.claims.expressions import names
+from replica.config.project import Project
+from replica.config.schema import Paper, RunEntry, Scale, Train
+from replica.config.yaml_files import validate
+from replica.errors import ConfigError, nearest
+from replica.methods import registry
+from replica.plan.expand import expand_section, methods_at, model_at, task_at, train_at
+
+#: Raised when a change of the training loop changes what a run computes.
+TRAINING_VERSION = 1
+
+
+@dataclass
+class Run:
+    """One run of the plan: what is trained from what, and who asked for it."""
+
+    id: str
+    stage: str
+    spec: dict[str, Any]
+    parents: dict[str, str]
+    candidates: list[str]
+    single: bool
+    data: str | None
+    models: list[str]
+    seeds: set[int] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    papers: set[str] = field(default_factory=set)
+    evaluate: dict[str, str] = field(default_factory=dict)
+    measure: dict[str, Any] | None = None
+    gpus: int = 0
+    cost: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def stored(self) -> str:
+        """Name of the run's big artifact."""
+        return "signals.safetensors" if self.stage == "targets" else "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task's data tokenized for one tokenizer: the id names its folder below assets/prepared/."""
+
+    id: str
+    task: str
+    dataset: str
+    tokenizer: str
+    max_length: int
+
+
+@dataclass
+class Plan:
+    """Every run that the enabled papers ask for at one scale, and the names that papers know them by."""
+
+    scale: str
+    runs: dict[str, Run] = field(default_factory=dict)
+    prepared: dict[str, Prepared] = field(default_factory=dict)
+    #: paper → section → name → run id
+    named: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    #: paper → ids of the runs that its claims read
+    wanted: dict[str, list[str]] = field(default_factory=dict)
+
+    def run(self, run_id: str) -> Run:
+        """Return a run by id; raises ConfigError with the nearest known id."""
+        if run_id not in self.runs:
+            raise ConfigError(f"unknown run '{run_id}' at scale {self.scale}{nearest(run_id, self.runs)}")
+        return self.runs[run_id]
+
+    def parent_seed(self, run_id: str, seed: int) -> int:
+        """Return the seed of the parent `run_id` that a child's `seed` builds on: the same, or 0 where the parent is single."""
+        return 0 if self.runs[run_id].single else seed
+
+
+class _Builder:
+    """Expands the papers of one scale; each resolved specification becomes one run."""
+
+    def __init__(self, project: Project, scale: Scale):
+        self.project = project
+        self.scale = scale
+        self.plan = Plan(scale=scale.name)
+        self.content: dict[str, str] = {}
+
+    def section(self, paper: Paper, section: str, requests: dict[str, int]) -> None:
+        entries = expand_section(paper, section)
+        resolver = _Section(self, paper, section, entries)
+        known = self.plan.named.setdefault(paper.id, {}).setdefault(section, {})
+        for name in entries:  # every entry is checked, also one that no claim asks for
+            known[name] = resolver.resolve(name)
+        for name, seeds in requests.items():
+            run_id = known[name]
+            wanted = self.plan.wanted.setdefault(paper.id, [])
+            if run_id not in wanted:
+                wanted.append(run_id)
+            self.request(run_id, range(seeds), paper.id)
+
+    def request(self, run_id: str, seeds: range | list[int], paper: str) -> None:
+        run = self.plan.runs[run_id]
+        seeds = [0] if run.single else list(seeds)
+        run.seeds.update(seeds)
+        run.papers.add(paper)
+        for parent in run.parents.values():
+            self.request(parent, seeds, paper)
+        for candidate in run.candidates:
+            self.request(candidate, [0], paper)
+
+    def add(self, name: str, run: Run) -> str:
+        content = json.dumps([run.spec, run.parents, run.candidates], sort_keys=True, default=str)
+        known = self.plan.runs.get(run.id)
+        if known is None:
+            self.plan.runs[run.id] = run
+            self.content[run.id] = content
+        elif self.content[run.id] != content:
+            raise ConfigError(f"two runs have the id {run.id} and differ ('{name}', {sorted(known.names)}): change one specification")
+        else:
+            known.evaluate.update(run.evaluate)
+            known.measure = known.measure or run.measure
+            known.gpus = max(known.gpus, run.gpus)
+        self.plan.runs[run.id].names.add(name)
+        return run.id
+
+    def prepare(self, task: Any, tokenizer: str, max_length: int | None) -> str:
+        length = min(max_length or task.max_length, task.max_length)
+        dataset = self.project.dataset(task.dataset)
+        payload = {
+            "task": task.model_dump(exclude={"standins", "metrics", "max_length"}, exclude_defaults=True, mode="json"),
+            "dataset": [task.dataset, {k: v.sha256 if v else None for k, v in dataset.splits.items()}],
+            "tokenizer": [tokenizer, self.project.model(tokenizer).files],
+            "length": length,
+        }
+        prepared = Prepared(f"{task.name}-{tokenizer}-{_hash(payload)}", task.name, task.dataset, tokenizer, length)
+        self.plan.prepared[prepared.id] = prepared
+        return prepared.id
+
+
+class _Section:
+    """Resolves the runs of one section of one paper, parents first."""
+
+    def __init__(self, builder: _Builder, paper: Paper, section: str, entries: dict[str, RunEntry]):
+        self.builder, self.paper, self.section, self.entries = builder, paper, section, entries
+        self.done: dict[str, str] = {}
+        self.open: list[str] = []
+
+    def resolve(self, name: str) -> str:
+        if name in self.done:
+            return self.done[name]
+        where = f"config/papers/{self.paper.id}.yaml: runs.{self.section}.{name}"
+        if name in self.open:
+            raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
+        self.open.append(name)
+        try:
+            entry = self.entries[name]
+            candidates = self._candidates(name, entry, where)
+            self.done[name] = self._run(name, entry, where, candidates)
+        finally:
+            self.open.pop()
+        return self.done[name]
+
+    def _candidates(self, name: str, entry: RunEntry, where: str) -> dict[str, dict[str, Any]]:
+        """Make one run per tried value; returns their ids with what each tries."""
+        if not entry.tune or not self.builder.scale.tune:
+            return {}
+        found = {}
+        if len(entry.tune) != 1:
+            raise ConfigError(f"{where}: tune: give one key with the values to try, got {sorted(entry.tune)}")
+        [(key, values)] = entry.tune.items()
+        for value in values:
+            tried = entry.model_copy(update={"train": {**entry.train, key: value}, "tune": {}, "measure": type(entry.measure)()})
+            found[self._run(f"{name}~{key}={value}", tried, where, {})] = {key: value}
+        return found
+
+    def _parent(self, name: str | None, role: str, where: str) -> str | None:
+        if name is None:
+            return None
+        if name not in self.entries:
+            raise ConfigError(f"{where}: {role}: unknown run '{name}'{nearest(name, self.entries)}")
+        return self.resolve(name)
+
+    def _run(self, name: str, entry: RunEntry, where: str, candidates: dict[str, dict[str, Any]]) -> str:
+        builder, project, scale = self.builder, self.builder.project, self.builder.scale
+        try:
+            if entry.task is None:
+                raise ConfigError("a run needs a task")
+            task = task_at(project, entry.task, scale)
+            spec: dict[str, Any] = {"stage": entry.stage, "task": [task.name, task.version], "training": TRAINING_VERSION}
+            parents: dict[str, str] = {}
+            models: list[str] = []
+            if (entry.model is None) == (entry.init is None) and entry.stage != "targets":
+                raise ConfigError("give exactly one of `model` and `from`")
+            if entry.model is not None:
+                spec["model"] = self._model(entry.model, entry.random_init, models)
+            elif entry.init is not None:
+                parents["init"] = self._parent(entry.init, "from", where)
+                spec["random_init"] = entry.random_init or None
+            self._teacher(entry, spec, parents, models, where)
+            spec["methods"] = self._methods(entry, parents, spec)
+            if entry.stage != "targets":
+                train = validate(Train, train_at(entry, scale), "train")
+                spec["train"] = train.model_dump(exclude_defaults=True, mode="json")
+                if entry.tune and not scale.tune:  # the first value stands for all
+                    [(key, values)] = entry.tune.items()
+                    if key not in scale.train:
+                        spec["train"][key] = values[0]
+            tokenizer = self._tokenizer(spec, parents)
+            length = spec.get("train", {}).get("max_length") or (entry.train.get("max_length") if not scale.train else None)
+            spec["data"] = builder.prepare(task, tokenizer, length)
+            spec["tokenizer"] = tokenizer
+            if candidates:
+                spec["tune"] = {cid: tried for cid, tried in candidates.items()}
+            evaluated = {}
+            labelled = task.kind not in ("text",) and entry.stage != "targets" and "~" not in name
+            for other in entry.evaluate if entry.evaluate is not None else [entry.task] * labelled:
+                target = task_at(project, other, scale)
+                evaluated[target.name] = builder.prepare(target, tokenizer, length)
+        except ConfigError as error:
+            message = str(error)
+            raise ConfigError(message if message.startswith("config/") else f"{where}: {message}") from None
+        spec = {key: value for key, value in spec.items() if value is not None}
+        spec["root"] = self._root(spec, parents)
+        run_id = f"{entry.stage}-{_slug(spec)}-{_hash([spec, parents])}"
+        run = Run(
+            id=run_id,
+            stage=entry.stage,
+            spec=spec,
+            parents=parents,
+            candidates=list(candidates),
+            single=entry.seeds == "one",
+            data=spec["data"],
+            models=models,
+            evaluate=evaluated,
+            measure=entry.measure.model_dump() if entry.measure.latency else None,
+            gpus=entry.gpus if scale.name == "paper" else 0,
+        )
+        return builder.add(name, run)
+
+    def _model(self, name: str, random_init: bool, models: list[str]) -> dict[str, Any]:
+        """Describe a registered model so that a change of its size or weights changes the hash."""
+        project = self.builder.project
+        name = model_at(project, name, self.builder.scale)
+        entry = project.model(name)
+        pretrained = entry.sources is not None and not random_init
+        if pretrained:
+            models.append(name)
+        return {
+            "name": name,
+            "config": _hash([entry.architecture, entry.config]),
+            "weights": _hash(entry.files) if pretrained else "random",
+        }
+
+    def _root(self, spec: dict, parents: dict) -> str:
+        """Return the registered model at the start of the chain."""
+        if "model" in spec:
+            return spec["model"]["name"]
+        for role in ("init", "teacher"):
+            if role in parents:
+                return self.builder.plan.runs[parents[role]].spec["root"]
+        return spec["teacher"]["name"]
+
+    def _teacher(self, entry: RunEntry, spec: dict, parents: dict, models: list[str], where: str) -> None:
+        if entry.teacher is not None:
+            if entry.teacher in self.entries:
+                parents["teacher"] = self._parent(entry.teacher, "teacher", where)
+            elif entry.teacher in self.builder.project.models:
+                spec["teacher"] = self._model(entry.teacher, False, models)
+            else:
+                known = [*self.entries, *self.builder.project.models]
+                raise ConfigError(f"teacher: no run or model is named '{entry.teacher}'{nearest(entry.teacher, known)}")
+        if entry.targets is not None:
+            parents["targets"] = self._parent(entry.targets, "targets", where)
+            if self.builder.plan.runs[parents["targets"]].stage != "targets":
+                raise ConfigError(f"targets: '{entry.targets}' is not a run of stage `targets`")
+        if entry.stage == "targets" and entry.teacher is None:
+            raise ConfigError("a run of stage `targets` needs a teacher")
+
+    def _methods(self, entry: RunEntry, parents: dict, spec: dict) -> list[dict[str, Any]]:
+        found, changed = [], {}
+        for reference in methods_at(entry, self.builder.scale):
+            known, config = registry.parse(reference)
+            for aspect in known.changes & {"loss", "optimizer", "schedule"}:
+                if aspect in changed:
+                    raise ConfigError(f"methods: '{changed[aspect]}' and '{known.name}' both change the {aspect}")
+                changed[aspect] = known.name
+            if known.needs_teacher and not ({"teacher", "targets"} & {*parents, *spec}):
+                raise ConfigError(f"methods: '{known.name}' needs `teacher:` or `targets:`")
+            found.append({"name": known.name, "version": known.version, **config.model_dump(exclude_defaults=True, mode="json")})
+        return found
+
+    def _tokenizer(self, spec: dict, parents: dict) -> str:
+        project, plan = self.builder.project, self.builder.plan
+        if "model" in spec:
+            return project.tokenizer_of(spec["model"]["name"])
+        for role in ("init", "teacher", "targets"):
+            if role in parents:
+                return plan.runs[parents[role]].spec["tokenizer"]
+        return project.tokenizer_of(spec["teacher"]["name"])
+
+
+def _slug(spec: dict[str, Any]) -> str:
+    """Say in a few words what a run is: model, methods, task. From the specification alone, so that papers share it."""
+    words = [spec["root"], *(item["name"] for item in spec.get("methods", [])), spec["task"][0]]
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:72].strip("-")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+
+
+def build_plan(project: Project, scale: str | None = None, papers: list[str] | None = None) -> Plan:
+    """Expand the enabled (or the given) papers at a scale into runs with parents, data and seeds.
+
+    Raises ConfigError for whatever a paper's file gets wrong, naming file and key.
+    """
+    chosen = project.scale(scale or project.settings.scale)
+    builder = _Builder(project, chosen)
+    for name in papers or project.papers:
+        paper = project.paper(name)
+        for section in chosen.sections:
+            builder.section(paper, section, requested_runs(project, paper, section, chosen))
+    return builder.plan
+
+
+def requested_runs(project: Project, paper: Paper, section: str, scale: Scale) -> dict[str, int]:
+    """Return the names of the runs that the paper's claims read, with the number of seeds each needs.
+
+    Raises ConfigError for a claim that names no run of the section.
+    """
+    entries = expand_section(paper, section)
+    requests: dict[str, int] = {}
+    for claim in paper.claims:
+        where = f"config/papers/{paper.id}.yaml: claims.{claim.id}"
+        if section == "laptop" and claim.trend is not None:
+            if scale.name == "laptop" and project.settings.quick and not claim.trend.quick:
+                expressions: list[str] = []
+                _check_names([claim.trend.effect, *claim.trend.shows.values()], entries, f"{where}.trend")
+            else:
+                expressions = [claim.trend.effect, *claim.trend.shows.values()]
+            seeds = claim.trend.seeds if scale.name == "laptop" else scale.seeds
+        elif section == "paper" and claim.evidence == "full":
+            expressions = claim_expressions(claim)
+            seeds = paper.seeds.get("paper", scale.seeds) if scale.name == "paper" else scale.seeds
+        else:
+            continue
+        for run in _check_names(expressions, entries, where):
+            requests[run] = max(requests.get(run, 0), seeds)
+    return requests
+
+
+def claim_expressions(claim: Any) -> list[str]:
+    """Return every expression behind a claim's `ours`, templates filled with the keys of its cells."""
+    from replica.claims.cells import cells
+
+    return [cell.ours for cell in cells(claim) if cell.ours is not None]
+
+
+def _check_names(expressions: list[str], entries: dict[str, RunEntry], where: str) -> list[str]:
+    found = []
+    for expression in expressions:
+        for name in sorted(names(expression)):
+            parts = name.split(".")
+            if parts[0] != "runs":
+                raise ConfigError(f"{where}: '{name}' is no measurement of a run; expected runs.<name>.<task>.<metric>")
+            if len(parts) < 2 or parts[1] not in entries:
+                missing = parts[1] if len(parts) > 1 else name
+                raise ConfigError(f"{where}: names no run: '{missing}'{nearest(missing, entries)}")
+            if parts[1] not in found:
+                found.append(parts[1])
+    return found

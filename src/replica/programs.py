@@ -1,0 +1,48 @@
+"""What the programs in `scripts/` share: options that name a run, errors as one line, exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from replica.errors import ReplicaError
+
+if TYPE_CHECKING:
+    from replica.config.project import Project
+    from replica.plan.runs import Plan
+
+
+def run_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the options that name one seed of one run."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", required=True, help="smoke, laptop or paper")
+    parser.add_argument("--run", required=True, help="the run's id, as `replica plan` prints it")
+    parser.add_argument("--seed", type=int, default=0, help="which seed (default 0)")
+    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
+    return parser
+
+
+def project_and_plan(root: str, scale: str) -> tuple[Project, Plan]:
+    """Read the configuration below `root` and plan a scale with everything its papers hold."""
+    from replica.config import load_project
+    from replica.plan import build_plan
+
+    project = load_project(root, quick=False)
+    return project, build_plan(project, scale)
+
+
+def main(program: Callable[[], int | None]) -> None:
+    """Run a program; a person's mistake or a full disk is one line on standard error and exit status 2."""
+    try:
+        sys.exit(program() or 0)
+    except ReplicaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            print(f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again", file=sys.stderr)
+            sys.exit(2)
+        raise

@@ -1,0 +1,49 @@
+"""Resume checkpoints below `state/`: sealed with hashes when complete, so that a half-written one is never resumed from."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from pathlib import Path
+
+from replica.errors import TrainingError
+from replica.files import read_json, sha256_file, write_json
+
+log = logging.getLogger(__name__)
+SEAL = "complete.json"
+
+
+def seal(folder: Path) -> None:
+    """Mark a checkpoint as complete: write the sha256 of each of its files."""
+    write_json(folder / SEAL, {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != SEAL})
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint below `folder`, or None.
+
+    Unsealed folders (the process was killed while writing) are removed. A sealed checkpoint whose bytes have changed is a
+    TrainingError: somebody or some disk altered it, and only a person can say what to do.
+    """
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        match = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if match is None:
+            continue
+        if not (path / SEAL).exists():
+            log.warning("removing %s: it was not completely written", path)
+            shutil.rmtree(path)
+            continue
+        found.append((int(match.group(1)), path))
+    if not found:
+        return None
+    newest = max(found)[1]
+    for name, expected in read_json(newest / SEAL).items():
+        file = newest / name
+        actual = sha256_file(file) if file.exists() else "missing"
+        if actual != expected:
+            raise TrainingError(
+                f"{file}: corrupt resume checkpoint (sha256 {actual[:12]}, sealed as {expected[:12]}); "
+                f"remove {newest} to go on from an older one, or {folder} to start again"
+            )
+    return newest

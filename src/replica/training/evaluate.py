@@ -1,0 +1,80 @@
+"""A finished run's numbers: metrics of all its tasks with intervals in one process, and what it costs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from replica import models, tasks
+from replica.assets import manifest
+from replica.config.project import Project
+from replica.files import atomic_path, write_json
+from replica.paths import Layout
+from replica.plan.runs import Plan
+
+#: Resamples of the bootstrap over examples; the interval's ends then move by well under a tenth of its width.
+RESAMPLES = 1000
+
+
+def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
+    """Score one seed of a run on the report split of each of its tasks; writes metrics.json and predictions.parquet.
+
+    Every metric comes with a bootstrap interval over examples at the project's confidence level.
+    """
+    import pandas as pd
+
+    run = plan.run(run_id)
+    folder = layout.run(plan.scale, run_id, seed)
+    manifest.verify(folder)
+    level = project.settings.confidence_level
+    found: dict[str, dict[str, Any]] = {}
+    frames = []
+    for name, prepared in sorted(run.evaluate.items()):
+        task = project.task(name)
+        split = "report" if task.splits.report else "select"
+        model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
+        model.eval()
+        predictions, metrics = tasks.evaluate(
+            model, task, tasks.PreparedSplit.read(layout.prepared(prepared), split), batch_size=64
+        )
+        found[name] = {}
+        for metric, value in metrics.items():
+            low, high = tasks.bootstrap(task, predictions, metric, level, RESAMPLES, seed)
+            found[name][metric] = {"value": value, "low": low, "high": high, "n": len(predictions), "split": split}
+        frames.append(predictions.assign(task=name))
+        shown = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
+        print(f"{run_id} seed {seed} on {name} ({split}): {shown}", file=sys.stderr, flush=True)
+    result = {"run": run_id, "seed": seed, "tasks": found}
+    if frames:
+        with atomic_path(folder / "predictions.parquet") as temporary:
+            pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+    write_json(folder / "metrics.json", result)
+    return result
+
+
+def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
+    """Measure what a finished run costs: parameters, nonzeros, stored bytes, FLOPs, latency; writes measures.json."""
+    from replica import meters
+    from replica.methods import registry
+
+    run = plan.run(run_id)
+    folder = layout.run(plan.scale, run_id, seed)
+    facts = manifest.verify(folder)
+    options = run.measure or {}
+    batch, length = options["batch_size"], options["length"]
+    model, structure = models.load(folder)
+    model.eval()
+    found: dict[str, Any] = {
+        **facts["counts"],
+        "stored_bytes": facts["files"]["model.safetensors"]["bytes"],
+        "batch_size": batch,
+        "length": length,
+    }
+    found.update({f"latency_{key}": value for key, value in meters.latency(model, batch, length).items()})
+    if options["runtime"] == "onnxruntime":
+        exporters = [registry.parse(item) for item in structure]
+        method = next(entry.load()(config) for entry, config in exporters if hasattr(entry.load(), "export"))
+        path = folder / "model.onnx"
+        found.update(method.export(model, path, batch, length))
+    write_json(folder / "measures.json", {"run": run_id, "seed": seed, "measures": found})
+    return found

@@ -1,0 +1,250 @@
+"""The training loop: transformers.Trainer with methods' hooks, batches of like length and resume to equal results."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+from replica.config.schema import Train
+from replica.errors import TrainingError
+from replica.methods.base import Context, Method
+from replica.training import checkpoints
+from replica.training.precision import choose
+
+#: Exit status of a training process that was told to stop, wrote a checkpoint and can be started again.
+INTERRUPTED = 85
+
+
+@dataclass
+class Outcome:
+    """What a training call ended with: `finished` is False after SIGTERM or SIGUSR1."""
+
+    finished: bool
+    step: int
+    history: list[dict[str, Any]]
+    seconds: float
+    precision: str
+
+
+class _Hooks(TrainerCallback):
+    """Hands the Trainer's events to the methods, keeps the history, prints progress, stops when asked to."""
+
+    def __init__(self, loop: Loop):
+        self.loop = loop
+        self.stop_requested = False
+        self.started = time.monotonic()
+
+    def _each(self, hook: str, state: Any) -> None:
+        context = self.loop.context
+        context.step, context.epoch = state.global_step, state.epoch or 0.0
+        for method in self.loop.methods:
+            getattr(method, hook)(self.loop.model, context)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.loop.sampler.set_epoch(int((state.epoch or 0.0) + 1e-6))
+        self._each("on_epoch_begin", state)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._each("on_step_begin", state)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self._each("on_gradients", state)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self._each("on_step_end", state)
+        if self.stop_requested:
+            control.should_save = control.should_training_stop = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if logs is None or "loss" not in logs:
+            return
+        entry = state.log_history[-1]
+        entry.update({key: float(value) for key, value in self.loop.context.recorded.items()})
+        done, total = state.global_step, state.max_steps
+        rate = (done - self.loop.first_step) / max(1e-9, time.monotonic() - self.started)
+        left = (total - done) / rate if rate > 0 else 0.0
+        print(
+            f"step {done}/{total}  loss {float(logs['loss']):.4f}  {rate:.1f} steps/s  {left:.0f} s left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def on_save(self, args, state, control, **kwargs):
+        checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+class Loop(Trainer):
+    """A Trainer whose objective, optimizer and schedule may come from a method."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        train: Train,
+        *,
+        sampler: Any,
+        collate: Callable[[list[int], int], dict[str, torch.Tensor]],
+        context: Context,
+        methods: list[tuple[frozenset[str], Method]],
+        objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor],
+        state_folder: Path,
+    ):
+        self.sampler, self._collate_rows, self.context = sampler, collate, context
+        self.methods = [method for _, method in methods]
+        self.first_step = 0
+        self._objective = objective
+        self._objective_name = "the task's loss"
+        self._own: dict[str, Method] = {}
+        for changes, method in methods:
+            for aspect in changes & {"loss", "optimizer", "schedule"}:
+                self._own[aspect] = method
+        if "loss" in self._own:
+            self._objective = self._own["loss"].loss
+            self._objective_name = type(self._own["loss"]).__name__
+        self.precision = choose(train.precision)
+        steps = context.total_steps
+        arguments = TrainingArguments(
+            output_dir=str(state_folder),
+            max_steps=steps,
+            per_device_train_batch_size=max(1, train.batch_size // (train.accumulate * _world())),
+            gradient_accumulation_steps=train.accumulate,
+            learning_rate=train.learning_rate,
+            weight_decay=train.weight_decay,
+            adam_beta1=train.beta1,
+            adam_beta2=train.beta2,
+            adam_epsilon=train.epsilon,
+            max_grad_norm=train.max_grad_norm,
+            lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
+            warmup_steps=context.warmup_steps,
+            seed=context.seed,
+            data_seed=context.seed,
+            bf16=self.precision == "bf16",
+            use_cpu=not torch.cuda.is_available(),
+            logging_steps=max(1, min(50, steps // 20)),
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=train.checkpoint_every,
+            save_total_limit=2,
+            report_to=[],
+            disable_tqdm=True,
+            remove_unused_columns=False,
+        )
+        self.hooks = _Hooks(self)
+        super().__init__(model=model, args=arguments, callbacks=[self.hooks])
+        self.model_accepts_loss_kwargs = False
+        self.remove_callback(__import__("transformers").trainer_callback.PrinterCallback)
+        if context.teacher is not None:
+            context.teacher.to(self.args.device)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of like length; sharded by accelerate when several processes train."""
+        loader = DataLoader(
+            _Rows(len(self.sampler.lengths)),
+            batch_sampler=self.sampler,
+            collate_fn=lambda rows: self._collate_rows(rows, self.sampler.epoch),
+        )
+        return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the objective's scalar; a loss that is not finite ends the run and names step and method."""
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = self._objective(model, inputs, self.context)
+        if not torch.isfinite(loss.detach()):
+            raise TrainingError(
+                f"the loss is {float(loss.detach())} at step {self.state.global_step + 1} of {self.state.max_steps} "
+                f"(objective: {self._objective_name}, learning rate {self._get_learning_rate():.3g}); "
+                "lower the rate or look at the batch"
+            )
+        return (loss, None) if return_outputs else loss
+
+    def create_optimizer(self, *args, **kwargs):
+        """Use a method's optimizer where one brings it."""
+        if "optimizer" in self._own and self.optimizer is None:
+            self.optimizer = self._own["optimizer"].optimizer(self.model, self.context)
+        return super().create_optimizer(*args, **kwargs) if self.optimizer is None else self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Use a method's learning-rate factor where one brings it."""
+        if "schedule" in self._own and self.lr_scheduler is None:
+            method = self._own["schedule"]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: method.learning_rate_factor(step, self.context)
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer) if self.lr_scheduler is None else self.lr_scheduler
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        from safetensors.torch import save_model
+
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_model(self.accelerator.unwrap_model(self.model), str(Path(output_dir) / "model.safetensors"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None):
+        from safetensors.torch import load_model
+
+        load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"))
+
+    def floating_point_ops(self, inputs) -> int:
+        """Skip the Trainer's estimate; FLOPs are measured by the meters."""
+        return 0
+
+    def fit(self) -> Outcome:
+        """Train to the last step, resuming from the newest complete checkpoint; SIGTERM and SIGUSR1 save and stop."""
+        resume = checkpoints.latest(Path(self.args.output_dir))
+        if resume is not None:
+            self.first_step = int(resume.name.rpartition("-")[2])
+            print(f"resuming at step {self.first_step} from {resume}", file=sys.stderr, flush=True)
+
+        def stop(number, frame):
+            print(f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True)
+            self.hooks.stop_requested = True
+
+        previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+        started = time.monotonic()
+        try:
+            self.train(resume_from_checkpoint=str(resume) if resume else None)
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        return Outcome(
+            finished=self.state.global_step >= self.state.max_steps,
+            step=self.state.global_step,
+            history=[entry for entry in self.state.log_history if "loss" in entry],
+            seconds=time.monotonic() - started,
+            precision=self.precision,
+        )
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Row numbers as a data set; the collator turns them into a batch."""
+
+    def __init__(self, count: int):
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def total_steps(train: Train, rows: int) -> int:
+    """Return the optimizer steps of a run over `rows` examples; a last, smaller batch counts."""
+    if train.steps is not None:
+        return train.steps
+    return max(1, round(train.epochs * math.ceil(rows / train.batch_size)))
+
+
+def _world() -> int:
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1"))

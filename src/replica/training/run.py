@@ -1,0 +1,308 @@
+"""One run of the plan, from its parents' weights to its own: load, train, finalize, store, record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from replica import __version__, models, tasks
+from replica.assets import manifest
+from replica.config.project import Project
+from replica.config.schema import Task, Train
+from replica.errors import ConfigError, TrainingError
+from replica.files import atomic_folder, sha256_file, write_json, write_text
+from replica.methods import registry
+from replica.methods.base import Context, Method
+from replica.paths import Layout
+from replica.plan.runs import Plan, Run
+from replica.training.loop import INTERRUPTED, Loop, total_steps
+
+
+def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
+    """Return the folder of the parent of a role, checking that it is whole."""
+    parent = run.parents[role]
+    folder = layout.run(plan.scale, parent, plan.parent_seed(parent, seed))
+    if not (folder / manifest.NAME).exists():
+        raise TrainingError(f"{folder / manifest.NAME}: missing; make run {parent} first")
+    return folder
+
+
+def own_methods(run: Run) -> list[tuple[registry.MethodEntry, Method]]:
+    """Instantiate the methods of a run's specification, in order."""
+    found = []
+    for item in run.spec.get("methods", []):
+        reference = {key: value for key, value in item.items() if key != "version"}
+        entry, config = registry.parse(reference)
+        found.append((entry, entry.load()(config)))
+    return found
+
+
+def initial_model(project: Project, layout: Layout, plan: Plan, run: Run, seed: int, head: str, labels: int, methods) -> Any:
+    """Return the model a run starts from and the structure that its stored form has already."""
+    by_name = {entry.name: method for entry, method in methods}
+    if "init" in run.parents:
+        folder = parent_folder(layout, plan, run, "init", seed)
+        return models.load(folder, head=head, labels=labels, seed=seed, methods=by_name)
+    name = run.spec["model"]["name"]
+    entry = project.model(name)
+    if run.spec["model"]["weights"] == "random":
+        return models.build(entry, head=head, labels=labels, seed=seed), []
+    return models.from_asset(entry, layout.model(name), head=head, labels=labels, seed=seed), []
+
+
+def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: int, task: Task) -> Any:
+    """Return the frozen teacher in eval mode, or None."""
+    if "teacher" in run.parents:
+        teacher, _ = models.load(parent_folder(layout, plan, run, "teacher", seed))
+    elif "teacher" in run.spec:
+        name = run.spec["teacher"]["name"]
+        entry = project.model(name)
+        head = tasks.head_of(task) if task.kind == "mlm" else "text"
+        if run.spec["teacher"]["weights"] == "random":
+            teacher = models.build(entry, head=head, seed=0)
+        else:
+            teacher = models.from_asset(entry, layout.model(name), head=head, labels=2, seed=0)
+    else:
+        return None
+    teacher.eval().requires_grad_(False)
+    return teacher
+
+
+def chosen_values(layout: Layout, plan: Plan, run: Run, task: Task) -> tuple[dict[str, Any], str, dict[str, float]]:
+    """Pick among a run's candidates by the task's primary metric on the select split; ties go to the first tried."""
+    metric = task.primary
+    scores = {}
+    for candidate in run.candidates:
+        facts = manifest.read(layout.run(plan.scale, candidate, 0))
+        scores[candidate] = facts["selection"][metric.name]
+    best = (max if metric.direction == "higher" else min)(scores.values())
+    winner = next(candidate for candidate in run.candidates if scores[candidate] == best)
+    return run.spec["tune"][winner], winner, scores
+
+
+def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
+    """Train one seed of a run and store model, history and manifest; returns the process's exit status.
+
+    Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there.
+    """
+    run = plan.run(run_id)
+    task = project.task(run.spec["task"][0])
+    out = layout.run(plan.scale, run_id, seed)
+    selection = None
+    train_values = dict(run.spec["train"])
+    if run.candidates:
+        values, winner, scores = chosen_values(layout, plan, run, task)
+        selection = {"chosen": values, "scores": {str(run.spec["tune"][c]): s for c, s in scores.items()}}
+        train_values.update(values)
+        if seed == 0:  # the winner at the first seed is this run
+            _adopt(layout.run(plan.scale, winner, 0), out, run, selection)
+            return 0
+    train = Train(**train_values)
+    is_candidate = any(run_id in other.candidates for other in plan.runs.values())
+    started = time.time()
+
+    import torch
+    from transformers import set_seed
+
+    set_seed(seed)
+    head, labels = tasks.head_of(task), tasks.label_count(task)
+    methods = own_methods(run)
+    model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
+    split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
+    if train.train_rows is not None:
+        split = split.sample(train.train_rows, seed)
+    steps = total_steps(train, len(split))
+    warmup = train.warmup_steps or round(train.warmup_share * steps)
+    context = Context(
+        seed=seed,
+        total_steps=steps,
+        head=head,
+        teacher=load_teacher(project, layout, plan, run, seed, task),
+        stored=_stored(layout, plan, run, seed),
+        restored=frozenset(item["name"] for item in structure),
+        learning_rate=train.learning_rate,
+        warmup_steps=warmup,
+        weight_decay=train.weight_decay,
+    )
+    for _, method in methods:
+        method.prepare(model, context)
+    counts = _counts(model)
+    state = layout.resume(plan.scale, run_id, seed)
+    loop = Loop(
+        model,
+        train,
+        sampler=tasks.LengthBucketSampler(split.lengths, max(1, train.batch_size // train.accumulate), seed),
+        collate=tasks.collator(task, layout.prepared(run.data), split, seed),
+        context=context,
+        methods=[(entry.changes, method) for entry, method in methods],
+        objective=lambda m, batch, c: tasks.task_loss(task, m, batch),
+        state_folder=state,
+    )
+    state.mkdir(parents=True, exist_ok=True)
+    write_json(state / "process.json", {"pid": os.getpid(), "host": platform.node()})
+    outcome = loop.fit()
+    if not outcome.finished:
+        print(f"stopped at step {outcome.step} of {steps}; run the same command to go on", file=sys.stderr)
+        return INTERRUPTED
+    model = loop.accelerator.unwrap_model(loop.model).cpu()
+    for _, method in methods:
+        model = method.finalize(model)
+    model.eval()
+    scored = None
+    if is_candidate:
+        _, scored = tasks.evaluate(model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=64)
+    kept = [{"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent]
+    structure = [item for item in structure if item["name"] not in {k["name"] for k in kept}] + kept
+    facts = {
+        "train": train.model_dump(exclude_defaults=True, mode="json"),
+        "steps": steps,
+        "rows": len(split),
+        "counts": counts,
+        "expected": _expected(model, methods),
+        "selection": scored,
+        "tuning": selection,
+        "precision": outcome.precision,
+        "seconds": round(outcome.seconds, 2),
+        "wall_seconds": round(time.time() - started, 2),
+        "threads": torch.get_num_threads(),
+    }
+    with atomic_folder(out) as folder:
+        models.save(model, folder, head=head, labels=labels, structure=structure)
+        write_text(folder / "history.jsonl", _history(outcome.history))
+        write_manifest(folder, plan, run, seed, layout, facts)
+    shutil.rmtree(state, ignore_errors=True)
+    print(f"{run_id} seed {seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {out}", file=sys.stderr)
+    return 0
+
+
+def _stored(layout: Layout, plan: Plan, run: Run, seed: int) -> Any:
+    if "targets" not in run.parents:
+        return None
+    from replica.training.signals import StoredSignals
+
+    return StoredSignals(parent_folder(layout, plan, run, "targets", seed) / "signals.safetensors")
+
+
+def _adopt(source: Path, out: Path, run: Run, selection: dict[str, Any]) -> None:
+    """Store a candidate's result as the run's own: same specification, same seed, hence the same bytes."""
+    facts = manifest.verify(source)
+    files = facts.pop("files")
+    facts.update(run=run.id, spec=run.spec, tuning=selection, adopted_from=facts["run"], candidates=run.candidates)
+    with atomic_folder(out) as folder:
+        for name in files:
+            shutil.copyfile(source / name, folder / name)
+        manifest.write(folder, **facts)
+
+
+def _counts(model: Any) -> dict[str, int]:
+    seen: set[int] = set()
+    total = trainable = 0
+    for parameter in model.parameters():
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            total += parameter.numel()
+            trainable += parameter.numel() if parameter.requires_grad else 0
+    return {"total_parameters": total, "trainable_parameters": trainable}
+
+
+def _expected(model: Any, methods: list[tuple[Any, Method]]) -> dict[str, dict[str, float]]:
+    return {entry.name: found for entry, method in methods if (found := method.expected(model))}
+
+
+def _history(history: list[dict[str, Any]]) -> str:
+    import json
+
+    return "".join(json.dumps(entry) + "\n" for entry in history)
+
+
+def write_manifest(folder: Path, plan: Plan, run: Run, seed: int, layout: Layout, facts: dict[str, Any]) -> None:
+    """Write a run's manifest: hashes of its files, its specification and parents, versions, hardware and time."""
+    parents = {}
+    for role, parent in run.parents.items():
+        parent_seed = plan.parent_seed(parent, seed)
+        source = layout.run(plan.scale, parent, parent_seed) / "manifest.json"
+        parents[role] = {"run": parent, "seed": parent_seed, "manifest": sha256_file(source)}
+    manifest.write(
+        folder,
+        run=run.id,
+        seed=seed,
+        scale=plan.scale,
+        spec=run.spec,
+        parents=parents,
+        candidates=run.candidates,
+        **facts,
+        versions=_versions(),
+        hardware=_hardware(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    names = ("torch", "transformers", "tokenizers", "numpy")
+    return {"replica": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    found = {"host": platform.node(), "processor": _processor(), "cores": os.cpu_count()}
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+        found["gpus"] = torch.cuda.device_count()
+    return found
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
+    """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
+    from replica.training import signals
+
+    run = plan.run(run_id)
+    task = project.task(run.spec["task"][0])
+    started = time.time()
+    import torch
+
+    methods = own_methods(run)
+    asking = [method for _, method in methods if method.signal_axes]
+    if len(asking) != 1:
+        raise ConfigError(f"run {run_id}: stage `targets` needs one method with signals to store, got {len(asking)}")
+    teacher = load_teacher(project, layout, plan, run, seed, task)
+    context = Context(seed=seed, teacher=teacher, head=tasks.head_of(task))
+    split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
+    sampler = tasks.LengthBucketSampler(split.lengths, 64, 0)
+    collate = tasks.collator(task, layout.prepared(run.data), split, seed)
+
+    def batches():
+        done = 0
+        for rows in sampler:
+            batch = collate(rows, 0)
+            yield batch, context.signals(asking[0], batch)
+            done += len(rows)
+            if done % 6400 < len(rows):
+                print(f"{done}/{len(split)} examples", file=sys.stderr, flush=True)
+
+    out = layout.run(plan.scale, run_id, seed)
+    with atomic_folder(out) as folder:
+        stored = signals.store(folder / "signals.safetensors", asking[0].signal_axes, batches())
+        facts = {**stored, "seconds": round(time.time() - started, 2), "threads": torch.get_num_threads()}
+        write_manifest(folder, plan, run, seed, layout, facts)
+    return 0
+
+
+__all__ = ["make_targets", "train_run", "write_manifest"]

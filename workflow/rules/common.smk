@@ -1,0 +1,149 @@
+"""The configuration and the plan, read once; and the functions through which rules ask them. Nothing here imports torch."""
+
+import os
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from replica.config import load_project
+from replica.errors import ReplicaError
+from replica.plan import build_plan
+from replica.plan.resources import resources_of
+from replica.plan.targets import evaluated_runs, fingerprint, paper_inputs
+
+# Jobs use the Python that runs Snakemake, whether or not its environment is activated.
+shell.prefix(f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; ")
+
+try:
+    PROJECT = load_project(
+        ".", **{key: config.get(key) for key in ("papers", "scale", "quick", "sources")}
+    )
+    PLAN = build_plan(PROJECT)
+except ReplicaError as error:
+    raise WorkflowError(str(error))
+
+SCALE = PLAN.scale
+# The ledger of a scale that only proves the plumbing stands beside its results, not in the place people read.
+PREFIX = "results/smoke/" if SCALE == "smoke" else "results/"
+LEDGER = f"{PREFIX}claims.csv"
+REPORT = f"{PREFIX}report/index.html"
+
+
+wildcard_constraints:
+    scale="smoke|laptop|paper",
+    run=r"(pretrain|teacher|targets|compress|adapt)-[a-z0-9-]+-[0-9a-f]{8}",
+    seed=r"\d+",
+    task=r"[a-z0-9.-]+-[0-9a-f]{8}",
+    paper=r"[a-z][a-z0-9_]*",
+    asset=r"[A-Za-z0-9._-]+",
+
+
+def run_folder(run, seed):
+    """Folder of one seed of a run at this call's scale."""
+    return f"results/{SCALE}/runs/{run}/seed{seed}"
+
+
+def run_inputs(wildcards):
+    """What one seed of a run is made from: parents' manifests, tried candidates, tokenized data, models."""
+    run, seed = PLAN.run(wildcards.run), int(wildcards.seed)
+    found = {
+        role: f"{run_folder(parent, PLAN.parent_seed(parent, seed))}/manifest.json"
+        for role, parent in run.parents.items()
+    }
+    if run.candidates:
+        found["candidates"] = [f"{run_folder(name, 0)}/manifest.json" for name in run.candidates]
+    found["data"] = f"assets/prepared/{run.data}/manifest.json"
+    if run.models:
+        found["models"] = [f"assets/models/{name}/manifest.json" for name in run.models]
+    return found
+
+
+def evaluation_inputs(wildcards):
+    """The run's manifest and the tokenized data of every task it is scored on."""
+    run = PLAN.run(wildcards.run)
+    return {
+        "run": f"{run_folder(wildcards.run, wildcards.seed)}/manifest.json",
+        "data": [f"assets/prepared/{name}/manifest.json" for name in sorted(run.evaluate.values())],
+    }
+
+
+def evaluation_tasks(wildcards):
+    """Names of the tasks, so that another list of tasks scores the run again."""
+    return " ".join(sorted(PLAN.run(wildcards.run).evaluate))
+
+
+def prepare_inputs(wildcards):
+    """Data set and tokenizer of tokenized data."""
+    prepared = PLAN.prepared[wildcards.task]
+    return {
+        "dataset": f"assets/datasets/{prepared.dataset}/manifest.json",
+        "tokenizer": f"assets/models/{prepared.tokenizer}/manifest.json",
+    }
+
+
+def prepare_task(wildcards):
+    """Task of tokenized data."""
+    return PLAN.prepared[wildcards.task].task
+
+
+def prepare_length(wildcards):
+    """Longest input of tokenized data, in tokens."""
+    return PLAN.prepared[wildcards.task].max_length
+
+
+def wanted_metrics(wildcards):
+    """Metrics of every run that an enabled paper's claims read."""
+    return [f"{run_folder(run, seed)}/metrics.json" for run, seed in evaluated_runs(PLAN)]
+
+
+def compare_inputs(wildcards):
+    """Everything a paper's claims are computed from."""
+    return paper_inputs(PROJECT, PLAN, wildcards.paper)
+
+
+def compare_fingerprint(wildcards):
+    """Hash of the paper's claims, so that a changed claim is compared again."""
+    return fingerprint(PROJECT.paper(wildcards.paper), "claims")
+
+
+def structural_fingerprint(wildcards):
+    """Hash of what a paper's structural run measures."""
+    return fingerprint(PROJECT.paper(wildcards.paper), "measurements", PROJECT)
+
+
+def layout_fingerprint(wildcards):
+    """Hash of a paper's tables, figures and texts."""
+    return fingerprint(PROJECT.paper(wildcards.paper), "layout")
+
+
+def report_fingerprint(wildcards):
+    """Hash of all papers' tables, figures and texts."""
+    return "-".join(fingerprint(paper, "layout") for paper in PROJECT.papers.values())
+
+
+def paper_outputs(wildcards):
+    """Tables and figures of the paper named by `--config paper=NAME`."""
+    name = config.get("paper")
+    if name not in PROJECT.papers:
+        raise WorkflowError(f"rule paper needs --config paper=NAME, one of: {', '.join(PROJECT.papers)}")
+    return [f"results/{SCALE}/papers/{name}/{kind}" for kind in ("tables", "figures")]
+
+
+def run_threads(wildcards):
+    """Processor cores of a run."""
+    return resources_of(PROJECT, PLAN, wildcards.run)["threads"]
+
+
+def run_mem_mb(wildcards, attempt):
+    """Memory of a run in MB; half as much again with every attempt."""
+    return int(resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"] * (1 + 0.5 * (attempt - 1)))
+
+
+def run_minutes(wildcards, attempt):
+    """Time limit of a run in minutes; once more with every attempt."""
+    return int(resources_of(PROJECT, PLAN, wildcards.run)["runtime"] * attempt)
+
+
+def run_gpu(wildcards):
+    """GPUs of a run."""
+    return resources_of(PROJECT, PLAN, wildcards.run)["gpu"]

@@ -1,0 +1,44 @@
+"""Claims become verdicts, and the verdicts of all papers the ledger."""
+
+
+localrules:
+    compare,
+    ledger,
+
+
+rule compare:
+    input:
+        measured=compare_inputs,
+    output:
+        claims="results/{scale}/papers/{paper}/claims.json",
+    params:
+        fingerprint=compare_fingerprint,
+    log:
+        "logs/compare/{scale}/{paper}.log",
+    benchmark:
+        "benchmarks/compare/{scale}/{paper}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "comparing {wildcards.paper} with what was measured"
+    shell:
+        "python scripts/compare.py --paper {wildcards.paper} --scale {wildcards.scale} --results results"
+        " --out {output.claims} > {log} 2>&1"
+
+
+rule ledger:
+    input:
+        claims=expand("results/{scale}/papers/{paper}/claims.json", scale=SCALE, paper=PROJECT.papers),
+    output:
+        csv=LEDGER,
+        json=f"{PREFIX}claims.json",
+    log:
+        "logs/ledger.log",
+    benchmark:
+        "benchmarks/ledger.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "writing the ledger"
+    shell:
+        "python scripts/ledger.py {input.claims} --out-csv {output.csv} --out-json {output.json} > {log} 2>&1"

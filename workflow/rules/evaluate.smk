@@ -1,0 +1,28 @@
+"""All tasks of a finished run in one process; predictions kept."""
+
+
+rule evaluate:
+    input:
+        unpack(evaluation_inputs),
+        model=ancient("results/{scale}/runs/{run}/seed{seed}/model.safetensors"),
+    output:
+        metrics="results/{scale}/runs/{run}/seed{seed}/metrics.json",
+        predictions="results/{scale}/runs/{run}/seed{seed}/predictions.parquet",
+    params:
+        tasks=evaluation_tasks,
+    log:
+        "logs/evaluate/{scale}/{run}-seed{seed}.log",
+    benchmark:
+        "benchmarks/evaluate/{scale}/{run}-seed{seed}.tsv"
+    threads: run_threads
+    resources:
+        mem_mb=run_mem_mb,
+        runtime=run_minutes,
+        gpu=run_gpu,
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "evaluating {wildcards.run}, seed {wildcards.seed}: {params.tasks}"
+    shell:
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/evaluate.py --scale {wildcards.scale}"
+        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"

@@ -1,0 +1,45 @@
+"""What models cost: published sizes on the meta device, finished runs on this machine."""
+
+
+rule measure:
+    input:
+        run="results/{scale}/runs/{run}/seed{seed}/manifest.json",
+        model=ancient("results/{scale}/runs/{run}/seed{seed}/model.safetensors"),
+    output:
+        measures="results/{scale}/runs/{run}/seed{seed}/measures.json",
+    log:
+        "logs/measure/{scale}/{run}-seed{seed}.log",
+    benchmark:
+        "benchmarks/measure/{scale}/{run}-seed{seed}.tsv"
+    threads: workflow.cores  # alone on the machine, so that nothing else is timed with it
+    resources:
+        mem_mb=run_mem_mb,
+        runtime=run_minutes,
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "measuring {wildcards.run}, seed {wildcards.seed}"
+    shell:
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/measure.py --scale {wildcards.scale}"
+        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule measure_structure:
+    output:
+        measurements="results/structural/{paper}.json",
+    params:
+        fingerprint=structural_fingerprint,
+    log:
+        "logs/measure_structure/{paper}.log",
+    benchmark:
+        "benchmarks/measure_structure/{paper}.tsv"
+    resources:
+        mem_mb=4000,
+        runtime=20,
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "measuring the models of {wildcards.paper} at their published size"
+    shell:
+        "OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python scripts/structural.py --paper {wildcards.paper} --out {output.measurements}"
+        " > {log} 2>&1"

@@ -1,0 +1,25 @@
+"""A task's text tokenized once per tokenizer and length."""
+
+
+rule prepare:
+    input:
+        unpack(prepare_inputs),
+    output:
+        manifest="assets/prepared/{task}/manifest.json",
+    params:
+        task=prepare_task,
+        max_length=prepare_length,
+        dataset=subpath(input.dataset, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        folder=subpath(output.manifest, parent=True),
+    log:
+        "logs/prepare/{task}.log",
+    benchmark:
+        "benchmarks/prepare/{task}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "tokenizing {wildcards.task}"
+    shell:
+        "python scripts/prepare.py --task {params.task} --dataset {params.dataset} --tokenizer {params.tokenizer}"
+        " --max-length {params.max_length} --out {params.folder} > {log} 2>&1"

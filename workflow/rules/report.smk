@@ -1,0 +1,70 @@
+"""Tables, figures and the page."""
+
+
+localrules:
+    tables,
+    figures,
+    report,
+
+
+rule tables:
+    input:
+        claims="results/{scale}/papers/{paper}/claims.json",
+    output:
+        tables=directory("results/{scale}/papers/{paper}/tables"),
+    params:
+        fingerprint=layout_fingerprint,
+    log:
+        "logs/tables/{scale}/{paper}.log",
+    benchmark:
+        "benchmarks/tables/{scale}/{paper}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "writing the tables of {wildcards.paper}"
+    shell:
+        "python scripts/tables.py --paper {wildcards.paper} --claims {input.claims} --out {output.tables} > {log} 2>&1"
+
+
+rule figures:
+    input:
+        claims="results/{scale}/papers/{paper}/claims.json",
+        structural="results/structural/{paper}.json",
+    output:
+        figures=directory("results/{scale}/papers/{paper}/figures"),
+    params:
+        fingerprint=layout_fingerprint,
+    log:
+        "logs/figures/{scale}/{paper}.log",
+    benchmark:
+        "benchmarks/figures/{scale}/{paper}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "drawing the figures of {wildcards.paper}"
+    shell:
+        "python scripts/figures.py --paper {wildcards.paper} --scale {wildcards.scale} --claims {input.claims} --results results"
+        " --out {output.figures} > {log} 2>&1"
+
+
+rule report:
+    input:
+        ledger=f"{PREFIX}claims.json",
+        tables=expand("results/{scale}/papers/{paper}/tables", scale=SCALE, paper=PROJECT.papers),
+        figures=expand("results/{scale}/papers/{paper}/figures", scale=SCALE, paper=PROJECT.papers),
+    output:
+        page=REPORT,
+    params:
+        fingerprint=report_fingerprint,
+        scale=SCALE,
+    log:
+        "logs/report.log",
+    benchmark:
+        "benchmarks/report.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "writing the report"
+    shell:
+        "python scripts/report.py --ledger {input.ledger} --scale {params.scale} --results results --out {output.page}"
+        " > {log} 2>&1"

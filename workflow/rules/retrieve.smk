@@ -1,0 +1,40 @@
+"""Data sets and models by name; the only rules that may reach a network."""
+
+
+localrules:
+    retrieve_dataset,
+    retrieve_model,
+
+
+rule retrieve_dataset:
+    output:
+        manifest="assets/datasets/{asset}/manifest.json",
+    params:
+        folder="assets/datasets/{asset}",
+    log:
+        "logs/retrieve_dataset/{asset}.log",
+    benchmark:
+        "benchmarks/retrieve_dataset/{asset}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "retrieving data set {wildcards.asset}"
+    shell:
+        "python scripts/retrieve.py --dataset {wildcards.asset} --out {params.folder} > {log} 2>&1"
+
+
+rule retrieve_model:
+    output:
+        manifest="assets/models/{asset}/manifest.json",
+    params:
+        folder="assets/models/{asset}",
+    log:
+        "logs/retrieve_model/{asset}.log",
+    benchmark:
+        "benchmarks/retrieve_model/{asset}.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "retrieving model {wildcards.asset}"
+    shell:
+        "python scripts/retrieve.py --model {wildcards.asset} --out {params.folder} > {log} 2>&1"

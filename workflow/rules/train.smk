@@ -1,0 +1,54 @@
+"""Pretraining and full fine-tuning, and a teacher's signals stored once."""
+
+
+rule train:
+    input:
+        unpack(run_inputs),
+    output:
+        manifest="results/{scale}/runs/{run}/seed{seed}/manifest.json",
+        history="results/{scale}/runs/{run}/seed{seed}/history.jsonl",
+        model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
+    wildcard_constraints:
+        run=r"(pretrain|teacher)-[a-z0-9-]+-[0-9a-f]{8}",
+    log:
+        "logs/train/{scale}/{run}-seed{seed}.log",
+    benchmark:
+        "benchmarks/train/{scale}/{run}-seed{seed}.tsv"
+    threads: run_threads
+    resources:
+        mem_mb=run_mem_mb,
+        runtime=run_minutes,
+        gpu=run_gpu,
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "training {wildcards.run}, seed {wildcards.seed}"
+    shell:
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/train.py --scale {wildcards.scale}"
+        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+
+
+rule targets:
+    input:
+        unpack(run_inputs),
+    output:
+        manifest="results/{scale}/runs/{run}/seed{seed}/manifest.json",
+        signals="results/{scale}/runs/{run}/seed{seed}/signals.safetensors",
+    wildcard_constraints:
+        run=r"targets-[a-z0-9-]+-[0-9a-f]{8}",
+    log:
+        "logs/targets/{scale}/{run}-seed{seed}.log",
+    benchmark:
+        "benchmarks/targets/{scale}/{run}-seed{seed}.tsv"
+    threads: run_threads
+    resources:
+        mem_mb=run_mem_mb,
+        runtime=run_minutes,
+        gpu=run_gpu,
+    conda:
+        "../../envs/conda.yaml"
+    message:
+        "storing a teacher's signals: {wildcards.run}"
+    shell:
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/targets.py --scale {wildcards.scale}"
+        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
