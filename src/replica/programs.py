@@ -43,6 +43,9 @@ def main(program: Callable[[], int | None]) -> None:
         sys.exit(2)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again", file=sys.stderr)
+            print(
+                f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again",
+                file=sys.stderr,
+            )
             sys.exit(2)
         raise

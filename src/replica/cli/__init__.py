@@ -34,7 +34,9 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--scale")
     status.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
 
-    explain = verbs.add_parser("explain", help="walk a claim's number back to its jobs, configuration, data and weights")
+    explain = verbs.add_parser(
+        "explain", help="walk a claim's number back to its jobs, configuration, data and weights"
+    )
     explain.add_argument("claim", help="a claim of the ledger, e.g. compacter-params or minilm-retain-99pct:trend")
     explain.add_argument("--ledger", help="ledger to read (default: results/claims.json)")
 

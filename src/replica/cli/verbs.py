@@ -42,13 +42,17 @@ def plan(arguments: Namespace) -> int:
         console.print(f"shared: {run.id} by {', '.join(sorted(run.papers))}")
     seconds, path = longest_path(project, made)
     gpu_hours = sum(c["seconds"] * c["gpu"] * len(made.runs[i].seeds) for i, c in costs.items()) / 3600
-    console.print(f"GPU hours (estimated): {gpu_hours:,.1f}; longest path {seconds / 3600:.2f} h over {len(path)} runs:")
+    console.print(
+        f"GPU hours (estimated): {gpu_hours:,.1f}; longest path {seconds / 3600:.2f} h over {len(path)} runs:"
+    )
     console.print("  " + " → ".join(path))
     if arguments.runs:
         for run in sorted(runs, key=lambda r: r.id):
             cost = costs[run.id]
             names = ", ".join(sorted(run.names))
-            console.print(f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  ({names})")
+            console.print(
+                f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  ({names})"
+            )
     return 0
 
 
@@ -119,12 +123,18 @@ def explain(arguments: Namespace) -> int:
         raise ConfigError(f"{path}: no claim '{wanted}'{nearest(wanted, (row['claim'] for row in rows))}")
     layout = Layout(arguments.root)
     for row in found:
-        console.print(f"[bold]{row['paper']} / {row['claim']}[/bold]  ({row['evidence']}, {row['metric']})", highlight=False)
-        console.print(f"  paper: {row['paper_value']} {row['unit'] or ''}  source: {row['source']} (confidence {row['confidence']})")
+        console.print(
+            f"[bold]{row['paper']} / {row['claim']}[/bold]  ({row['evidence']}, {row['metric']})", highlight=False
+        )
+        console.print(
+            f"  paper: {row['paper_value']} {row['unit'] or ''}  source: {row['source']} (confidence {row['confidence']})"
+        )
         interval = f" [{row['low']}, {row['high']}]" if row["low"] is not None else ""
         console.print(f"  ours:  {row['our_value']}{interval}  verdict: {row['verdict']}  {row['reason'] or ''}")
         if row["evidence"] == "structural":
-            console.print(f"  measured in {layout.structural(row['paper'])} from config/papers/{row['paper']}.yaml (measurements)")
+            console.print(
+                f"  measured in {layout.structural(row['paper'])} from config/papers/{row['paper']}.yaml (measurements)"
+            )
         for run_id in _run_ids(row):
             _explain_run(layout, row["scale"], run_id, "  ")
     return 0
@@ -148,13 +158,17 @@ def _explain_run(layout: Layout, scale: str, run_id: str, indent: str, seen: set
     facts = json.loads((folders[0] / "manifest.json").read_text())
     spec = facts["spec"]
     console.print(f"{indent}[bold]{run_id}[/bold]  {len(folders)} seed(s), {folders[0].parent}", highlight=False)
-    console.print(f"{indent}  configuration: {json.dumps({k: spec[k] for k in ('model', 'methods', 'train', 'tune') if k in spec})}")
+    console.print(
+        f"{indent}  configuration: {json.dumps({k: spec[k] for k in ('model', 'methods', 'train', 'tune') if k in spec})}"
+    )
     weights = facts["files"].get("model.safetensors") or facts["files"].get("signals.safetensors") or {}
     console.print(f"{indent}  weights: sha256 {weights.get('sha256', '-')[:16]} (seed {facts['seed']})")
     data = layout.prepared(spec["data"]) / "manifest.json"
     console.print(f"{indent}  data: {spec['task'][0]} ← {data}{'' if data.exists() else ' (not here)'}")
     hardware = facts.get("hardware", {})
-    console.print(f"{indent}  made on {hardware.get('gpu') or hardware.get('processor')} in {facts.get('seconds')} s, {facts.get('finished')}")
+    console.print(
+        f"{indent}  made on {hardware.get('gpu') or hardware.get('processor')} in {facts.get('seconds')} s, {facts.get('finished')}"
+    )
     console.print(f"{indent}  again: python scripts/train.py --scale {scale} --run {run_id} --seed {facts['seed']}")
     for role, parent in facts["parents"].items():
         console.print(f"{indent}  {role}:")

@@ -40,7 +40,9 @@ class Project:
         found = {}
         for name in self.settings.papers:
             if name not in self.paper_files:
-                raise ConfigError(f"config/config.yaml: papers: unknown paper '{name}'{nearest(name, self.paper_files)}")
+                raise ConfigError(
+                    f"config/config.yaml: papers: unknown paper '{name}'{nearest(name, self.paper_files)}"
+                )
             where = f"config/papers/{name}.yaml"
             found[name] = validate(Paper, read_yaml(self.paper_files[name]), where)
             if found[name].id != name:
@@ -129,4 +131,6 @@ def _check_tasks(project: Project) -> None:
     for name, entry in project.models.items():
         for other in (entry.tokenizer, *entry.standins.values()):
             if other is not None and other not in project.models:
-                raise ConfigError(f"config/models.yaml: models.{name}: unknown model '{other}'{nearest(other, project.models)}")
+                raise ConfigError(
+                    f"config/models.yaml: models.{name}: unknown model '{other}'{nearest(other, project.models)}"
+                )

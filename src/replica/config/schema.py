@@ -25,7 +25,9 @@ class HubSource(Strict):
     """A repository of the model hub; a mirror is a local folder with the same layout."""
 
     repo: str
-    revision: str | None = Field(None, description="commit hash; without one the hub may only be read after `replica lock`")
+    revision: str | None = Field(
+        None, description="commit hash; without one the hub may only be read after `replica lock`"
+    )
     config: str | None = Field(None, description="configuration of a data set, e.g. sst2")
     splits: dict[str, str] = Field({}, description="our split: the repository's split")
     files: list[str] = Field([], description="files of a model")
@@ -85,7 +87,9 @@ class DatasetEntry(Strict):
     redistribute: bool = Field(description="whether copies may be passed on through a public remote")
     sources: Sources
     build: str | None = Field(None, description="builder that turns the source's raw file into canonical splits")
-    splits: dict[str, SplitContent | None] = Field(description="canonical splits; None until the first retrieval pins it")
+    splits: dict[str, SplitContent | None] = Field(
+        description="canonical splits; None until the first retrieval pins it"
+    )
     standins: dict[str, str] = Field({}, description="scale: data set that takes its place there")
 
 
@@ -135,7 +139,9 @@ class Task(Strict):
     version: int = Field(ge=1)
     dataset: str
     kind: Kind
-    inputs: list[str] = Field(description="columns that hold the input (one text, or two for a pair; question, context; image)")
+    inputs: list[str] = Field(
+        description="columns that hold the input (one text, or two for a pair; question, context; image)"
+    )
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
     label_words: dict[str, str] = Field({}, description="text2text: what is generated for each label")
@@ -197,7 +203,7 @@ class Measure(Strict):
 class RunEntry(Strict):
     """One run as a paper's file gives it; `{name}` in any string is replaced from `matrix`."""
 
-    stage: Stage
+    stage: Stage | None = Field(None, description="required, here or in the run's base")
     description: str = ""
     matrix: dict[str, list[Any]] = {}
     base: str | None = Field(None, description="run of the same section whose entries this one starts from")
@@ -278,16 +284,22 @@ class Claim(Strict):
     source: str
     confidence: Confidence
     derived: bool = False
-    reference: bool = Field(False, description="a rival's or a later re-run's number: a reference, not the paper's own claim")
+    reference: bool = Field(
+        False, description="a rival's or a later re-run's number: a reference, not the paper's own claim"
+    )
     direction: Literal["higher", "lower", "equal", "at-least", "at-most"] = "equal"
     aggregate: Literal["mean", "median", "max"] = "mean"
     tolerance: Tolerance | None = None
     tolerances: dict[str, Tolerance] = Field({}, description="per cell, by its dotted key or the first part of it")
     ours: str | dict[str, Any] | None = None
     unit_scale: float = Field(1.0, description="ours is divided by this to stand in the claim's unit")
-    not_run: str | dict[str, str] | None = Field(None, description="why there is no measurement (for all, or by cell key)")
+    not_run: str | dict[str, str] | None = Field(
+        None, description="why there is no measurement (for all, or by cell key)"
+    )
     blocked: str | dict[str, str] | None = Field(None, description="what makes it impossible (for all, or by cell key)")
-    explain: str | dict[str, str] | None = Field(None, description="why ours differs, when it does (for all, or by cell key)")
+    explain: str | dict[str, str] | None = Field(
+        None, description="why ours differs, when it does (for all, or by cell key)"
+    )
     erratum: str | None = Field(None, description="the paper's number contradicts its own formula: how")
     trend: Trend | None = None
 
@@ -382,6 +394,12 @@ class Settings(Strict):
     papers: list[str]
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     quick: bool = Field(True, description="of the laptop's trends only those marked quick")
-    sources: list[Literal["generated", "package", "wheel", "mirror", "hub"]] = ["generated", "package", "wheel", "mirror", "hub"]
+    sources: list[Literal["generated", "package", "wheel", "mirror", "hub"]] = [
+        "generated",
+        "package",
+        "wheel",
+        "mirror",
+        "hub",
+    ]
     tolerances: dict[str, Tolerance] = Field({}, description="by kind of claim, where the claim has none")
     confidence_level: float = Field(0.95, gt=0.5, lt=1)

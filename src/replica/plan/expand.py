@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import Any, get_args
 
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Scale, Task
+from replica.config.schema import Paper, RunEntry, Scale, Stage, Task
 from replica.config.yaml_files import validate
 from replica.errors import ConfigError, nearest
 
@@ -14,8 +14,7 @@ from replica.errors import ConfigError, nearest
 def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
     """Return every run of a section by its final name, with `matrix` and `base` resolved."""
     raw = {
-        name: entry.model_dump(by_alias=True, exclude_unset=True)
-        for name, entry in paper.runs.get(section, {}).items()
+        name: entry.model_dump(by_alias=True, exclude_unset=True) for name, entry in paper.runs.get(section, {}).items()
     }
     where = f"config/papers/{paper.id}.yaml: runs.{section}"
     found: dict[str, RunEntry] = {}
@@ -28,6 +27,8 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
             if final in found:
                 raise ConfigError(f"{where}.{name}: two runs are named '{final}'; put every matrix key into the name")
             found[final] = validate(RunEntry, _substitute(merged, chosen), f"{where}.{final}")
+            if found[final].stage is None:
+                raise ConfigError(f"{where}.{final}: a run needs a `stage`: {', '.join(get_args(Stage))}")
     return found
 
 
@@ -42,8 +43,8 @@ def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ..
         raise ConfigError(f"{where}.{name}: base: '{base}' is based on itself")
     inherited = _merge_base(raw, base, where, (*seen, name))
     for key, value in entry.items():
-        if isinstance(value, dict) and isinstance(inherited.get(key), dict):
-            inherited[key] = {**inherited[key], **value}
+        if key in ("train", "measure"):
+            inherited[key] = {**inherited.get(key, {}), **value}
         else:
             inherited[key] = value
     return inherited

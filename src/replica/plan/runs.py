@@ -123,7 +123,9 @@ class _Builder:
             self.plan.runs[run.id] = run
             self.content[run.id] = content
         elif self.content[run.id] != content:
-            raise ConfigError(f"two runs have the id {run.id} and differ ('{name}', {sorted(known.names)}): change one specification")
+            raise ConfigError(
+                f"two runs have the id {run.id} and differ ('{name}', {sorted(known.names)}): change one specification"
+            )
         else:
             known.evaluate.update(run.evaluate)
             known.measure = known.measure or run.measure
@@ -177,7 +179,9 @@ class _Section:
             raise ConfigError(f"{where}: tune: give one key with the values to try, got {sorted(entry.tune)}")
         [(key, values)] = entry.tune.items()
         for value in values:
-            tried = entry.model_copy(update={"train": {**entry.train, key: value}, "tune": {}, "measure": type(entry.measure)()})
+            tried = entry.model_copy(
+                update={"train": {**entry.train, key: value}, "tune": {}, "measure": type(entry.measure)()}
+            )
             found[self._run(f"{name}~{key}={value}", tried, where, {})] = {key: value}
         return found
 
@@ -194,7 +198,11 @@ class _Section:
             if entry.task is None:
                 raise ConfigError("a run needs a task")
             task = task_at(project, entry.task, scale)
-            spec: dict[str, Any] = {"stage": entry.stage, "task": [task.name, task.version], "training": TRAINING_VERSION}
+            spec: dict[str, Any] = {
+                "stage": entry.stage,
+                "task": [task.name, task.version],
+                "training": TRAINING_VERSION,
+            }
             parents: dict[str, str] = {}
             models: list[str] = []
             if (entry.model is None) == (entry.init is None) and entry.stage != "targets":
@@ -214,11 +222,19 @@ class _Section:
                     if key not in scale.train:
                         spec["train"][key] = values[0]
             tokenizer = self._tokenizer(spec, parents)
-            length = spec.get("train", {}).get("max_length") or (entry.train.get("max_length") if not scale.train else None)
+            length = spec.get("train", {}).get("max_length") or (
+                entry.train.get("max_length") if not scale.train else None
+            )
             spec["data"] = builder.prepare(task, tokenizer, length)
             spec["tokenizer"] = tokenizer
+            targets = builder.plan.runs[parents["targets"]] if "targets" in parents else None
+            if targets is not None and targets.data != spec["data"]:
+                raise ConfigError(
+                    f"targets: '{entry.targets}' was made from {targets.data}, but this run reads {spec['data']}: "
+                    "give both the same task and the same `train: max_length`"
+                )
             if candidates:
-                spec["tune"] = {cid: tried for cid, tried in candidates.items()}
+                spec["tune"] = dict(candidates)
             evaluated = {}
             labelled = task.kind not in ("text",) and entry.stage != "targets" and "~" not in name
             for other in entry.evaluate if entry.evaluate is not None else [entry.task] * labelled:
@@ -294,7 +310,9 @@ class _Section:
                 changed[aspect] = known.name
             if known.needs_teacher and not ({"teacher", "targets"} & {*parents, *spec}):
                 raise ConfigError(f"methods: '{known.name}' needs `teacher:` or `targets:`")
-            found.append({"name": known.name, "version": known.version, **config.model_dump(exclude_defaults=True, mode="json")})
+            found.append(
+                {"name": known.name, "version": known.version, **config.model_dump(exclude_defaults=True, mode="json")}
+            )
         return found
 
     def _tokenizer(self, spec: dict, parents: dict) -> str:

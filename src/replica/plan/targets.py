@@ -44,7 +44,10 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
         models = {item.model for item in paper.measurements.values()}
         value = [
             {name: item.model_dump(mode="json", exclude_defaults=True) for name, item in paper.measurements.items()},
-            {name: project.model(name).model_dump(mode="json", include={"architecture", "config"}) for name in sorted(models)},
+            {
+                name: project.model(name).model_dump(mode="json", include={"architecture", "config"})
+                for name in sorted(models)
+            },
             _method_versions(paper),
         ]
     else:

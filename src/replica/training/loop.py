@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from replica.config.schema import Train
 from replica.errors import TrainingError
 from replica.methods.base import Context, Method
+from replica.tasks import LengthBucketSampler
 from replica.training import checkpoints
 from replica.training.precision import choose
 
@@ -91,14 +92,16 @@ class Loop(Trainer):
         model: PreTrainedModel,
         train: Train,
         *,
-        sampler: Any,
-        collate: Callable[[list[int], int], dict[str, torch.Tensor]],
+        split: Any,
+        collate: Any,
         context: Context,
         methods: list[tuple[frozenset[str], Method]],
-        objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor],
+        objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor] | None,
         state_folder: Path,
     ):
-        self.sampler, self._collate_rows, self.context = sampler, collate, context
+        batch = max(1, train.batch_size // train.accumulate)
+        self.sampler = LengthBucketSampler(split.lengths, batch, context.seed, followers=[collate])
+        self.split, self.context, self._collate_rows = split, context, collate
         self.methods = [method for _, method in methods]
         self.first_step = 0
         self._objective = objective
@@ -141,17 +144,13 @@ class Loop(Trainer):
         self.hooks = _Hooks(self)
         super().__init__(model=model, args=arguments, callbacks=[self.hooks])
         self.model_accepts_loss_kwargs = False
-        self.remove_callback(__import__("transformers").trainer_callback.PrinterCallback)
+        self.remove_callback(PrinterCallback)
         if context.teacher is not None:
             context.teacher.to(self.args.device)
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches of like length; sharded by accelerate when several processes train."""
-        loader = DataLoader(
-            _Rows(len(self.sampler.lengths)),
-            batch_sampler=self.sampler,
-            collate_fn=lambda rows: self._collate_rows(rows, self.sampler.epoch),
-        )
+        loader = DataLoader(self.split, batch_sampler=self.sampler, collate_fn=self._collate_rows)
         return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -180,7 +179,9 @@ class Loop(Trainer):
                 optimizer or self.optimizer, lambda step: method.learning_rate_factor(step, self.context)
             )
             self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer) if self.lr_scheduler is None else self.lr_scheduler
+        return (
+            super().create_scheduler(num_training_steps, optimizer) if self.lr_scheduler is None else self.lr_scheduler
+        )
 
     def _save(self, output_dir: str | None = None, state_dict=None):
         from safetensors.torch import save_model
@@ -205,7 +206,9 @@ class Loop(Trainer):
             print(f"resuming at step {self.first_step} from {resume}", file=sys.stderr, flush=True)
 
         def stop(number, frame):
-            print(f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True)
+            print(
+                f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True
+            )
             self.hooks.stop_requested = True
 
         previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
@@ -222,19 +225,6 @@ class Loop(Trainer):
             seconds=time.monotonic() - started,
             precision=self.precision,
         )
-
-
-class _Rows(torch.utils.data.Dataset):
-    """Row numbers as a data set; the collator turns them into a batch."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> int:
-        return index
 
 
 def total_steps(train: Train, rows: int) -> int:

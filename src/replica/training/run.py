@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,31 @@ from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training.loop import INTERRUPTED, Loop, total_steps
+from replica.training.precision import choose
+
+
+def label_count(task: Task) -> int:
+    """Return how many labels a task has; 2 where it names none."""
+    return len(task.labels) or 2
+
+
+def task_loss(task: Task) -> Callable[[Any, dict[str, Any], Context], Any]:
+    """Return the task's own objective: the model's loss, computed for masked words at the masked positions only."""
+    if task.kind == "mlm":
+        from replica.tasks.mlm import mlm_loss
+
+        return lambda model, batch, context: mlm_loss(model, batch)
+    if task.kind == "text":
+        raise TrainingError(f"task '{task.name}' has no labels: a run on it needs a method with a loss of its own")
+    return lambda model, batch, context: context.forward(model, batch).loss
+
+
+def sample(split: Any, rows: int, seed: int) -> Any:
+    """Draw `rows` rows of a split by the run's seed, without repetition; all where it has fewer."""
+    import numpy as np
+
+    rows = min(rows, len(split))
+    return split.subset(np.sort(np.random.default_rng([seed, 0x7A]).choice(len(split), rows, replace=False)))
 
 
 def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
@@ -42,7 +68,9 @@ def own_methods(run: Run) -> list[tuple[registry.MethodEntry, Method]]:
     return found
 
 
-def initial_model(project: Project, layout: Layout, plan: Plan, run: Run, seed: int, head: str, labels: int, methods) -> Any:
+def initial_model(
+    project: Project, layout: Layout, plan: Plan, run: Run, seed: int, head: str, labels: int, methods
+) -> Any:
     """Return the model a run starts from and the structure that its stored form has already."""
     by_name = {entry.name: method for entry, method in methods}
     if "init" in run.parents:
@@ -62,7 +90,7 @@ def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: i
     elif "teacher" in run.spec:
         name = run.spec["teacher"]["name"]
         entry = project.model(name)
-        head = tasks.head_of(task) if task.kind == "mlm" else "text"
+        head = models.head_of(task) if task.kind == "mlm" else "text"
         if run.spec["teacher"]["weights"] == "random":
             teacher = models.build(entry, head=head, seed=0)
         else:
@@ -110,12 +138,12 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
     from transformers import set_seed
 
     set_seed(seed)
-    head, labels = tasks.head_of(task), tasks.label_count(task)
+    head, labels = models.head_of(task), label_count(task)
     methods = own_methods(run)
     model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     if train.train_rows is not None:
-        split = split.sample(train.train_rows, seed)
+        split = sample(split, train.train_rows, seed)
     steps = total_steps(train, len(split))
     warmup = train.warmup_steps or round(train.warmup_share * steps)
     context = Context(
@@ -136,11 +164,11 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
     loop = Loop(
         model,
         train,
-        sampler=tasks.LengthBucketSampler(split.lengths, max(1, train.batch_size // train.accumulate), seed),
-        collate=tasks.collator(task, layout.prepared(run.data), split, seed),
+        split=split,
+        collate=tasks.collate(task, split.facts, seed=seed, model=model),
         context=context,
         methods=[(entry.changes, method) for entry, method in methods],
-        objective=lambda m, batch, c: tasks.task_loss(task, m, batch),
+        objective=None if any("loss" in entry.changes for entry, _ in methods) else task_loss(task),
         state_folder=state,
     )
     state.mkdir(parents=True, exist_ok=True)
@@ -155,8 +183,12 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
     model.eval()
     scored = None
     if is_candidate:
-        _, scored = tasks.evaluate(model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=64)
-    kept = [{"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent]
+        _, scored = tasks.evaluate(
+            model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=64
+        )
+    kept = [
+        {"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent
+    ]
     structure = [item for item in structure if item["name"] not in {k["name"] for k in kept}] + kept
     facts = {
         "train": train.model_dump(exclude_defaults=True, mode="json"),
@@ -283,24 +315,29 @@ def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     if len(asking) != 1:
         raise ConfigError(f"run {run_id}: stage `targets` needs one method with signals to store, got {len(asking)}")
     teacher = load_teacher(project, layout, plan, run, seed, task)
-    context = Context(seed=seed, teacher=teacher, head=tasks.head_of(task))
+    context = Context(seed=seed, teacher=teacher, head=models.head_of(task))
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     sampler = tasks.LengthBucketSampler(split.lengths, 64, 0)
-    collate = tasks.collator(task, layout.prepared(run.data), split, seed)
+    collate = tasks.collate(task, split.facts, seed=seed, model=teacher)
 
     def batches():
         done = 0
         for rows in sampler:
-            batch = collate(rows, 0)
-            yield batch, context.signals(asking[0], batch)
+            batch = {key: value.to(device) for key, value in collate([split[row] for row in rows]).items()}
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                found = context.signals(asking[0], batch)
+            yield batch, found
             done += len(rows)
             if done % 6400 < len(rows):
                 print(f"{done}/{len(split)} examples", file=sys.stderr, flush=True)
 
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = choose("auto")
+    teacher.to(device)
     out = layout.run(plan.scale, run_id, seed)
     with atomic_folder(out) as folder:
         stored = signals.store(folder / "signals.safetensors", asking[0].signal_axes, batches())
-        facts = {**stored, "seconds": round(time.time() - started, 2), "threads": torch.get_num_threads()}
+        facts = {**stored, "precision": precision, "seconds": round(time.time() - started, 2), "threads": torch.get_num_threads()}
         write_manifest(folder, plan, run, seed, layout, facts)
     return 0
 

@@ -71,7 +71,9 @@ class StoredSignals:
         try:
             rows = [self.row[int(example)] for example in batch["example_id"]]
         except KeyError as missing:
-            raise AssetError(f"{self.path}: holds no signals for example {missing}; they were made from other data") from None
+            raise AssetError(
+                f"{self.path}: holds no signals for example {missing}; they were made from other data"
+            ) from None
         width = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         lengths = [int(self.tensors["lengths"][row]) for row in rows]
         found = {}

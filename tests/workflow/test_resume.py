@@ -1,0 +1,109 @@
+"""Training that is killed goes on where it was and ends with the same bytes."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+import subprocess
+
+import pytest
+
+from replica.assets import manifest
+from replica.config import load_project
+from replica.files import read_json
+from replica.plan import build_plan
+from replica.training.loop import INTERRUPTED
+
+from .checkout import environment, make_checkout, program, snakemake
+
+pytestmark = pytest.mark.workflow
+STEPS, EVERY = 120, 7
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Two equal checkouts with tokenized data; in the first, one run was trained without disturbance."""
+    folders = []
+    for name in ("whole", "killed"):
+        folder = make_checkout(
+            tmp_path_factory.mktemp(name), ["minilm"], {"steps": str(STEPS), "checkpoint_every": str(EVERY)}
+        )
+        folders.append(folder)
+    plan = build_plan(load_project(folders[0], quick=False), "smoke")
+    # A fine-tuning run with dropout, of a model that starts from registered weights or at random: no parents to make first.
+    run = next(r for r in plan.runs.values() if r.stage == "adapt" and not r.parents and r.seeds)
+    for folder in folders:
+        snakemake(folder, "--config", "scale=smoke", "--", f"assets/prepared/{run.data}/manifest.json")
+    subprocess.run(_train(folders[0], run.id), cwd=folders[0], env=environment(), check=True, capture_output=True)
+    return folders[0], folders[1], run.id
+
+
+def _train(folder, run):
+    return program(folder, "train", "--scale", "smoke", "--run", run, "--seed", "1")
+
+
+def _stored(folder, run):
+    path = folder / "results" / "smoke" / "runs" / run / "seed1"
+    return path, manifest.verify(path)
+
+
+def _interrupt_at(folder, run, step, number):
+    """Start training and send a signal once `step` steps are done; returns the exit status."""
+    process = subprocess.Popen(_train(folder, run), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        found = re.match(r"step (\d+)/", line)
+        if found and int(found.group(1)) >= step:
+            process.send_signal(number)
+            break
+    process.stderr.read()
+    return process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_training_ends_with_the_same_bytes(prepared, number):
+    whole, killed, run = prepared
+    step = random.Random(int(number)).randrange(EVERY + 1, STEPS - 20)
+    status = _interrupt_at(killed, run, step, number)
+    assert status == (-signal.SIGKILL if number == signal.SIGKILL else INTERRUPTED)
+    out = killed / "results" / "smoke" / "runs" / run / "seed1"
+    assert not out.exists(), "a half-trained run stores nothing"
+    done = subprocess.run(_train(killed, run), cwd=killed, env=environment(), check=True, capture_output=True, text=True)
+    resumed = int(re.search(r"resuming at step (\d+)", done.stderr).group(1))
+    assert 0 < resumed < STEPS
+    first, second = _stored(whole, run)[1], _stored(killed, run)[1]
+    for name in ("model.safetensors", "model.json"):
+        assert first["files"][name]["sha256"] == second["files"][name]["sha256"], name
+    assert not (killed / "state" / "smoke" / run / "seed1").exists()
+    for path in sorted(out.iterdir()):
+        path.unlink()
+    out.rmdir()
+
+
+def test_snakemake_goes_on_after_its_job_was_killed(prepared):
+    whole, killed, run = prepared
+    target = f"results/smoke/runs/{run}/seed1/metrics.json"
+    arguments = ["--config", "scale=smoke", "--rerun-incomplete", "--", target]
+    import sys
+
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    process = subprocess.Popen(
+        command, cwd=killed, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    state = killed / "state" / "smoke" / run / "seed1"
+    for _ in range(600):
+        if list(state.glob("checkpoint-*/complete.json")) or process.poll() is not None:
+            break
+        import time
+
+        time.sleep(0.05)
+    import os
+
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / target).exists()
+    snakemake(killed, "--config", "scale=smoke", "--unlock")
+    snakemake(killed, *arguments)
+    snakemake(whole, *arguments)
+    first, second = (read_json(folder / target) for folder in (whole, killed))
+    assert first == second

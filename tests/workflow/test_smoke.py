@@ -1,0 +1,88 @@
+"""The whole chain at smoke scale through real Snakemake: made once, nothing to do twice, honest when something is missing."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from replica.config import load_project
+from replica.plan import build_plan
+
+from .checkout import make_checkout, snakemake
+
+pytestmark = pytest.mark.workflow
+COLUMNS = (
+    "paper claim evidence scale metric dataset split paper_value our_value low high seeds unit direction tolerance "
+    "verdict reason runs source confidence"
+).split()
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """A checkout in which the smoke scale of one paper has run."""
+    folder = make_checkout(tmp_path_factory.mktemp("smoke"), ["compacter"])
+    done = snakemake(folder, "--config", "scale=smoke")
+    return folder, done.stdout
+
+
+def _rows(folder):
+    with open(folder / "results" / "smoke" / "claims.csv", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_ledger_has_every_claim_with_the_agreed_columns(smoke):
+    folder, _ = smoke
+    rows = _rows(folder)
+    assert list(rows[0]) == COLUMNS
+    claims = {claim.id for claim in load_project(folder).paper("compacter").claims}
+    assert {row["claim"].partition(":")[0] for row in rows} == claims
+    assert json.loads((folder / "results/smoke/claims.json").read_text())[0].keys() == rows[0].keys()
+
+
+def test_smoke_numbers_prove_no_claim(smoke):
+    for row in _rows(smoke[0]):
+        if row["evidence"] != "structural":
+            assert row["verdict"] in ("not-run", "blocked"), row
+
+
+def test_page_tables_and_figures_are_there(smoke):
+    folder, _ = smoke
+    assert (folder / "results/smoke/report/index.html").stat().st_size > 2000
+    papers = folder / "results" / "smoke" / "papers" / "compacter"
+    assert {path.suffix for path in (papers / "tables").iterdir()} >= {".csv", ".md", ".tex"}
+    assert {path.suffix for path in (papers / "figures").iterdir()} >= {".svg", ".png"}
+
+
+def test_second_call_has_nothing_to_do(smoke):
+    assert "Nothing to be done" in snakemake(smoke[0], "--config", "scale=smoke").stdout
+
+
+def test_deleted_measurement_is_made_again_and_never_shown_stale(smoke, tmp_path):
+    folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
+    plan = build_plan(load_project(folder, quick=False), "smoke")
+    run = next(run for run in plan.runs.values() if run.seeds and run.evaluate)
+    (folder / "results" / "smoke" / "runs" / run.id / "seed0" / "metrics.json").unlink()
+    dry = snakemake(folder, "--config", "scale=smoke", "-n").stdout
+    assert "evaluate" in dry and "compare" in dry
+    assert "train" not in {line.split()[0] for line in dry.splitlines() if line and line[0].islower() and line.split()[-1].isdigit()}
+
+
+def test_configuration_error_is_one_message_before_any_job(tmp_path):
+    folder = make_checkout(tmp_path, ["compacter"])
+    path = folder / "config" / "papers" / "compacter.yaml"
+    path.write_text(path.read_text().replace("name: compacter", "name: compactr", 1))
+    done = snakemake(folder, "--config", "scale=smoke", check=False)
+    assert done.returncode != 0
+    assert "config/papers/compacter.yaml" in done.stdout and "did you mean 'compacter'" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (folder / "results").exists() and not (folder / "assets").exists()
+
+
+@pytest.mark.parametrize("setting, nearest", [("scale=smok", "smoke"), ("papers=compactr", "compacter")])
+def test_unknown_scale_or_paper_on_the_command_line(tmp_path, setting, nearest):
+    folder = make_checkout(tmp_path, ["compacter"])
+    done = snakemake(folder, "--config", setting, check=False)
+    assert done.returncode != 0 and nearest in done.stdout and "Traceback" not in done.stdout
