@@ -11,7 +11,6 @@ from replica.config.project import Project
 from replica.files import atomic_path, write_json
 from replica.paths import Layout
 from replica.plan.runs import Plan
-from replica.training.run import label_count
 
 #: Resamples of the bootstrap over examples; the interval's ends then move by well under a tenth of its width.
 RESAMPLES = 1000
@@ -33,7 +32,7 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     for name, prepared in sorted(run.evaluate.items()):
         task = project.task(name)
         split = "report" if task.splits.report else "select"
-        model, _ = models.load(folder, head=models.head_of(task), labels=label_count(task), seed=seed)
+        model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
         model.eval()
         predictions, metrics = tasks.evaluate(
             model, task, tasks.PreparedSplit.read(layout.prepared(prepared), split), batch_size=64

@@ -96,7 +96,7 @@ class Loop(Trainer):
         collate: Any,
         context: Context,
         methods: list[tuple[frozenset[str], Method]],
-        objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor] | None,
+        objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor],
         state_folder: Path,
     ):
         batch = max(1, train.batch_size // train.accumulate)

@@ -7,7 +7,6 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +22,6 @@ from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training.loop import INTERRUPTED, Loop, total_steps
 from replica.training.precision import choose
-
-
-def label_count(task: Task) -> int:
-    """Return how many labels a task has; 2 where it names none."""
-    return len(task.labels) or 2
-
-
-def task_loss(task: Task) -> Callable[[Any, dict[str, Any], Context], Any]:
-    """Return the task's own objective: the model's loss, computed for masked words at the masked positions only."""
-    if task.kind == "mlm":
-        from replica.tasks.mlm import mlm_loss
-
-        return lambda model, batch, context: mlm_loss(model, batch)
-    if task.kind == "text":
-        raise TrainingError(f"task '{task.name}' has no labels: a run on it needs a method with a loss of its own")
-    return lambda model, batch, context: context.forward(model, batch).loss
-
-
-def sample(split: Any, rows: int, seed: int) -> Any:
-    """Draw `rows` rows of a split by the run's seed, without repetition; all where it has fewer."""
-    import numpy as np
-
-    rows = min(rows, len(split))
-    return split.subset(np.sort(np.random.default_rng([seed, 0x7A]).choice(len(split), rows, replace=False)))
 
 
 def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
@@ -90,7 +65,7 @@ def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: i
     elif "teacher" in run.spec:
         name = run.spec["teacher"]["name"]
         entry = project.model(name)
-        head = models.head_of(task) if task.kind == "mlm" else "text"
+        head = tasks.head_of(task) if task.kind == "mlm" else "text"
         if run.spec["teacher"]["weights"] == "random":
             teacher = models.build(entry, head=head, seed=0)
         else:
@@ -138,12 +113,12 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
     from transformers import set_seed
 
     set_seed(seed)
-    head, labels = models.head_of(task), label_count(task)
+    head, labels = tasks.head_of(task), tasks.label_count(task)
     methods = own_methods(run)
     model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     if train.train_rows is not None:
-        split = sample(split, train.train_rows, seed)
+        split = split.sample(train.train_rows, seed)
     steps = total_steps(train, len(split))
     warmup = train.warmup_steps or round(train.warmup_share * steps)
     context = Context(
@@ -168,7 +143,7 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
         collate=tasks.collate(task, split.facts, seed=seed, model=model),
         context=context,
         methods=[(entry.changes, method) for entry, method in methods],
-        objective=None if any("loss" in entry.changes for entry, _ in methods) else task_loss(task),
+        objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
         state_folder=state,
     )
     state.mkdir(parents=True, exist_ok=True)
@@ -315,7 +290,7 @@ def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     if len(asking) != 1:
         raise ConfigError(f"run {run_id}: stage `targets` needs one method with signals to store, got {len(asking)}")
     teacher = load_teacher(project, layout, plan, run, seed, task)
-    context = Context(seed=seed, teacher=teacher, head=models.head_of(task))
+    context = Context(seed=seed, teacher=teacher, head=tasks.head_of(task))
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     sampler = tasks.LengthBucketSampler(split.lengths, 64, 0)
     collate = tasks.collate(task, split.facts, seed=seed, model=teacher)
@@ -337,7 +312,12 @@ def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     out = layout.run(plan.scale, run_id, seed)
     with atomic_folder(out) as folder:
         stored = signals.store(folder / "signals.safetensors", asking[0].signal_axes, batches())
-        facts = {**stored, "precision": precision, "seconds": round(time.time() - started, 2), "threads": torch.get_num_threads()}
+        facts = {
+            **stored,
+            "precision": precision,
+            "seconds": round(time.time() - started, 2),
+            "threads": torch.get_num_threads(),
+        }
         write_manifest(folder, plan, run, seed, layout, facts)
     return 0
 

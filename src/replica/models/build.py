@@ -1,0 +1,180 @@
+"""Models from a registered architecture: random by seed, on the meta device, or with retrieved weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from replica.errors import AssetError, ConfigError, nearest
+from replica.files import read_json
+from replica.models.heads import auto_class, is_head_key, label_count
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from replica.config.schema import ModelEntry
+
+WEIGHTS = "model.safetensors"
+
+#: Fields that every configuration takes although its defaults do not list them.
+_EXTRA_FIELDS = ("num_labels", "decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+
+
+def make_config(
+    architecture: str, fields: dict[str, Any], *, head: str, labels: int, checked: bool = True
+) -> PretrainedConfig:
+    """Return the transformers configuration of an architecture with these fields, sized for a head.
+
+    Raises ConfigError for an unknown architecture, and (if `checked`) for a field that the architecture does not have.
+    """
+    from transformers import CONFIG_MAPPING
+
+    if architecture not in CONFIG_MAPPING:
+        raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")
+    fields = dict(fields)
+    kind = CONFIG_MAPPING[architecture]
+    known = known_fields(architecture)
+    for key in fields:
+        if checked and key not in known:
+            raise ConfigError(f"architecture '{architecture}' has no configuration field '{key}'{nearest(key, known)}")
+    if "is_encoder_decoder" in known and kind().is_encoder_decoder:
+        fields.setdefault("decoder_start_token_id", fields.get("pad_token_id", kind().pad_token_id))
+    count = label_count(head, labels)
+    if count is not None:
+        for key in ("id2label", "label2id", "num_labels"):
+            fields.pop(key, None)
+        fields["num_labels"] = count
+    if head == "regression":
+        fields["problem_type"] = "regression"
+    elif head in ("classification", "image"):
+        fields["problem_type"] = "single_label_classification"
+    fields["dtype"] = "float32"
+    fields.pop("torch_dtype", None)
+    return kind(**fields)
+
+
+def known_fields(architecture: str) -> set[str]:
+    """Return the names that a configuration of this architecture may have."""
+    from transformers import CONFIG_MAPPING
+
+    kind = CONFIG_MAPPING[architecture]
+    return {*kind().to_dict(), *kind.attribute_map, *_EXTRA_FIELDS} - {"model_type"}
+
+
+def from_config(
+    config: PretrainedConfig, *, head: str, seed: int, device: str = "cpu", attention: str = "sdpa"
+) -> PreTrainedModel:
+    """Build the head's model of a configuration in float32; weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
+        torch.default_generator.manual_seed(seed)
+        model = auto_class(head).from_config(config, attn_implementation=attention)
+    model.eval()
+    return model if device in ("cpu", "meta") else model.to(device)
+
+
+def build(
+    entry: ModelEntry,
+    *,
+    head: str,
+    labels: int = 2,
+    seed: int = 0,
+    device: str = "cpu",
+    attention: str = "sdpa",
+    changes: dict[str, Any] | None = None,
+) -> PreTrainedModel:
+    """Build a registered model with random weights, in eval mode.
+
+    `head` is a task's kind (`head_of`), or `none` for the bare encoder; `device="meta"` builds it without memory;
+    `attention` is `eager` or `sdpa`; `changes` replaces fields of the registered configuration. Equal arguments give
+    equal weights. Raises ConfigError for unknown heads, architectures and fields.
+    """
+    config = make_config(entry.architecture, {**entry.config, **(changes or {})}, head=head, labels=labels)
+    return from_config(config, head=head, seed=seed, device=device, attention=attention)
+
+
+def from_asset(
+    entry: ModelEntry,
+    folder: Path | str,
+    *,
+    head: str,
+    labels: int = 2,
+    seed: int = 0,
+    attention: str = "sdpa",
+) -> PreTrainedModel:
+    """Load the weights in a retrieved model's folder under a head; what the head lacks is drawn by the seed.
+
+    The folder's `config.json` gives the fields that the registry does not. Raises AssetError when the weights cannot be
+    read, do not have the architecture's shapes, or lack a weight of the body (poolers excepted).
+    """
+    from transformers.utils import logging
+
+    folder = Path(folder)
+    weights = folder / WEIGHTS
+    check_weights(weights)
+    config_file = folder / "config.json"
+    stored = _read_config(config_file) if config_file.is_file() else {}
+    architecture = stored.pop("model_type", entry.architecture)
+    if architecture != entry.architecture:
+        raise AssetError(f"{config_file} says model_type '{architecture}', the registry '{entry.architecture}'")
+    known = known_fields(entry.architecture)
+    stored = {key: value for key, value in stored.items() if key in known}
+    config = make_config(entry.architecture, {**stored, **entry.config}, head=head, labels=labels)
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model, report = auto_class(head).from_pretrained(
+                folder,
+                config=config,
+                attn_implementation=attention,
+                dtype=torch.float32,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+    except (RuntimeError, ValueError, OSError) as error:
+        raise AssetError(f"{weights} does not fit architecture '{entry.architecture}': {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    if report["mismatched_keys"]:
+        raise AssetError(f"{weights} has other shapes than the registry's configuration: {report['mismatched_keys']}")
+    missing = sorted(key for key in report["missing_keys"] if not is_head_key(key, body_prefix(model)))
+    if missing:
+        shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise AssetError(f"{weights} lacks {len(missing)} weights of the body of '{entry.architecture}': {shown}")
+    return model.eval()
+
+
+def body_prefix(model: PreTrainedModel) -> str:
+    """Return the name under which the body stands in a model with a head; empty when the model is the body."""
+    return "" if model.base_model is model else model.base_model_prefix
+
+
+def check_weights(path: Path) -> None:
+    """Raise AssetError naming the file when it is missing or is not a whole safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise AssetError(f"{path} is missing; a model's weights are expected there as safetensors")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            handle.keys()
+    except (SafetensorError, OSError) as error:
+        raise AssetError(f"{path} is not a readable safetensors file ({error}); retrieve or train it again") from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    """Read a model's config.json without the entries that say how it was stored."""
+    try:
+        stored = read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise AssetError(f"{path} is not JSON: {error}") from None
+    drop = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "gradient_checkpointing")
+    return {key: value for key, value in stored.items() if key not in drop}

@@ -1,0 +1,201 @@
+"""Metrics by name, each as per-example statistics and a function of their sums, so that resampling is one product.
+
+Units: metrics whose `unit` is `percent` run from 0 to 100 (correlations from -100 to 100), as papers print them;
+`nats` and `ratio` are as they are. An undefined value (a correlation with a constant) is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from replica.errors import ConfigError
+from replica.tasks.span import exact_match, token_f1
+
+if TYPE_CHECKING:
+    from replica.config.schema import Task
+
+
+@dataclass(frozen=True)
+class MetricEntry:
+    """A metric: `statistics(predictions, task)` gives `(examples, k)`, `value` maps sums `(…, k)` to values `(…)`.
+
+    `of_sample` replaces both for a metric that is no function of sums: it maps predictions and a sample of rows `(…,
+    examples)` to values `(…)`.
+    """
+
+    unit: str
+    direction: str
+    statistics: Callable[[pd.DataFrame, Task], np.ndarray] | None = None
+    value: Callable[[np.ndarray], np.ndarray] | None = None
+    of_sample: Callable[[pd.DataFrame, np.ndarray], np.ndarray] | None = None
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """Divide the first sum by the second; 0 where the second is 0."""
+    return _divide(sums[..., 0], sums[..., 1])
+
+
+def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    above, below = np.asarray(above, dtype=float), np.asarray(below, dtype=float)
+    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
+
+
+def _share(of: Callable[[pd.DataFrame], np.ndarray]) -> Callable[[pd.DataFrame, Task], np.ndarray]:
+    """Return statistics whose ratio is the mean over examples."""
+
+    def statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+        values = np.asarray(of(predictions), dtype=float)
+        return np.stack([values, np.ones_like(values)], axis=1)
+
+    return statistics
+
+
+def _percent(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda sums: 100.0 * value(sums)
+
+
+def _classes(predictions: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, int]:
+    label, said = predictions["label"].to_numpy(int), predictions["prediction"].to_numpy(int)
+    return label, said, max(2, len(task.labels), int(label.max()) + 1, int(said.max()) + 1)
+
+
+def _f1_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    """Count (true positive, predicted, gold) per class: of class 1 for two classes, of every class for more."""
+    label, said, classes = _classes(predictions, task)
+    counted = np.array([1]) if classes == 2 else np.arange(classes)
+    gold, predicted = label[:, None] == counted, said[:, None] == counted
+    return np.stack([gold & predicted, predicted, gold], axis=2).reshape(len(label), -1).astype(float)
+
+
+def _f1_value(sums: np.ndarray) -> np.ndarray:
+    """F1 = 2 TP / (predicted + gold), averaged over classes that occur or are predicted."""
+    parts = sums.reshape(*sums.shape[:-1], -1, 3)
+    size = parts[..., 1] + parts[..., 2]
+    return _divide(_divide(2 * parts[..., 0], size).sum(-1), (size > 0).sum(-1))
+
+
+def _confusion(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    """One-hot (gold, predicted) cells; a prediction that is no label has a column of its own."""
+    label, said, classes = _classes(predictions, task)
+    cells = np.zeros((len(label), (classes + 1) ** 2))
+    cells[np.arange(len(label)), label * (classes + 1) + np.where(said < 0, classes, said)] = 1
+    return cells
+
+
+def _matthews_value(sums: np.ndarray) -> np.ndarray:
+    """Matthews correlation of a confusion matrix in Gorodkin's form for any number of classes."""
+    size = round(sums.shape[-1] ** 0.5)
+    matrix = sums.reshape(*sums.shape[:-1], size, size)
+    total, right = matrix.sum((-1, -2)), np.trace(matrix, axis1=-2, axis2=-1)
+    gold, predicted = matrix.sum(-1), matrix.sum(-2)
+    above = right * total - (gold * predicted).sum(-1)
+    below = np.sqrt((total**2 - (predicted**2).sum(-1)) * (total**2 - (gold**2).sum(-1)))
+    return _divide(above, below)
+
+
+def _moments(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    x, y = (predictions[name].to_numpy(float) for name in ("label", "prediction"))
+    x, y = x - x.mean(), y - y.mean()
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def _pearson_value(sums: np.ndarray) -> np.ndarray:
+    n, x, y, xx, yy, xy = np.moveaxis(sums, -1, 0)
+    spread_x, spread_y = n * xx - x * x, n * yy - y * y
+    tiny = 1e-12
+    constant = (spread_x <= tiny * n * xx) | (spread_y <= tiny * n * yy)
+    below = np.sqrt(np.clip(spread_x, 0, None) * np.clip(spread_y, 0, None))
+    return np.where(constant, 0.0, _divide(n * xy - x * y, below))
+
+
+def _spearman(predictions: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
+    """Pearson correlation of ranks (ties get their mean rank), ranked anew in every sample."""
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(predictions[name].to_numpy(float)[rows], axis=-1) for name in ("label", "prediction")]
+    x, y = (r - r.mean(-1, keepdims=True) for r in ranks)
+    return 100.0 * _divide((x * y).sum(-1), np.sqrt((x * x).sum(-1) * (y * y).sum(-1)))
+
+
+def entities(tags: list[str]) -> set[tuple[str, int, int]]:
+    """Return (type, first, last) of the entities of a BIO sequence, by conlleval's lenient rules.
+
+    An entity begins at B-x, and at an I-x that does not continue an entity of type x.
+    """
+    found, start, kind = set(), 0, None
+    for i, tag in enumerate([*tags, "O"]):
+        mark, _, name = tag.partition("-")
+        if kind is not None and not (mark == "I" and name == kind):
+            found.add((kind, start, i - 1))
+            kind = None
+        if mark in ("B", "I") and kind is None:
+            start, kind = i, name
+    return found
+
+
+def _entity_counts(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    if not all(name == "O" or name[:2] in ("B-", "I-") for name in task.labels) or not task.labels:
+        raise ConfigError(f"task '{task.name}': span_f1 needs labels O, B-… and I-…, not {task.labels}")
+    counts = []
+    for gold, said in zip(predictions["labels"], predictions["predictions"], strict=True):
+        true, found = (entities([task.labels[int(t)] for t in tags]) for tags in (gold, said))
+        counts.append((len(true & found), len(found), len(true)))
+    return np.array(counts, dtype=float).reshape(-1, 3)
+
+
+def _accuracy_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    """Count right and all: examples, or for tagging words."""
+    if "labels" in predictions and "predictions" in predictions:
+        pairs = zip(predictions["labels"], predictions["predictions"], strict=True)
+        return np.array([(np.sum(np.asarray(a) == np.asarray(b)), len(a)) for a, b in pairs], dtype=float).reshape(
+            -1, 2
+        )
+    right = (predictions["label"] == predictions["prediction"]).to_numpy(float)
+    return np.stack([right, np.ones_like(right)], axis=1)
+
+
+def _answers(measure: Callable[[str, list[str]], float], part: bool | None = None):
+    """Return statistics of an answer measure over all questions, or those with (True) or without (False) an answer."""
+
+    def statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+        column = "answers" if "answers" in predictions else "references"
+        answers = [list(a) for a in predictions[column]]
+        values = np.array([measure(p, a) for p, a in zip(predictions["prediction"], answers, strict=True)])
+        counted = np.array([part is None or bool(a) == part for a in answers], dtype=float)
+        return np.stack([values * counted, counted], axis=1)
+
+    return statistics
+
+
+def _columns(above: str, below: str) -> Callable[[pd.DataFrame, Task], np.ndarray]:
+    return lambda predictions, task: predictions[[above, below]].to_numpy(float)
+
+
+def _next_sentence(predictions: pd.DataFrame) -> np.ndarray:
+    return (predictions["next_sentence_label"] == predictions["next_sentence"]).to_numpy()
+
+
+_PERCENT_RATIO = _percent(ratio)
+
+METRICS: dict[str, MetricEntry] = {
+    "accuracy": MetricEntry("percent", "higher", _accuracy_statistics, _PERCENT_RATIO),
+    "f1": MetricEntry("percent", "higher", _f1_statistics, _percent(_f1_value)),
+    "matthews": MetricEntry("percent", "higher", _confusion, _percent(_matthews_value)),
+    "pearson": MetricEntry("percent", "higher", _moments, _percent(_pearson_value)),
+    "spearman": MetricEntry("percent", "higher", of_sample=_spearman),
+    "span_f1": MetricEntry("percent", "higher", _entity_counts, _percent(_f1_value)),
+    "em": MetricEntry("percent", "higher", _answers(exact_match), _PERCENT_RATIO),
+    "squad_f1": MetricEntry("percent", "higher", _answers(token_f1), _PERCENT_RATIO),
+    "em_has_answer": MetricEntry("percent", "higher", _answers(exact_match, True), _PERCENT_RATIO),
+    "squad_f1_has_answer": MetricEntry("percent", "higher", _answers(token_f1, True), _PERCENT_RATIO),
+    "em_no_answer": MetricEntry("percent", "higher", _answers(exact_match, False), _PERCENT_RATIO),
+    "mlm_accuracy": MetricEntry("percent", "higher", _columns("correct", "masked"), _PERCENT_RATIO),
+    "next_sentence_accuracy": MetricEntry("percent", "higher", _share(_next_sentence), _PERCENT_RATIO),
+    "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio),
+    "perplexity": MetricEntry("ratio", "lower", _columns("loss", "masked"), lambda sums: np.exp(ratio(sums))),
+}

@@ -1,0 +1,178 @@
+"""Models are built alike from equal arguments, and pretrained bodies go under any head."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from replica import models
+from replica.config.schema import ModelEntry, Task
+from replica.errors import AssetError, ConfigError
+
+BERT = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 32,
+}
+ENTRIES = {
+    "bert": BERT,
+    "roberta": BERT,
+    "distilbert": {
+        "vocab_size": 50,
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 32,
+        "max_position_embeddings": 32,
+    },
+    "t5": {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2},
+    "vit": {
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+    },
+}
+
+
+def entry(architecture: str = "bert", **changes) -> ModelEntry:
+    return ModelEntry(title="tiny", architecture=architecture, config={**ENTRIES[architecture], **changes})
+
+
+def same(a, b) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_equal_seeds_give_equal_weights_whatever_ran_before():
+    first = models.build(entry(), head="classification", labels=3, seed=7)
+    torch.rand(5)
+    before = torch.random.get_rng_state()
+    second = models.build(entry(), head="classification", labels=3, seed=7)
+    assert same(first, second)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert not same(first, models.build(entry(), head="classification", labels=3, seed=8))
+
+
+def test_bert_has_the_parameters_that_arithmetic_gives():
+    v, h, p, t, f, layers = 50, 16, 32, 2, 32, 2
+    embeddings = (v + p + t) * h + 2 * h
+    layer = 4 * (h * h + h) + 2 * h + (h * f + f) + (f * h + h) + 2 * h
+    pooler = h * h + h
+    model = models.build(entry(), head="none", device="meta")
+    assert sum(x.numel() for x in model.parameters()) == embeddings + layers * layer + pooler
+    assert all(x.is_meta for x in model.parameters())
+
+
+@pytest.mark.parametrize("head", [h for h in models.HEADS if h not in ("text2text", "image")])
+def test_every_head_stands_on_bert_on_meta_and_for_real(head):
+    meta = models.build(entry(), head=head, labels=5, device="meta")
+    real = models.build(entry(), head=head, labels=5)
+    assert {k: v.shape for k, v in meta.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
+    if head in ("classification", "tagging"):
+        assert real.classifier.out_features == 5
+    if head == "regression":
+        assert real.classifier.out_features == 1
+        output = real(input_ids=torch.tensor([[1, 2]]), labels=torch.tensor([1.5]))
+        assert output.loss.item() == pytest.approx((output.logits.item() - 1.5) ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head", "layers"),
+    [
+        ("bert", "mlm", 2),
+        ("roberta", "span", 2),
+        ("distilbert", "classification", 2),
+        ("t5", "text2text", 4),
+        ("vit", "image", 2),
+    ],
+)
+def test_layers_and_body_are_found(architecture, head, layers):
+    model = models.build(entry(architecture), head=head)
+    assert len(models.encoder_layers(model)) == layers
+    counted = sum(p.numel() for layer in models.encoder_layers(model) for p in layer.parameters())
+    assert 0 < counted < sum(p.numel() for p in models.body(model).parameters())
+
+
+def test_attention_and_changes_reach_the_configuration():
+    model = models.build(entry(), head="none", attention="eager", changes={"num_hidden_layers": 1})
+    assert model.config._attn_implementation == "eager"
+    assert len(models.encoder_layers(model)) == 1
+    assert models.build(entry(), head="none").config._attn_implementation == "sdpa"
+
+
+def test_unknown_names_are_said_with_the_nearest_known():
+    with pytest.raises(ConfigError, match="did you mean 'num_hidden_layers'"):
+        models.build(entry(num_hiden_layers=3), head="none")
+    with pytest.raises(ConfigError, match="did you mean 'classification'"):
+        models.build(entry(), head="clasification")
+    with pytest.raises(ConfigError, match="unknown architecture 'birt'"):
+        models.build(ModelEntry(title="t", architecture="birt", config={}), head="none")
+
+
+def test_head_of_a_task():
+    task = Task(
+        name="t", version=1, dataset="d", kind="mlm", inputs=["text"], splits={"train": "a", "select": "b"},
+        metrics=[{"name": "mlm_loss", "direction": "lower"}],
+    )  # fmt: skip
+    assert models.head_of(task) == "mlm"
+    assert models.head_of(task.model_copy(update={"next_sentence": True})) == "pretraining"
+
+
+@pytest.fixture
+def asset(tmp_path):
+    """A folder like a retrieved one: the bare encoder without prefix, as sentence encoders are stored."""
+    model = models.build(entry(), head="none", seed=3)
+    save_file(dict(model.state_dict()), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "bert", "position_embedding_type": "absolute", **BERT})
+    )
+    return tmp_path, model
+
+
+def test_pretrained_body_goes_under_a_new_head_drawn_by_the_seed(asset):
+    folder, source = asset
+    first = models.from_asset(entry(), folder, head="classification", labels=4, seed=1)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(first.state_dict()[f"bert.{name}"], tensor)
+    assert same(first, models.from_asset(entry(), folder, head="classification", labels=4, seed=1))
+    other = models.from_asset(entry(), folder, head="classification", labels=4, seed=2)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    masked = models.from_asset(entry(), folder, head="mlm", seed=1)
+    assert masked.cls.predictions.decoder.weight is masked.bert.embeddings.word_embeddings.weight
+
+
+def test_missing_body_weights_are_an_error_and_a_missing_pooler_is_not(asset):
+    folder, _ = asset
+    tensors = load_file(folder / "model.safetensors")
+    without_pooler = {k: v for k, v in tensors.items() if not k.startswith("pooler")}
+    save_file(without_pooler, folder / "model.safetensors", metadata={"format": "pt"})
+    models.from_asset(entry(), folder, head="classification")
+    key = "encoder.layer.1.output.dense.weight"
+    save_file({k: v for k, v in tensors.items() if k != key}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AssetError, match=rf"lacks 1 weights of the body of 'bert': bert\.{key}"):
+        models.from_asset(entry(), folder, head="classification")
+
+
+def test_broken_or_foreign_weights_are_one_clear_error(asset):
+    folder, _ = asset
+    with pytest.raises(AssetError, match=r"model\.safetensors"):
+        models.from_asset(entry(hidden_size=32), folder, head="none")
+    with pytest.raises(AssetError, match="model_type 'bert', the registry 'roberta'"):
+        models.from_asset(entry("roberta"), folder, head="none")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AssetError, match=r"model\.safetensors is not a readable safetensors file"):
+        models.from_asset(entry(), folder, head="none")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(AssetError, match="is missing"):
+        models.from_asset(entry(), folder, head="none")

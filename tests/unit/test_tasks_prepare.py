@@ -1,0 +1,273 @@
+"""Preparing: splits that never move, pieces and labels where they belong, one folder in one step."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import tokenizers
+from tokenizers import models as token_models
+from tokenizers import normalizers, pre_tokenizers, processors
+
+from replica.config.schema import Task
+from replica.errors import AssetError, ConfigError
+from replica.files import read_json, sha256_file
+from replica.tasks import PreparedSplit, label_count, prepare
+from replica.tasks.pairs import document_pairs
+from replica.tasks.splits import held_out
+
+ROOT = Path(__file__).parents[2]
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory) -> Path:
+    """A WordPiece tokenizer of letters: a word of n letters is n pieces. Its file asks for truncation and padding."""
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        ":",
+        ".",
+        *LETTERS,
+        *(f"##{c}" for c in LETTERS),
+        *"0123456789",
+    ]
+    backend = tokenizers.Tokenizer(token_models.WordPiece({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.add_special_tokens(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    backend.enable_truncation(4)
+    backend.enable_padding(length=64)
+    folder = tmp_path_factory.mktemp("tokenizer")
+    backend.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def ids(word: str) -> list[int]:
+    first = 7 + LETTERS.index(word[0])
+    return [first, *(33 + LETTERS.index(c) for c in word[1:])]
+
+
+def task(kind: str, **fields) -> Task:
+    fields.setdefault("splits", {"train": "train", "select": "validation"})
+    fields.setdefault("inputs", ["text"])
+    return Task(name="t", version=1, dataset="d", kind=kind, metrics=[{"name": "accuracy"}], **fields)
+
+
+def dataset(folder: Path, **splits: list[dict]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, rows in splits.items():
+        pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
+
+
+def prepared(tmp_path: Path, this: Task, rows: list[dict], tokenizer: Path, **options) -> PreparedSplit:
+    data = dataset(tmp_path / "data", train=rows, validation=rows)
+    prepare(this, data, tokenizer, tmp_path / "out", **options)
+    return PreparedSplit.read(tmp_path / "out", "train")
+
+
+def test_pairs_of_texts_have_two_segments_and_are_cut_to_the_length(tmp_path, pieces):
+    this = task("classification", inputs=["a", "b"], target="label", labels=["no", "yes"], max_length=8)
+    rows = [{"a": "ab", "b": "c", "label": 1}, {"a": "abcdef", "b": "abcdefgh", "label": "no" == "yes"}]
+    split = prepared(tmp_path, this, [{**r, "label": int(r["label"])} for r in rows], pieces)
+    assert split[0]["input_ids"].tolist() == [2, *ids("ab"), 3, *ids("c"), 3]
+    assert split[0]["token_type_ids"].tolist() == [0, 0, 0, 0, 1, 1]
+    assert split[0]["label"] == 1
+    assert split.lengths.tolist() == [6, 8]
+    assert split.facts["labels"] == 2
+    assert split.facts["tokenizer"]["mask_id"] == 4
+
+
+def test_max_length_of_the_call_cuts_the_tasks_own(tmp_path, pieces):
+    this = task("classification", target="label", labels=["no", "yes"], max_length=16)
+    split = prepared(tmp_path, this, [{"text": LETTERS, "label": 0}], pieces, max_length=6)
+    assert split.lengths.tolist() == [6]
+
+
+def test_labels_by_name_and_wrong_labels(tmp_path, pieces):
+    this = task("classification", target="label", labels=["no", "yes"])
+    assert prepared(tmp_path, this, [{"text": "a", "label": "yes"}], pieces)[0]["label"] == 1
+    for value, message in (("yess", "did you mean 'yes'"), (2, "label 2 is not one of the 2"), (-1, "hidden labels")):
+        with pytest.raises(ConfigError, match=message):
+            prepared(tmp_path, this, [{"text": "a", "label": value}], pieces)
+    with pytest.raises(ConfigError, match="no column 'txt'; did you mean 'text'"):
+        prepared(tmp_path, this.model_copy(update={"inputs": ["txt"]}), [{"text": "a", "label": 0}], pieces)
+    with pytest.raises(ConfigError, match="needs `labels`"):
+        label_count(task("classification", target="label"))
+
+
+def test_a_words_tag_stands_at_its_first_piece(tmp_path, pieces):
+    this = task("tagging", inputs=["tokens"], target="tags", labels=["O", "B-X"])
+    split = prepared(tmp_path, this, [{"tokens": ["abc", "d", "ef"], "tags": [1, 0, 1]}], pieces)
+    assert split[0]["input_ids"].tolist() == [2, *ids("abc"), *ids("d"), *ids("ef"), 3]
+    assert split[0]["labels"].tolist() == [-100, 1, -100, -100, 0, 1, -100, -100]
+
+
+def test_text_to_text_is_written_as_t5_does(tmp_path, pieces):
+    this = task(
+        "text2text", inputs=["a", "b"], target="label", labels=["no", "yes"], label_words={"yes": "good"}, prefix="job"
+    )
+    split = prepared(tmp_path, this, [{"a": "x", "b": "y", "label": 1}], pieces)
+    expected = [*ids("job"), *ids("a"), 5, *ids("x"), *ids("b"), 5, *ids("y")]
+    assert split[0]["input_ids"].tolist() == [2, *expected, 3]
+    assert split[0]["labels"].tolist() == [2, *ids("good"), 3]
+    assert split[0]["references"] == ["good"]
+    assert split.facts["target_length"] == 6
+    bare = task("text2text", target="target", prefix="job:")
+    split = prepared(tmp_path, bare, [{"text": "x", "target": ["u", "v"]}], pieces)
+    assert len(split) == 2
+    assert split[0]["input_ids"].tolist() == [2, *ids("job"), 5, *ids("x"), 3]
+    assert [split[i]["labels"].tolist()[1:-1] for i in (0, 1)] == [ids("u"), ids("v")]
+    assert len(PreparedSplit.read(tmp_path / "out", "select")) == 1
+
+
+def test_numbers_as_text_are_rounded_to_a_fifth(tmp_path, pieces):
+    split = prepared(tmp_path, task("text2text", target="score"), [{"text": "x", "score": 3.71}], pieces)
+    assert split[0]["references"] == ["3.8"]  # 3.71 * 5 = 18.55, rounded 19, divided by 5
+    assert split[0]["value"] == 3.71
+
+
+def test_long_texts_become_blocks_and_empty_ones_go(tmp_path, pieces):
+    this = task("mlm", max_length=8)
+    split = prepared(tmp_path, this, [{"text": "abcdefghij"}, {"text": ""}, {"text": "k"}], pieces)
+    assert split.values("row").tolist() == [0, 0, 2]
+    body = [token for i in (0, 1) for token in split[i]["input_ids"][1:-1].tolist()]
+    assert body == ids("abcdefghij")
+    assert split.values("example_id").tolist() == [0, 1, 2]
+
+
+def test_pairs_of_segments_follow_each_other_or_come_from_another_document(tmp_path, pieces):
+    documents = [[LETTERS[d] * 3 for _ in range(6)] for d in range(26)]
+    rows = [{"text": s, "document": f"d{d}"} for d, sentences in enumerate(documents) for s in sentences]
+    this = task("mlm", inputs=["text", "document"], next_sentence=True, max_length=16)
+    split = prepared(tmp_path, this, rows, pieces)
+    random = 0
+    for i in range(len(split)):
+        row = split[i]
+        tokens, kinds = row["input_ids"], row["token_type_ids"]
+        assert len(tokens) <= 16
+        first = {(int(t) - 7) % 26 for t in tokens[kinds == 0] if t > 4}
+        second = {(int(t) - 7) % 26 for t in tokens[kinds == 1] if t > 4}
+        assert len(first) == len(second) == 1
+        assert (first != second) == bool(row["next_sentence_label"])
+        random += row["next_sentence_label"]
+    assert 0.3 < random / len(split) < 0.7
+
+
+def test_no_token_of_a_document_is_lost_when_segments_are_random():
+    generator = np.random.default_rng(0)
+    documents = [[[100 * d + s] for s in range(12)] for d in range(4)]
+    pairs = document_pairs(documents, 0, 6, generator)
+    own = [t for first, second, random in pairs for t in (first if random else first + second)]
+    assert own == list(range(12))
+
+
+def test_images_become_bytes_by_channel(tmp_path, pieces):
+    this = task("image", inputs=["image"], target="label", labels=["a", "b"])
+    grey = [[0, 1], [2, 3]]
+    split = prepared(tmp_path, this, [{"image": grey, "label": 1}], pieces)
+    assert split[0]["pixels"].tolist() == [0, 1, 2, 3]
+    assert {k: split.facts["image"][k] for k in ("channels", "height", "width")} == {
+        "channels": 1,
+        "height": 2,
+        "width": 2,
+    }
+    colour = [[[1, 2, 3], [4, 5, 6]]]
+    split = prepared(tmp_path, this, [{"image": colour, "label": 0}], pieces)
+    assert split[0]["pixels"].tolist() == [1, 4, 2, 5, 3, 6]
+
+
+def test_held_out_rows_never_move_and_groups_stay_together(tmp_path, pieces):
+    names = [f"film {i}" for i in range(4000)]
+    apart = held_out(names, 0.1)
+    assert apart.mean() == pytest.approx(0.1, abs=0.02)  # standard error 0.005
+    assert np.array_equal(held_out(names[:100], 0.1), apart[:100])
+    assert np.all(held_out(names, 0.3)[apart])
+    rows = [{"text": "a", "label": 0, "film": f"film {i // 3}"} for i in range(300)]
+    splits = {"train": "train", "select": {"from": "train", "share": 0.2, "by": "film"}, "report": "validation"}
+    this = task("classification", target="label", labels=["no", "yes"], splits=splits)
+    data = dataset(tmp_path / "data", train=rows, validation=rows[:5])
+    facts = prepare(this, data, pieces, tmp_path / "out")
+    parts = {s: PreparedSplit.read(tmp_path / "out", s).values("row").tolist() for s in ("train", "select", "report")}
+    assert sorted(parts["train"] + parts["select"]) == list(range(300))
+    assert not {r // 3 for r in parts["train"]} & {r // 3 for r in parts["select"]}
+    assert parts["report"] == [0, 1, 2, 3, 4]
+    assert facts["rows"] == {name: len(part) for name, part in parts.items()}
+
+
+def test_the_folder_has_hashes_and_a_failed_call_leaves_the_old_one(tmp_path, pieces):
+    this = task("classification", target="label", labels=["no", "yes"])
+    prepared(tmp_path, this, [{"text": "a", "label": 0}], pieces)
+    out = tmp_path / "out"
+    manifest = read_json(out / "manifest.json")
+    assert manifest == {p.name: sha256_file(p) for p in sorted(out.iterdir()) if p.name != "manifest.json"}
+    with pytest.raises(ConfigError):
+        prepared(tmp_path, this, [{"text": "a", "label": 5}], pieces)
+    assert manifest == read_json(out / "manifest.json")
+    prepared(tmp_path, this, [{"text": "a", "label": 0}], pieces)
+    assert manifest == read_json(out / "manifest.json")
+
+
+def test_missing_or_broken_files_are_named(tmp_path, pieces):
+    this = task("classification", target="label", labels=["no", "yes"])
+    data = dataset(tmp_path / "data", train=[{"text": "a", "label": 0}], valid=[{"text": "a", "label": 0}])
+    with pytest.raises(AssetError, match="no split 'validation'; did you mean 'valid'"):
+        prepare(this, data, pieces, tmp_path / "out")
+    (data / "validation.parquet").write_bytes(b"PAR1 half a file")
+    with pytest.raises(AssetError, match=r"validation\.parquet"):
+        prepare(this, data, pieces, tmp_path / "out")
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
+    dataset(data, validation=[{"text": "a", "label": 0}])
+    with pytest.raises(AssetError, match=r"tokenizer\.json is not a tokenizer"):
+        prepare(this, data, tmp_path / "tok", tmp_path / "out")
+    with pytest.raises(AssetError, match="prepare the task first"):
+        PreparedSplit.read(tmp_path / "nowhere", "train")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_tokenizer_without_tokenizer_json_is_converted(tmp_path):
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]) + "\n")
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    this = task("classification", target="label", labels=["no", "yes"])
+    split = prepared(tmp_path, this, [{"text": "A ab", "label": 0}], folder)
+    assert split[0]["input_ids"].tolist() == [2, 5, 5, 6, 3]
+    with pytest.raises(AssetError, match="no tokenizer"):
+        prepared(tmp_path, this, [{"text": "a", "label": 0}], tmp_path)
+
+
+def test_thirteen_thousand_sentences_take_seconds(tmp_path, pieces):
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list(LETTERS), 3)) for _ in range(500)]
+    rows = [{"text": " ".join(rng.choice(words, 20)), "label": int(rng.integers(2))} for _ in range(13_000)]
+    data = dataset(tmp_path / "data", train=rows, validation=rows[:10])
+    started = time.process_time()
+    prepare(task("classification", target="label", labels=["no", "yes"]), data, pieces, tmp_path / "out")
+    assert time.process_time() - started < 20
+
+
+def test_the_program_prepares_a_registered_task_and_says_what_is_wrong(tmp_path, pieces, capsys):
+    spec = importlib.util.spec_from_file_location("prepare_program", ROOT / "scripts" / "prepare.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    data = dataset(tmp_path / "data", **{s: [{"text": "a b", "label": 1}] for s in ("train", "validation", "test")})
+    common = ["--dataset", str(data), "--tokenizer", str(pieces), "--root", str(ROOT), "--out", str(tmp_path / "out")]
+    assert program.main(["--task", "smoke-sentiment", *common]) == 0
+    assert json.loads((tmp_path / "out" / "facts.json").read_text())["rows"] == {"train": 1, "select": 1, "report": 1}
+    assert program.main(["--task", "smoke-sentimental", *common]) == 2
+    assert "did you mean 'smoke-sentiment'" in capsys.readouterr().err
