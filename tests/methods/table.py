@@ -22,4 +22,29 @@ class Row:
     learning_rate: float = 5e-3
 
 
-ROWS: list[Row] = []
+ROWS: list[Row] = [
+    # distillation
+    Row("minilm", head="text", teacher=True),
+    Row("minilm", {"value": "none"}, head="text", teacher=True),
+    Row("minilm", {"value": "mse"}, head="text", teacher=True),
+    Row("minilm", {"layers": "uniform"}, head="text", teacher=True),
+    Row("logit-distillation", teacher=True),
+    Row("tinybert-distillation", head="text", teacher=True),
+    Row("hidden-distillation", head="pretraining", teacher=True),
+    # pruning and quantization
+    Row("gradual-magnitude-pruning", {"sparsity": 0.5}),
+    Row("gradual-magnitude-pruning", {"sparsity": 0.5, "block": [1, 4]}, head="mlm"),
+    Row("gradual-magnitude-pruning", {"sparsity": 0.5}, head="text2text", architecture="t5"),
+    Row("lr-rewinding"),
+    Row("pattern-lock"),
+    Row("pattern-lock", head="mlm"),
+    Row("quantization-aware-training"),
+    Row("quantization-aware-training", head="mlm"),
+    Row("quantization-aware-training", head="text2text", architecture="t5"),
+    Row("quantization-aware-training", {"packed_density": 1.0}),
+    # binarization
+    Row("bipft"),
+    Row("bipft", {"estimators": False}),
+    Row("bipft", {"store": "packed"}),
+    Row("bipft", head="pretraining"),
+]

@@ -153,7 +153,9 @@ def store(path: Path, value: object) -> None:
 
 def store_metrics(results: Path, scale: str, run: str, seed: int, **metrics: float) -> Path:
     """Write a run's metrics on the toy task; every metric's own interval is ± 0.01."""
-    found = {name: {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 100} for name, value in metrics.items()}
+    found = {
+        name: {"value": value, "low": value - 0.01, "high": value + 0.01, "n": 100} for name, value in metrics.items()
+    }
     path = results / scale / "runs" / run / f"seed{seed}" / "metrics.json"
     store(path, {"run": run, "seed": seed, "tasks": {"toy-task": found}, "measures": {}})
     return path
@@ -169,7 +171,10 @@ def fill(results: Path, ids: dict[str, dict[str, str]], scale: str = "laptop") -
         lines = "".join(json.dumps({"step": step, "loss": 1 / (step + 1)}) + "\n" for step in range(5))
         folder = results / scale / "runs" / ids["laptop"]["plain"] / "seed0"
         (folder / "history.jsonl").write_text(lines, encoding="utf-8")
-        store(folder / "manifest.json", {"versions": {"torch": "2.13.0"}, "hardware": {"processor": "toy chip"}, "files": {}})
+        store(
+            folder / "manifest.json",
+            {"versions": {"torch": "2.13.0"}, "hardware": {"processor": "toy chip"}, "files": {}},
+        )
     elif scale == "paper":
         for seed, (accuracy, f1) in enumerate([(0.90, 0.78), (0.92, 0.79)]):
             store_metrics(results, scale, ids["paper"]["big"], seed, accuracy=accuracy, f1=f1)

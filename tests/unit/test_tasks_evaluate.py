@@ -18,7 +18,7 @@ from torch import nn
 from replica import models
 from replica.config.schema import ModelEntry, Task
 from replica.errors import ConfigError
-from replica.tasks import PreparedSplit, evaluate, prepare, score, task_loss
+from replica.tasks import PreparedSplit, collate, evaluate, prepare, score, task_loss
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "so", "text", ":", "1.0", "4.0"]
 SIZES = {"vocab_size": len(WORDS), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}

@@ -68,7 +68,9 @@ def test_killed_training_ends_with_the_same_bytes(prepared, number):
     assert status == (-signal.SIGKILL if number == signal.SIGKILL else INTERRUPTED)
     out = killed / "results" / "smoke" / "runs" / run / "seed1"
     assert not out.exists(), "a half-trained run stores nothing"
-    done = subprocess.run(_train(killed, run), cwd=killed, env=environment(), check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        _train(killed, run), cwd=killed, env=environment(), check=True, capture_output=True, text=True
+    )
     resumed = int(re.search(r"resuming at step (\d+)", done.stderr).group(1))
     assert 0 < resumed < STEPS
     first, second = _stored(whole, run)[1], _stored(killed, run)[1]
@@ -88,7 +90,12 @@ def test_snakemake_goes_on_after_its_job_was_killed(prepared):
 
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
     process = subprocess.Popen(
-        command, cwd=killed, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=killed,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     state = killed / "state" / "smoke" / run / "seed1"
     for _ in range(600):

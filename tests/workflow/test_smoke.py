@@ -15,9 +15,9 @@ from .checkout import make_checkout, snakemake
 
 pytestmark = pytest.mark.workflow
 COLUMNS = (
-    "paper claim evidence scale metric dataset split paper_value our_value low high seeds unit direction tolerance "
-    "verdict reason runs source confidence"
-).split()
+    "paper,claim,evidence,scale,metric,dataset,split,paper_value,our_value,low,high,seeds,unit,direction,tolerance,"
+    "verdict,reason,runs,source,confidence"
+).split(",")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,9 @@ def test_deleted_measurement_is_made_again_and_never_shown_stale(smoke, tmp_path
     (folder / "results" / "smoke" / "runs" / run.id / "seed0" / "metrics.json").unlink()
     dry = snakemake(folder, "--config", "scale=smoke", "-n").stdout
     assert "evaluate" in dry and "compare" in dry
-    assert "train" not in {line.split()[0] for line in dry.splitlines() if line and line[0].islower() and line.split()[-1].isdigit()}
+    assert "train" not in {
+        line.split()[0] for line in dry.splitlines() if line and line[0].islower() and line.split()[-1].isdigit()
+    }
 
 
 def test_configuration_error_is_one_message_before_any_job(tmp_path):

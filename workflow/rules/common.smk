@@ -125,7 +125,7 @@ def paper_outputs(wildcards):
     """Tables and figures of the paper named by `--config paper=NAME`."""
     name = config.get("paper")
     if name not in PROJECT.papers:
-        raise WorkflowError(f"rule paper needs --config paper=NAME, one of: {', '.join(PROJECT.papers)}")
+        raise WorkflowError(f"target paper: give --config paper=NAME, one of: {', '.join(PROJECT.papers)}")
     return [f"results/{SCALE}/papers/{name}/{kind}" for kind in ("tables", "figures")]
 
 

@@ -15,6 +15,7 @@ rule train:
     benchmark:
         "benchmarks/train/{scale}/{run}-seed{seed}.tsv"
     threads: run_threads
+    priority: 10  # parents of many runs go first
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
@@ -41,6 +42,7 @@ rule targets:
     benchmark:
         "benchmarks/targets/{scale}/{run}-seed{seed}.tsv"
     threads: run_threads
+    priority: 10  # parents of many runs go first
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,

@@ -40,14 +40,14 @@ def cells(claim: Claim) -> list[Cell]:
     Lists are keyed by position from 0; text like `90.2/90.0` is a list of its numbers; a null inside a table is no cell (the
     paper printed nothing there). A claim without a value, or with a sentence for one, is a single cell without number.
     """
+    if isinstance(claim.ours, Mapping):
+        _check_mirror(claim, claim.ours, claim.value, ())
     found: list[Cell] = []
     _walk(claim, claim.value, (), found)
     keys = [cell.key for cell in found]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise ConfigError(f"claim {claim.id}: two cells have the key '{twice[0]}'; rename one of them")
-    if isinstance(claim.ours, Mapping):
-        _check_mirror(claim, claim.ours, claim.value, ())
     return found
 
 
@@ -141,6 +141,8 @@ def _check_mirror(claim: Claim, ours: Mapping[str, Any], value: Any, keys: tuple
     for name, inner in ours.items():
         if str(name) not in known:
             where = ".".join((*keys, str(name)))
-            raise ConfigError(f"claim {claim.id}: `ours` has a cell '{where}' that `value` has not{nearest(name, known)}")
+            raise ConfigError(
+                f"claim {claim.id}: `ours` has a cell '{where}' that `value` has not{nearest(name, known)}"
+            )
         if isinstance(inner, Mapping):
             _check_mirror(claim, inner, known[str(name)], (*keys, str(name)))

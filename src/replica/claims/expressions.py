@@ -49,7 +49,7 @@ _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
 }
 
 _SPACE = re.compile(r"\s+")
-_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w`])(?!-[A-Za-z_`])")
+_NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w`]|\.\w)(?!-[A-Za-z_`])")
 _ATOM = r"(?:[^\W]|`[^`]*`)"
 _NAME = re.compile(rf"{_ATOM}+(?:[.-]{_ATOM}+)*")
 _OPERATOR = re.compile(r"\*\*|[-+*/(),]")
@@ -177,9 +177,9 @@ def _tokenize(text: str) -> tuple[str, dict[str, str]]:
 def _check(node: ast.expr, text: str) -> None:
     match node:
         case ast.Constant(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
-            return
+            return None
         case ast.Name():
-            return
+            return None
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
             return _check(operand, text)
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
@@ -188,7 +188,9 @@ def _check(node: ast.expr, text: str) -> None:
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]) if function in FUNCTIONS:
             _, least, most = FUNCTIONS[function]
             if len(arguments) < least or (most is not None and len(arguments) > most):
-                raise ConfigError(f"expression '{text}': {function}() takes {_count(least, most)}, got {len(arguments)}")
+                raise ConfigError(
+                    f"expression '{text}': {function}() takes {_count(least, most)}, got {len(arguments)}"
+                )
             for argument in arguments:
                 _check(argument, text)
             return None

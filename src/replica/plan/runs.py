@@ -1,7 +1,7 @@
 """From papers to runs: resolved specifications, content-hashed ids, parents, seeds. Imports no torch.
 
-A run's id is `<stage>-<model, methods, task>-<8 hex>`. The hash covers the resolved specification, the ids of the parents and the versions of
-method, task and training loop: nothing that does not change what the run computes. Seeds stay outside.
+A run's id is `<stage>-<model, methods, task>-<8 hex>`. The hash covers the resolved specification, the ids of the parents and the
+versions of method, task and training loop: nothing that does not change what the run computes. Seeds stay outside.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training.loop import INTERRUPTED, Loop, total_steps
 from replica.training.precision import choose
+from replica.training.selection import choose_candidate
 
 
 def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
@@ -76,18 +77,6 @@ def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: i
     return teacher
 
 
-def chosen_values(layout: Layout, plan: Plan, run: Run, task: Task) -> tuple[dict[str, Any], str, dict[str, float]]:
-    """Pick among a run's candidates by the task's primary metric on the select split; ties go to the first tried."""
-    metric = task.primary
-    scores = {}
-    for candidate in run.candidates:
-        facts = manifest.read(layout.run(plan.scale, candidate, 0))
-        scores[candidate] = facts["selection"][metric.name]
-    best = (max if metric.direction == "higher" else min)(scores.values())
-    winner = next(candidate for candidate in run.candidates if scores[candidate] == best)
-    return run.spec["tune"][winner], winner, scores
-
-
 def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
     """Train one seed of a run and store model, history and manifest; returns the process's exit status.
 
@@ -96,16 +85,8 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
     run = plan.run(run_id)
     task = project.task(run.spec["task"][0])
     out = layout.run(plan.scale, run_id, seed)
-    selection = None
-    train_values = dict(run.spec["train"])
-    if run.candidates:
-        values, winner, scores = chosen_values(layout, plan, run, task)
-        selection = {"chosen": values, "scores": {str(run.spec["tune"][c]): s for c, s in scores.items()}}
-        train_values.update(values)
-        if seed == 0:  # the winner at the first seed is this run
-            _adopt(layout.run(plan.scale, winner, 0), out, run, selection)
-            return 0
-    train = Train(**train_values)
+    selection = choose_candidate(layout, plan, run, task) if run.candidates else None
+    train = Train(**{**run.spec["train"], **(selection["chosen"] if selection else {})})
     is_candidate = any(run_id in other.candidates for other in plan.runs.values())
     started = time.time()
 
@@ -193,17 +174,6 @@ def _stored(layout: Layout, plan: Plan, run: Run, seed: int) -> Any:
     from replica.training.signals import StoredSignals
 
     return StoredSignals(parent_folder(layout, plan, run, "targets", seed) / "signals.safetensors")
-
-
-def _adopt(source: Path, out: Path, run: Run, selection: dict[str, Any]) -> None:
-    """Store a candidate's result as the run's own: same specification, same seed, hence the same bytes."""
-    facts = manifest.verify(source)
-    files = facts.pop("files")
-    facts.update(run=run.id, spec=run.spec, tuning=selection, adopted_from=facts["run"], candidates=run.candidates)
-    with atomic_folder(out) as folder:
-        for name in files:
-            shutil.copyfile(source / name, folder / name)
-        manifest.write(folder, **facts)
 
 
 def _counts(model: Any) -> dict[str, int]:

@@ -1,0 +1,208 @@
+"""Stored measurements of one paper at one scale, looked up by the names that expressions use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from replica.claims.expressions import Expression, UnknownName, parse, split_run
+from replica.config.project import Project
+from replica.config.schema import Paper
+from replica.errors import ConfigError, nearest
+from replica.files import read_json
+from replica.plan.expand import expand_section, task_at
+
+#: Measures that differ from seed to seed; every other one counts something that all seeds share.
+_TIMED = ("latency",)
+
+
+class Missing(Exception):
+    """A stored measurement is not there; the message says what would make it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an expression comes to: one value per seed (one in all where nothing depends on a seed)."""
+
+    values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
+    runs: tuple[str, ...] = ()
+    interval: tuple[float, float] | None = None
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, float | None]:
+    """Return nested mappings of numbers as dotted names; None stays None, text is left out."""
+    if isinstance(tree, Mapping):
+        found: dict[str, float | None] = {}
+        for key, inner in tree.items():
+            found.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+        return found
+    if isinstance(tree, list):
+        return flat({str(index): inner for index, inner in enumerate(tree)}, prefix)
+    if tree is None or (isinstance(tree, int | float) and not isinstance(tree, bool)):
+        return {prefix: tree}
+    return {}
+
+
+class Evidence:
+    """The measurements below a results folder that belong to one paper and scale.
+
+    `run_ids` gives run ids by section and name. Nothing is cached across objects, so what is deleted is missing at once.
+    """
+
+    def __init__(
+        self, project: Project, paper: Paper, scale: str, results: Path, run_ids: Mapping[str, Mapping[str, str]]
+    ):
+        self.project, self.paper, self.scale = project, paper, scale
+        self.results, self.run_ids = Path(results), run_ids
+        self.structural_file = self.results / "structural" / f"{paper.id}.json"
+        self._json = cache(lambda path: read_json(path) if path.is_file() else None)
+        self._entries = cache(lambda section: expand_section(paper, section))
+
+    def structural(self) -> dict[str, float | None] | None:
+        """Return the paper's structural measurements by dotted name; None where the file is missing."""
+        found = self._json(self.structural_file)
+        return None if found is None else flat(found["measurements"])
+
+    def run_of(self, name: str, section: str) -> tuple[str, str, str]:
+        """Return run name, run id and the rest of a `runs.` name.
+
+        Raises UnknownName with the nearest run where the paper has none of that name, `Missing` where the scale has not.
+        """
+        run, rest = split_run(name, self._entries(section))
+        if section not in self.project.scale(self.scale).sections:
+            call = f"snakemake --config scale={section} papers={self.paper.id}"
+            raise Missing(f"needs the {section} scale: `{call}`")
+        if run not in self.run_ids.get(section, {}):
+            raise Missing(
+                f"the plan of the {self.scale} scale has no run '{run}'; compare again with the present configuration"
+            )
+        return run, self.run_ids[section][run], rest
+
+    def section_of(self, name: str) -> str:
+        """Return the section whose run a `runs.` name means: of two with the same name that of the scale."""
+        fitting = [s for s in ("laptop", "paper") if any(name.startswith(f"runs.{run}.") for run in self._entries(s))]
+        here = [section for section in fitting if section in self.project.scale(self.scale).sections]
+        return (here or fitting or ["laptop"])[0]
+
+    def runs(self, expression: str, section: str) -> list[str]:
+        """Return the ids of the runs that an expression reads, in the order of their names."""
+        used = sorted(name for name in parse(expression).names if name.startswith("runs."))
+        return list(dict.fromkeys(self.run_of(name, section)[1] for name in used))
+
+    def look(self, expression: str, section: str, seeds: int) -> Outcome:
+        """Evaluate an expression for each of `seeds` seeds.
+
+        Raises `Missing` where a measurement is not stored (yet), ConfigError where the expression names what cannot be.
+        """
+        parsed = parse(expression)
+        run_names = sorted(name for name in parsed.names if name.startswith("runs."))
+        known = self._structural_values(parsed.names - set(run_names))
+        if not run_names:
+            return Outcome((parsed.value(known),))
+        runs = {name: self.run_of(name, section) for name in run_names}
+        single = {name for name, (run, _, _) in runs.items() if self._entries(section)[run].seeds == "one"}
+        shared = single | {name for name, (_, _, rest) in runs.items() if _shared_measure(rest)}
+        numbers = (0,) if shared == set(run_names) else tuple(range(seeds))
+        values, interval = [], None
+        for seed in numbers:
+            found = {name: self._run_value(*runs[name][1:], 0 if name in shared else seed) for name in run_names}
+            values.append(parsed.value({**known, **{name: value for name, (value, _) in found.items()}}))
+            if len(numbers) == 1 and _is_name(parsed):
+                interval = found[run_names[0]][1]
+        return Outcome(tuple(values), numbers, tuple(self.runs(expression, section)), interval)
+
+    def history(self, run: str, section: str, key: str, seed: int = 0) -> list[float]:
+        """Return one key of a run's history, line by line where it stands; `Missing` where there is none."""
+        run_id = self.run_of(f"runs.{run}.history", section)[1]
+        path = self._folder(run_id, seed) / "history.jsonl"
+        if not path.is_file():
+            raise Missing(f"not measured: {path} is missing")
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [float(line[key]) for line in lines if line.get(key) is not None]
+
+    def _structural_values(self, names: Iterable[str]) -> dict[str, float]:
+        names = sorted(names)
+        if not names:
+            return {}
+        for name in names:
+            if not any(name.startswith(f"{measurement}.") for measurement in self.paper.measurements):
+                hint = nearest(name.split(".")[0], self.paper.measurements)
+                raise UnknownName(f"'{name}' is no measurement of the paper{hint}")
+        stored = self.structural()
+        if stored is None:
+            raise Missing(f"not measured: {self.structural_file} is missing (`snakemake structural` makes it)")
+        for name in names:
+            measurement = max((m for m in self.paper.measurements if name.startswith(f"{m}.")), key=len)
+            if not any(other.startswith(f"{measurement}.") for other in stored):
+                raise Missing(f"not measured: {self.structural_file} holds no '{measurement}'")
+            if name in stored and stored[name] is None:
+                raise Missing(f"the meter gave no number for {name}")
+            if name not in stored:
+                raise UnknownName(f"unknown name '{name}'{nearest(name, stored)}")
+        return {name: float(stored[name]) for name in names}  # type: ignore[arg-type]
+
+    def _folder(self, run_id: str, seed: int) -> Path:
+        return self.results / self.scale / "runs" / run_id / f"seed{seed}"
+
+    def _run_value(self, run_id: str, rest: str, seed: int) -> tuple[float, tuple[float, float] | None]:
+        if rest.startswith("measures."):
+            return self._measure(run_id, rest.removeprefix("measures."), seed), None
+        path = self._folder(run_id, seed) / "metrics.json"
+        stored = self._json(path)
+        if stored is None:
+            raise Missing(f"not measured: {path} is missing")
+        task, metric = self._task_and_metric(rest)
+        scored = stored.get("tasks", {})
+        if task not in scored:
+            raise UnknownName(f"run {run_id} is not scored on task '{task}'{nearest(task, scored)}")
+        if metric not in scored[task]:
+            if self.scale != "smoke":
+                raise UnknownName(
+                    f"run {run_id}: task '{task}' has no metric '{metric}'{nearest(metric, scored[task])}"
+                )
+            metric = next(iter(scored[task]))  # a stand-in task may be scored by another metric
+        entry = scored[task][metric]
+        if entry["value"] is None:
+            raise Missing(f"{path} holds no value for {task}.{metric}")
+        low, high = entry.get("low"), entry.get("high")
+        return float(entry["value"]), None if low is None or high is None else (float(low), float(high))
+
+    def _task_and_metric(self, rest: str) -> tuple[str, str]:
+        fitting = [task for task in self.project.tasks if rest.startswith(f"{task}.")]
+        if not fitting:
+            task = rest.split(".")[0]
+            raise UnknownName(f"'{rest}' names no task: expected <task>.<metric>{nearest(task, self.project.tasks)}")
+        task = max(fitting, key=len)
+        return task_at(self.project, task, self.project.scale(self.scale)).name, rest[len(task) + 1 :]
+
+    def _measure(self, run_id: str, key: str, seed: int) -> float:
+        path = self._folder(run_id, seed) / "measures.json"
+        stored = self._json(path)
+        if stored is None:
+            stored = self._json(path.with_name("metrics.json")) or {}
+            if not stored.get("measures"):
+                raise Missing(f"not measured: {path} is missing")
+        found = flat(stored["measures"])
+        if key not in found:
+            raise UnknownName(f"run {run_id} has no measure '{key}'{nearest(key, found)}")
+        if found[key] is None:
+            raise Missing(f"{path} holds no value for {key}")
+        return float(found[key])  # type: ignore[arg-type]
+
+
+def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
+    """Return the error with the file and claim it stands in."""
+    return ConfigError(f"config/papers/{paper.id}.yaml: claims.{claim}: {error}")
+
+
+def _shared_measure(rest: str) -> bool:
+    return rest.startswith("measures.") and not rest.removeprefix("measures.").startswith(_TIMED)
+
+
+def _is_name(parsed: Expression) -> bool:
+    return len(parsed.names) == 1 and type(parsed.tree).__name__ == "Name"

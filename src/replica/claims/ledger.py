@@ -1,0 +1,56 @@
+"""The ledger: the rows of all papers, sorted, as CSV and JSON that come out the same byte for byte."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from replica.claims.compare import COLUMNS, Row
+from replica.claims.numbers import text
+from replica.errors import ConfigError
+from replica.files import read_json
+
+
+def read_claims(path: Path | str) -> dict[str, Any]:
+    """Read a paper's claims.json; ConfigError where it is not one."""
+    value = read_json(path)
+    if not isinstance(value, dict) or "rows" not in value:
+        raise ConfigError(f"{path}: not a paper's claims; `scripts/compare.py` writes them")
+    for row in value["rows"]:
+        if set(row) != set(COLUMNS):
+            raise ConfigError(
+                f"{path}: row {row.get('claim')} has other columns than the ledger; compare the paper again"
+            )
+    return value
+
+
+def merge(claims: Iterable[dict[str, Any]]) -> list[Row]:
+    """Return the rows of several papers in order of paper, evidence and claim; a row that stands twice is an error."""
+    rows = [{column: row[column] for column in COLUMNS} for paper in claims for row in paper["rows"]]
+    order = {"structural": 0, "trend": 1, "full": 2}
+    rows.sort(key=lambda row: (row["paper"], order[row["evidence"]], row["claim"]))
+    for before, after in itertools.pairwise(rows):
+        if (before["paper"], before["claim"]) == (after["paper"], after["claim"]):
+            raise ConfigError(f"the ledger would hold {after['paper']} {after['claim']} twice")
+    return rows
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """Return rows as CSV with the ledger's columns."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([text(row[column]) for column in COLUMNS])
+    return out.getvalue()
+
+
+def to_json(rows: list[Row]) -> str:
+    """Return rows as a JSON list, one row a line so that a changed number is a changed line."""
+    lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
+    return f"[\n{lines}\n]\n" if rows else "[]\n"

@@ -1,0 +1,83 @@
+"""Meters: what a model counts to, computes, stores and needs, measured on the meta device or on real tensors.
+
+A paper's `measurements:` name meters with their options; results are nested dictionaries of plain numbers that claims reach by
+dotted expressions, `<measurement>.<meter>.<key>…` (a `.` inside a key becomes `_`). Bytes are bytes, a MiB is 2**20, a GiB 2**30,
+an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and convolutions only.
+
+`parameters: {}` (`count_parameters(model)`; a tensor that several modules share counts once)
+    total, trainable, frozen, trainable_share (of total), buffers
+    embeddings (words, positions, types, patches, their norm), word_embeddings
+    transformer (all encoder and decoder layers, without final norms, poolers and heads), encoder, decoder, layers (how many)
+    layer_linears (matrices in the layers), layer_biases, layer_norms_in_layers, relative_attention_bias (T5)
+    final_norms, pooler, head (what is not tied to an embedding), layer_norms (anywhere), biases (anywhere, those of norms left out)
+    by_part: {word_embeddings, position_embeddings, other_embeddings, embedding_norms, layer_linears, layer_biases, layer_norms,
+        layer_other, final_norms, pooler, head}; trainable_by_part: the same of the trainable ones
+    in a measurement also: base_total (before the methods), added (total - base_total), expected: {method: what it expects}
+
+`flops: {batch: 1, length: 128, decoder_length: null, backward: false, density: null}` (`measure_flops(model, batch, length, …)`)
+    forward, backward (0 unless asked for), total, macs_forward (= forward / 2)
+    transformer_forward (the layers), linear_forward (products with a matrix of weights), attention_forward (batched products of two
+    activations), transformer_linear_forward, transformer_attention_forward, pooler_forward, head_forward, embeddings_forward
+    (patches), other_forward; with `backward` the same ending in _backward
+    by_part: {transformer, embeddings, pooler, head, other} of the forward pass
+    `density: 0.1` (of layer_linears) or `{pattern: share}` adds sparse_forward, sparse_total: a masked matrix costs its share
+
+`storage: {bits: {…}, default_bits: 32, density: {…}, index: none, scales: {…}, exclude: []}` (`storage_bytes(model, …)`)
+    `bits`, `density`, `scales` map a part's name (above) or a glob over parameter names to a value; a later entry wins; one number
+    means {layer_linears: number}. `scales: {layer_linears: tensor}` (or row) adds 32 bits for each. `index`: none, mask (1 bit a
+    position of each matrix with density below 1), or a number of bits for each kept value.
+    bytes, mib, mb, baseline_bytes (32 bits each), baseline_mib, baseline_mb, ratio, bits_per_parameter, parameters, stored_values
+    transformer_bytes, transformer_baseline_bytes, transformer_ratio (everything in the layers)
+    of the matrices of the layers: values_only_ratio, with_mask_ratio (plus one bit a position), and with the layers' biases and
+    norms in fp32 on both sides: with_rest_ratio, with_mask_and_rest_ratio
+    by_part: {part: {parameters, bytes, baseline_bytes}}
+
+`optimizer: {rule: adamw, block: 2048, momentum: 0.9, all: false}` (`optimizer_bytes(model, rule)`)
+    rules: adamw, adamw8bit, sgd, adafactor, lion
+    bytes, mib, gib, gb, bytes_per_parameter, parameters (whose state is kept), baseline_bytes (fp32 AdamW), saving (share saved)
+
+`memory: {batch: 32, length: 128, decoder_length: null, optimizer: adamw, train: true, dtype: float32, attention: eager,
+    dropout: true, padding: false, checkpointing: false, era: today, foreach: false, budget_gb: null}`
+    (`measure_memory(model, batch, length, …)`; two training steps, or with train: false one forward pass)
+    `attention`: eager | fused. `era`: today | 2021 (T5's decoder keeps keys and values, softmax also saves its input, gradients
+    stay allocated between steps). `optimizer: null` stops after the backward pass.
+    peak, peak_gib, peak_gb, peak_mb, peak_phase (text), batch, per_example (= peak / batch), per_example_mb
+    at_peak: {parameter, buffer, input, forward, backward, gradient, optimizer} (bytes of each when the peak is reached)
+    by_category: {the same names: the largest that each was at any time}, saved_bytes (kept for backward, once a storage)
+    with `budget_gb`: largest_batch (whose peak fits), at_largest: {peak, peak_gb, per_example, per_example_mb}
+
+`method_cost: {…}`: <method>: {expected: {…}, … what the method's `cost(model, **options)` gives}
+`config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(config, total_steps)` gives}},
+    model: {… numbers of its configuration}. In both, the keys of a measurement's only method also stand at the top.
+
+For real models: `latency(model_or_callable, batch, length, …)` gives median_ms, mean_ms, p10_ms, p90_ms, samples_per_second, runs,
+threads, device; `count_nonzero(model)` gives total, nonzero, density, sparsity, by_part; `file_bytes(path)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_WHERE = {
+    "count_parameters": "parameters",
+    "count_nonzero": "parameters",
+    "measure_flops": "flops",
+    "storage_bytes": "storage",
+    "file_bytes": "storage",
+    "optimizer_bytes": "optimizers",
+    "measure_memory": "memory",
+    "latency": "timing",
+    "measure_paper": "structural",
+    "parse_meters": "registry",
+    "METERS": "registry",
+}
+
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a meter when it is first asked for: the names are known without torch."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'replica.meters' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"replica.meters.{_WHERE[name]}"), name)

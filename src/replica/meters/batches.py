@@ -1,0 +1,75 @@
+"""Batches of the right shapes for a model's inputs and head, made from its configuration, on its own device."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from replica.errors import ConfigError
+
+#: Length of the decoder's side where a measurement of an encoder-decoder model does not give one.
+DECODER_LENGTH = 128
+
+
+def make_batch(
+    model: nn.Module, batch: int, length: int, decoder_length: int | None = None, labels: bool = True
+) -> dict[str, torch.Tensor]:
+    """Return a batch that the model accepts: `input_ids` and `attention_mask` (batch, length) or `pixel_values`, and labels.
+
+    Token ids are 1 and the mask is all ones. `decoder_length` is the length of an encoder-decoder model's labels (without labels:
+    of its `decoder_input_ids`). The head's labels follow from the class of the model; a model without a head gets none.
+    Raises ConfigError for a length beyond the model's position embeddings.
+    """
+    config, device = model.config, next(model.parameters()).device
+    if getattr(config, "model_type", "") in {"vit", "deit", "beit"}:
+        side = config.image_size
+        shape = (batch, config.num_channels, side, side)
+        inputs = {"pixel_values": torch.zeros(shape, device=device, dtype=next(model.parameters()).dtype)}
+        return {**inputs, **(_labels(model, batch, 1, device) if labels else {})}
+    _check_length(config, length)
+    ids = torch.ones(batch, length, dtype=torch.long, device=device)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if getattr(config, "type_vocab_size", 0) and config.model_type == "bert":
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    if getattr(config, "is_encoder_decoder", False):
+        target = torch.ones(batch, decoder_length or DECODER_LENGTH, dtype=torch.long, device=device)
+        return {**inputs, "labels" if labels and _generates(model) else "decoder_input_ids": target}
+    return {**inputs, **(_labels(model, batch, length, device) if labels else {})}
+
+
+def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the scalar that is differentiated: the model's own loss, or without a head the sum of its first output."""
+    output = model(**batch)
+    loss = getattr(output, "loss", None)
+    return loss if loss is not None else output[0].sum()
+
+
+def _generates(model: nn.Module) -> bool:
+    return "ForConditionalGeneration" in type(model).__name__
+
+
+def _labels(model: nn.Module, batch: int, length: int, device: torch.device) -> dict[str, torch.Tensor]:
+    head, config = type(model).__name__, model.config
+
+    def whole(*shape: int) -> torch.Tensor:
+        return torch.ones(shape, dtype=torch.long, device=device)
+
+    if "SequenceClassification" in head and config.num_labels == 1:
+        return {"labels": torch.ones(batch, device=device)}
+    if "SequenceClassification" in head or "ImageClassification" in head:
+        return {"labels": whole(batch)}
+    if "QuestionAnswering" in head:
+        return {"start_positions": whole(batch), "end_positions": whole(batch)}
+    if "ForPreTraining" in head:
+        return {"labels": whole(batch, length), "next_sentence_label": whole(batch)}
+    if any(kind in head for kind in ("MaskedLM", "TokenClassification", "CausalLM")):
+        return {"labels": whole(batch, length)}
+    return {}
+
+
+def _check_length(config, length: int) -> None:
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+        limit -= (config.pad_token_id or 0) + 1
+    if limit is not None and length > limit:
+        raise ConfigError(f"length {length} is beyond the {limit} positions of this {config.model_type} model")

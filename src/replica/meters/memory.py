@@ -1,0 +1,202 @@
+"""Peak memory of training or running a model, by what fills it, from the model's own operations on meta or real tensors."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from replica.errors import ConfigError, nearest
+from replica.meters.batches import loss_of, make_batch
+from replica.meters.optimizers import make_optimizer
+from replica.meters.semantics import rules
+from replica.meters.tracker import SavedBytes, StorageTracker
+
+Step = Callable[[nn.Module, dict], torch.Tensor]
+
+GIB = 2**30
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ERAS = ("today", "2021")
+
+
+def measure_memory(
+    model: nn.Module,
+    batch: int = 32,
+    length: int = 128,
+    *,
+    decoder_length: int | None = None,
+    optimizer: str | None = "adamw",
+    train: bool = True,
+    dtype: str = "float32",
+    attention: str = "eager",
+    dropout: bool = True,
+    padding: bool = False,
+    checkpointing: bool = False,
+    era: str = "today",
+    foreach: bool = False,
+    budget_gb: float | None = None,
+    step: Step | None = None,
+    make_optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
+) -> dict:
+    """Measure the bytes alive while a model trains for two steps (or, with `train=False`, runs once without gradients).
+
+    Every storage that an operation returns is followed by weak reference until it dies, under the phase that made it; the peak is
+    the largest sum. Two steps, because optimizer state exists only after the first. Not seen: workspaces inside kernels, the
+    allocator's rounding and fragments, the device's context.
+
+    `step(model, batch) -> loss` replaces the model's own loss. `optimizer=None` stops after backward. `dtype` casts the whole
+    model (mixed precision is not emulated). `attention`, `dropout` and `era` name the rules of `semantics.rules`; under
+    `era="2021"` gradients also stay allocated between steps. `padding` says whether a batch has padded tokens, so that masks are
+    materialised (on the meta device). `foreach` groups the optimizer's update as torch does on CUDA by default, which
+    needs temporaries of the parameters' size. `budget_gb` adds the largest batch whose peak fits.
+    Raises ConfigError for an unknown dtype, era or attention.
+    """
+    _check(dtype, era, attention)
+    if dtype != "float32":
+        model = copy.deepcopy(model).to(DTYPES[dtype])
+
+    def at(size: int) -> dict:
+        with _undisturbed(model, train, checkpointing), rules(model, kernel=attention, dropout=dropout, era=era):
+            inputs = make_batch(model, size, length, decoder_length, labels=train)
+            tracker = StorageTracker(next(model.parameters()).device, truth=not padding)
+            saved = SavedBytes(tracker)
+            tracker.add("parameter", model.parameters())
+            tracker.add("buffer", model.buffers())
+            tracker.add("input", inputs.values())
+            if train:
+                make = make_optimizer_of or (lambda m: _optimizer(m, optimizer, foreach))
+                _train(model, inputs, tracker, saved, step or loss_of, make, keep_gradients=era == "2021")
+            else:
+                with torch.no_grad(), tracker:
+                    model(**inputs)
+        return _result(tracker, saved, size)
+
+    result = at(batch)
+    if budget_gb is not None:
+        result.update(_largest(at, result, batch, budget_gb))
+    return result
+
+
+def _check(dtype: str, era: str, attention: str) -> None:
+    for what, value, known in (
+        ("dtype", dtype, DTYPES),
+        ("era", era, ERAS),
+        ("attention", attention, ("eager", "fused")),
+    ):
+        if value not in known:
+            raise ConfigError(f"memory: unknown {what} '{value}'{nearest(value, known)}")
+
+
+def _optimizer(model: nn.Module, rule: str | None, foreach: bool) -> torch.optim.Optimizer | None:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return make_optimizer(rule, trained, foreach) if rule is not None and trained else None
+
+
+def _train(model, inputs, tracker, saved, step, make, *, keep_gradients: bool) -> None:
+    def retag(parameter: nn.Parameter) -> None:
+        tracker.take(parameter.grad, "gradient")
+
+    hooks = [p.register_post_accumulate_grad_hook(retag) for p in model.parameters() if p.requires_grad]
+    try:
+        optimizer = make(model)
+        for _ in range(2):
+            saved.sizes.clear()
+            with tracker:
+                tracker.phase = "forward"
+                with saved.counting():
+                    loss = step(model, inputs)
+                tracker.phase = "backward"
+                loss.backward()
+                del loss
+                tracker.phase = "optimizer"
+                if optimizer is not None:
+                    optimizer.step()
+                    tracker.add("optimizer", _state(optimizer))
+                    optimizer.zero_grad(set_to_none=not keep_gradients)
+                else:
+                    model.zero_grad(set_to_none=not keep_gradients)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _state(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    for state in optimizer.state.values():
+        yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, train: bool, checkpointing: bool) -> Iterator[None]:
+    """Set the mode and checkpointing for a measurement, and leave no gradients or garbage behind."""
+    training = model.training
+    gradients = [(p, p.grad) for p in model.parameters()]
+    for parameter, _ in gradients:
+        parameter.grad = None
+    gc.collect()
+    model.train(train)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
+    try:
+        yield
+    finally:
+        if checkpointing:
+            model.gradient_checkpointing_disable()
+        model.train(training)
+        for parameter, gradient in gradients:
+            parameter.grad = gradient
+
+
+def _result(tracker: StorageTracker, saved: SavedBytes, batch: int) -> dict:
+    peak = tracker.peak
+    return {
+        "peak": peak,
+        "peak_gib": peak / GIB,
+        "peak_gb": peak / 1e9,
+        "peak_mb": peak / 1e6,
+        "peak_phase": tracker.peak_phase,
+        "batch": batch,
+        "per_example": peak / batch,
+        "per_example_mb": peak / batch / 1e6,
+        "at_peak": dict(tracker.at_peak),
+        "by_category": dict(tracker.largest),
+        "saved_bytes": saved.total,
+    }
+
+
+def _largest(at: Callable[[int], dict], first: dict, batch: int, budget_gb: float) -> dict:
+    """Find the largest batch whose peak is within the budget; it and the next one are both measured.
+
+    Peaks are affine in the batch between changes of what dominates, so a few secant steps suffice.
+    """
+    budget = budget_gb * 1e9
+    known = {batch: first}
+    fits, too_many = 0, None
+
+    def try_batch(size: int) -> None:
+        nonlocal fits, too_many
+        known[size] = known.get(size) or at(size)
+        if known[size]["peak"] <= budget:
+            fits = max(fits, size)
+        else:
+            too_many = size if too_many is None else min(too_many, size)
+
+    try_batch(batch)
+    try_batch(batch // 2 if batch > 1 else 2)
+    while too_many is None or too_many - fits > 1:
+        a, b = sorted(known, key=lambda size: abs(known[size]["peak"] - budget))[:2]
+        slope = (known[a]["peak"] - known[b]["peak"]) / (a - b)
+        guess = int(a + (budget - known[a]["peak"]) / slope) if slope > 0 else 2 * max(a, b)
+        if guess <= fits:
+            guess = fits + 1
+        elif too_many is not None and guess >= too_many:
+            guess = too_many - 1
+        try_batch(guess)
+    best = known.get(fits, {})
+    return {
+        "largest_batch": fits,
+        "at_largest": {key: best.get(key, 0) for key in ("peak", "peak_gb", "per_example", "per_example_mb")},
+    }

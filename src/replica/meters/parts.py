@@ -1,0 +1,130 @@
+"""Which part of a transformer a parameter belongs to: embeddings, layers, norms, pooler or head."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from replica.errors import ConfigError, nearest
+
+#: Names of the parts, in the order in which results show them.
+PARTS = (
+    "word_embeddings",
+    "position_embeddings",
+    "other_embeddings",
+    "embedding_norms",
+    "layer_linears",
+    "layer_biases",
+    "layer_norms",
+    "layer_other",
+    "final_norms",
+    "pooler",
+    "head",
+)
+EMBEDDINGS = PARTS[:4]
+LAYERS = PARTS[4:8]
+
+_STACKS = {"layer", "layers", "block", "blocks", "h", "albert_layer_groups"}
+_EMBEDDING_MODULES = {"embeddings", "shared", "embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings"}
+
+
+@dataclass(frozen=True)
+class Located:
+    """One parameter: its first name, the tensor, the module that holds it, and its part."""
+
+    name: str
+    parameter: nn.Parameter
+    module: nn.Module
+    part: str
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Say whether a module normalises (LayerNorm, T5LayerNorm, RMSNorm, BatchNorm …), by its class's name."""
+    return "norm" in type(module).__name__.lower()
+
+
+def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the encoder and decoder layers by name: the children of the outermost stacks (lists named layer, block, …)."""
+    stacks: list[str] = []
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or name.rpartition(".")[2] not in _STACKS:
+            continue
+        if any(name.startswith(f"{stack}.") for stack in stacks):
+            continue
+        stacks.append(name)
+        found.update({f"{name}.{child}": layer for child, layer in module.named_children()})
+    return found
+
+
+def locate(model: nn.Module) -> Iterator[Located]:
+    """Yield every parameter once (a shared tensor under its first name) with its part."""
+    layers = tuple(f"{name}." for name in layer_modules(model))
+    words = _word_embeddings(model)
+    modules = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        module = modules[name.rpartition(".")[0]]
+        yield Located(name, parameter, module, _part(name, parameter, module, layers, words))
+
+
+def matching(values: Mapping[str, Any], located: Located) -> Any:
+    """Return the value whose key (a part's name or a glob over parameter names) fits; the last that fits wins, else None."""
+    found = None
+    for pattern, value in values.items():
+        if pattern == located.part or fnmatch.fnmatchcase(located.name, pattern):
+            found = value
+    return found
+
+
+def check_patterns(values: Mapping[str, Any], located: list[Located], where: str) -> None:
+    """Raise ConfigError for a key that is neither a part nor fits any parameter: a slip would silently change nothing."""
+    for pattern in values:
+        if pattern in PARTS or any(fnmatch.fnmatchcase(item.name, pattern) for item in located):
+            continue
+        raise ConfigError(f"{where}: '{pattern}' is no part and fits no parameter{nearest(pattern, PARTS)}")
+
+
+def _word_embeddings(model: nn.Module) -> nn.Parameter | None:
+    try:
+        embeddings = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    weight = getattr(embeddings, "weight", None)
+    return weight if isinstance(embeddings, nn.Embedding) else _first_matrix(embeddings, weight)
+
+
+def _first_matrix(embeddings: nn.Module | None, weight: Any) -> nn.Parameter | None:
+    """Return the word matrix of a module that a method put in the place of the embedding (not an image's patch projection)."""
+    name = type(embeddings).__name__.lower()
+    return weight if isinstance(weight, nn.Parameter) and weight.dim() == 2 and "embed" in name else None
+
+
+def _part(name: str, parameter: nn.Parameter, module: nn.Module, layers: tuple[str, ...], words: Any) -> str:
+    steps = name.split(".")
+    if parameter is words:
+        return "word_embeddings"
+    if name.startswith(layers):
+        if is_norm(module):
+            return "layer_norms"
+        if steps[-1] == "bias":
+            return "layer_biases"
+        if parameter.dim() == 2 and not isinstance(module, nn.Embedding):
+            return "layer_linears"
+        return "layer_other"
+    if "pooler" in steps:
+        return "pooler"
+    if _EMBEDDING_MODULES & set(steps):
+        if is_norm(module):
+            return "embedding_norms"
+        position = any("position" in step or step == "wpe" for step in steps)
+        return "position_embeddings" if position else "other_embeddings"
+    return "final_norms" if is_norm(module) and _is_body(steps) else "head"
+
+
+def _is_body(steps: list[str]) -> bool:
+    """Say whether a norm outside the layers closes a stack (T5's and ViT's last norm) and is not inside a head (BERT's `cls`)."""
+    return not {"cls", "lm_head", "classifier", "predictions", "vocab_layer_norm"} & set(steps)

@@ -1,0 +1,217 @@
+"""The meters by name with their options, checked without importing torch, and how each one runs on a measured model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from replica.errors import ConfigError, nearest
+from replica.methods.registry import explain
+
+Pattern = float | dict[str, float] | None
+
+
+class Options(BaseModel):
+    """Base of every meter's options: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ParametersOptions(Options):
+    """`parameters` takes none."""
+
+
+class FlopsOptions(Options):
+    """What `measure_flops` is given."""
+
+    batch: int = Field(1, ge=1)
+    length: int = Field(128, ge=1)
+    decoder_length: int | None = Field(None, ge=1, description="encoder-decoder models: length of the labels")
+    backward: bool = False
+    density: Pattern = Field(None, description="share of a matrix's values that are kept, by part or glob")
+
+
+class StorageOptions(Options):
+    """What `storage_bytes` is given."""
+
+    bits: Pattern = Field(None, description="bits a value, by part or glob; a number means layer_linears")
+    default_bits: float = Field(32, gt=0)
+    density: Pattern = None
+    index: Literal["none", "mask"] | int = "none"
+    scales: dict[str, Literal["tensor", "row"]] | None = None
+    exclude: list[str] = []
+
+
+class OptimizerOptions(Options):
+    """What `optimizer_bytes` is given."""
+
+    rule: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] = "adamw"
+    block: int = Field(2048, ge=1)
+    momentum: float = Field(0.9, ge=0)
+    all: bool = Field(False, description="state for all parameters, not only the trainable ones")
+
+
+class MemoryOptions(Options):
+    """What `measure_memory` is given."""
+
+    batch: int = Field(32, ge=1)
+    length: int = Field(128, ge=1)
+    decoder_length: int | None = Field(None, ge=1)
+    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] | None = "adamw"
+    train: bool = True
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["eager", "fused"] = "eager"
+    dropout: bool = True
+    padding: bool = False
+    checkpointing: bool = False
+    era: Literal["today", "2021"] = "today"
+    foreach: bool = False
+    budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
+
+
+class ConfigOptions(Options):
+    """`config`: for how many steps a schedule is given."""
+
+    total_steps: int | None = Field(None, ge=1)
+
+
+class MethodCostOptions(BaseModel):
+    """`method_cost` hands every option on to the methods' `cost`."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+METERS: dict[str, type[BaseModel]] = {
+    "parameters": ParametersOptions,
+    "flops": FlopsOptions,
+    "storage": StorageOptions,
+    "optimizer": OptimizerOptions,
+    "memory": MemoryOptions,
+    "method_cost": MethodCostOptions,
+    "config": ConfigOptions,
+}
+
+#: What each meter takes for granted; written beside its results.
+ASSUMPTIONS = {
+    "parameters": "a tensor that several modules share counts once",
+    "flops": "2 per multiply-add; matrix products and convolutions only; eager attention; no padding",
+    "storage": "1 byte is 8 bits, nothing is aligned; 32 bits is the baseline",
+    "optimizer": "fp32 state unless the rule says otherwise; step counters not counted",
+    "memory": "live tensor storages of two training steps; no kernel workspaces, allocator rounding or device context",
+    "method_cost": "as each method's `expected` and `cost` say",
+    "config": "the methods' configuration as it is run",
+}
+
+
+@dataclass
+class Measured:
+    """A model under measurement: as built and prepared, what it counted before its methods, and those methods by name."""
+
+    model: Any
+    base_parameters: int
+    methods: dict[str, Any]
+
+
+def parse_meters(meters: Mapping[str, Mapping[str, Any]], where: str = "meters") -> dict[str, BaseModel]:
+    """Check the meters of a measurement and their options; raises ConfigError with the nearest known name. Imports no torch."""
+    parsed = {}
+    for name, options in meters.items():
+        if name not in METERS:
+            raise ConfigError(f"{where}: unknown meter '{name}'{nearest(name, METERS)}")
+        try:
+            parsed[name] = METERS[name](**(options or {}))
+        except ValidationError as error:
+            raise ConfigError(f"{where}.{name}: {explain(error, METERS[name])}") from None
+    return parsed
+
+
+def run_meter(name: str, options: BaseModel, measured: Measured) -> dict:
+    """Run one meter on a prepared model and return its result, JSON-safe."""
+    given = {key: getattr(options, key) for key in type(options).model_fields}
+    return plain(_RUNNERS[name](measured, {**given, **(options.model_extra or {})}))
+
+
+def plain(value: Any) -> Any:
+    """Turn results into what JSON holds: dictionaries with string keys, lists, numbers, text and truth values."""
+    if isinstance(value, Mapping):
+        return {str(key).replace(".", "_"): plain(inner) for key, inner in value.items()}
+    if isinstance(value, BaseModel):
+        return plain(value.model_dump())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(inner) for inner in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _parameters(measured: Measured, _options: dict) -> dict:
+    from replica.meters.parameters import count_parameters
+
+    counts = count_parameters(measured.model)
+    counts["base_total"] = measured.base_parameters
+    counts["added"] = counts["total"] - measured.base_parameters
+    expected = {name: method.expected(measured.model) for name, method in measured.methods.items()}
+    counts["expected"] = {name: value for name, value in expected.items() if value}
+    return counts
+
+
+def _flops(measured: Measured, options: dict) -> dict:
+    from replica.meters.flops import measure_flops
+
+    return measure_flops(measured.model, **options)
+
+
+def _storage(measured: Measured, options: dict) -> dict:
+    from replica.meters.storage import storage_bytes
+
+    return storage_bytes(measured.model, **options)
+
+
+def _optimizer(measured: Measured, options: dict) -> dict:
+    from replica.meters.optimizers import optimizer_bytes
+
+    return optimizer_bytes(measured.model, every=options.pop("all"), **options)
+
+
+def _memory(measured: Measured, options: dict) -> dict:
+    from replica.meters.memory import measure_memory
+
+    return measure_memory(measured.model, **options)
+
+
+def _method_cost(measured: Measured, options: dict) -> dict:
+    costs = {}
+    for name, method in measured.methods.items():
+        given = method.cost(measured.model, **options) if hasattr(method, "cost") else {}
+        costs[name] = {"expected": method.expected(measured.model), **given}
+    return _with_single(costs)
+
+
+def _config(measured: Measured, options: dict) -> dict:
+    configs = {}
+    for name, method in measured.methods.items():
+        configs[name] = method.config.model_dump()
+        if options["total_steps"] is not None and hasattr(method, "schedule"):
+            configs[name]["schedule"] = method.schedule(method.config, options["total_steps"])
+    numbers = {k: v for k, v in measured.model.config.to_dict().items() if isinstance(v, (bool, int, float))}
+    return {"model": numbers, **_with_single(configs)}
+
+
+def _with_single(by_method: dict[str, dict]) -> dict:
+    """Let the keys of the only method stand at the top too, beside those under its name."""
+    only = next(iter(by_method.values())) if len(by_method) == 1 else {}
+    return {**only, **by_method}
+
+
+_RUNNERS = {
+    "parameters": _parameters,
+    "flops": _flops,
+    "storage": _storage,
+    "optimizer": _optimizer,
+    "memory": _memory,
+    "method_cost": _method_cost,
+    "config": _config,
+}

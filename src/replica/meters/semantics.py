@@ -1,0 +1,131 @@
+"""Under whose rules a model is measured: attention kernel, dropout, padding, and the software of the paper's time."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+@contextmanager
+def attention(model: nn.Module, name: str) -> Iterator[None]:
+    """Run the model with another attention implementation of transformers ("eager", "sdpa"), and put the old one back."""
+    configs = {
+        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
+    }
+    before = {key: config._attn_implementation for key, config in configs.items()}
+    try:
+        for config in configs.values():
+            config._attn_implementation = name
+        yield
+    finally:
+        for key, config in configs.items():
+            config._attn_implementation = before[key]
+
+
+@contextmanager
+def rules(model: nn.Module, *, kernel: str = "eager", dropout: bool = True, era: str = "today") -> Iterator[None]:
+    """Measure inside this block under named rules.
+
+    `kernel`: "eager" materialises the attention matrix; "fused" keeps query, key, value, output and one fp32 log-sum a row, as
+    the memory-efficient CUDA kernels do. `dropout`: as a GPU does it (one byte a value kept for backward), or off.
+    `era`: "2021" makes softmax keep its input as well as its output and T5's decoder keep its keys and values (torch < 1.12,
+    transformers 4); gradients zeroed in place belong to it too, and are the training step's business.
+    Attributes are patched, because a `TorchFunctionMode` is not active while checkpointing recomputes.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(attention(model, "sdpa" if kernel == "fused" else "eager"))
+        stack.enter_context(patch.object(functional, "dropout", _gpu_dropout if dropout else _no_dropout))
+        if kernel == "fused":
+            stack.enter_context(patch.object(functional, "scaled_dot_product_attention", _fused_attention))
+        if era == "2021":
+            stack.enter_context(patch.object(functional, "softmax", _softmax_2021))
+            stack.enter_context(_decoder_cache(model))
+        yield
+
+
+def _gpu_dropout(input, p=0.5, training=True, inplace=False):
+    """`F.dropout` as CUDA runs it: a boolean mask is kept, where the CPU keeps a float one."""
+    if not training or p == 0.0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
+
+
+def _no_dropout(input, p=0.5, training=True, inplace=False):
+    return input
+
+
+def _fused_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False):
+    bias = None
+    if attn_mask is not None:
+        bias = attn_mask if attn_mask.is_floating_point() else attn_mask.to(query.dtype)
+    return _FusedAttention.apply(query, key, value, bias)
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Shapes and saved tensors of a memory-efficient attention kernel on (batch, heads, length, head size); no values."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, bias):
+        batch, heads, length, _ = query.shape
+        output = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
+        logsumexp = query.new_empty(batch, heads, length, dtype=torch.float32)
+        ctx.save_for_backward(query, key, value, output, logsumexp, *([] if bias is None else [bias]))
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        query, key, value, _, logsumexp, *bias = ctx.saved_tensors
+        _delta = torch.empty_like(logsumexp)
+        grads = [
+            t.new_empty(t.shape[0], t.shape[2], t.shape[1], t.shape[3]).transpose(1, 2) for t in (query, key, value)
+        ]
+        return (*grads, torch.empty_like(bias[0]) if bias and ctx.needs_input_grad[3] else None)
+
+
+def _softmax_2021(input, dim=None, _stacklevel=3, dtype=None):
+    return _SoftmaxKeepingInput.apply(input if dtype is None else input.to(dtype), dim)
+
+
+class _SoftmaxKeepingInput(torch.autograd.Function):
+    """Softmax whose backward keeps input and output, as torch did before 1.12."""
+
+    @staticmethod
+    def forward(ctx, input, dim):
+        output = torch.softmax(input, dim)
+        ctx.dim = dim
+        ctx.save_for_backward(input, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, gradient):
+        input, output = ctx.saved_tensors
+        return torch._softmax_backward_data(gradient, output, ctx.dim, input.dtype), None
+
+
+@contextmanager
+def _decoder_cache(model: nn.Module) -> Iterator[None]:
+    """Keep what a T5 decoder's key and value projections give as long as the model's output lives, as `use_cache` did."""
+    kept: list[torch.Tensor] = []
+    handles = []
+
+    def with_output(_model: nn.Module, _inputs: tuple, output: object) -> None:
+        weakref.finalize(output, kept.clear)
+
+    if getattr(model.config, "model_type", "") in {"t5", "mt5"}:
+        handles.append(model.register_forward_hook(with_output))
+        for name, module in model.named_modules():
+            steps = name.split(".")
+            if "decoder" in steps and steps[-1] in {"k", "v"} and isinstance(module, nn.Module):
+                handles.append(module.register_forward_hook(lambda _m, _i, output: kept.append(output.detach())))
+    try:
+        yield
+    finally:
+        kept.clear()
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,86 @@
+"""A paper's structural measurements: each model at its published size on the meta device, with its methods, under the meters."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from replica.errors import ConfigError, ReplicaError
+from replica.meters.registry import ASSUMPTIONS, Measured, parse_meters, plain, run_meter
+from replica.methods.registry import parse
+
+if TYPE_CHECKING:
+    from replica.config import Project
+    from replica.config.schema import Measurement
+
+
+def measure_paper(project: Project, paper_id: str, report: Callable[[str], None] = lambda line: None) -> dict:
+    """Measure everything that a paper's `measurements:` name; needs no weights, no network and no accelerator.
+
+    Returns `{"paper", "versions", "measurements": {name: {meter: {...}, "assumptions": {...}}}}`, safe for JSON. `report` gets one
+    line for each measurement. Raises ConfigError naming the measurement for an unknown model, method, meter or option.
+    """
+    paper = project.paper(paper_id)
+    where = f"config/papers/{paper_id}.yaml: measurements"
+    checked = {name: parse_meters(m.meters, f"{where}.{name}.meters") for name, m in paper.measurements.items()}
+    results = {}
+    for name, measurement in paper.measurements.items():
+        start = time.perf_counter()
+        try:
+            results[name] = measure(project, measurement, checked[name])
+        except ReplicaError as error:
+            raise type(error)(f"{where}.{name}: {error}") from error
+        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({time.perf_counter() - start:.1f} s)")
+    return {"paper": paper_id, "versions": _versions(), "measurements": results}
+
+
+def measure(project: Project, measurement: Measurement, meters: dict[str, Any] | None = None) -> dict:
+    """Run one measurement's meters."""
+    meters = meters if meters is not None else parse_meters(measurement.meters)
+    results: dict[str, Any] = {}
+    measured = prepare(project, measurement)
+    for name, options in meters.items():
+        results[name] = run_meter(name, options, measured)
+    results["assumptions"] = {name: ASSUMPTIONS[name] for name in meters}
+    for name, options in meters.items():
+        shown = plain(options)
+        if shown:
+            results["assumptions"][f"{name}_options"] = shown
+    return results
+
+
+def prepare(project: Project, measurement: Measurement) -> Measured:
+    """Build a measurement's model on meta and put its methods in, in their order."""
+    from replica.meters.parameters import count_parameters
+    from replica.methods.base import Context
+    from replica.models import build
+
+    entry = project.model(measurement.model)
+    model = build(
+        entry,
+        head=measurement.head,
+        labels=measurement.labels,
+        device="meta",
+        attention="eager",
+        changes=dict(measurement.config),
+    )
+    base = count_parameters(model)["total"]
+    methods = {}
+    for reference in measurement.methods:
+        found, config = parse(reference)
+        if found.name in methods:
+            raise ConfigError(f"method '{found.name}' stands twice in one measurement")
+        methods[found.name] = found.load()(config)
+    context = Context(head=measurement.head)
+    for method in methods.values():
+        method.prepare(model, context)
+    return Measured(model=model, base_parameters=base, methods=methods)
+
+
+def _versions() -> dict[str, str]:
+    import torch
+    import transformers
+
+    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}

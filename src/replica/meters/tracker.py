@@ -1,0 +1,127 @@
+"""Follows every live tensor storage while a model runs, and says when the sum was largest and what made it up."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+CATEGORIES = ("parameter", "buffer", "input", "forward", "backward", "gradient", "optimizer")
+
+_ITEM = torch.ops.aten._local_scalar_dense.default
+
+
+class AnswerItems(TorchDispatchMode):
+    """Answers `.item()` on the meta device, where there is no value: 1, and for a truth value `truth`.
+
+    Models ask it of masks: whether all tokens are real (`truth=True`) or some are padding.
+    """
+
+    def __init__(self, truth: bool = True):
+        super().__init__()
+        self.truth = truth
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Answer the question or pass the call on."""
+        if func is _ITEM and args[0].is_meta:
+            return self.truth if args[0].dtype == torch.bool else 1
+        return func(*args, **(kwargs or {}))
+
+
+class StorageTracker(TorchDispatchMode):
+    """Sums the bytes of all storages on one device that are alive, by the phase that made them.
+
+    A storage counts once, whatever views it has, from the call that returns it until its last reference dies. Workspaces inside a
+    kernel are not seen. `phase` is set by the caller; `peak` is the largest sum since `start`, `at_peak` its parts.
+    """
+
+    def __init__(self, device: torch.device, truth: bool = True):
+        super().__init__()
+        self.device = device.type
+        self.truth = truth
+        self.phase = "forward"
+        self.live = dict.fromkeys(CATEGORIES, 0)
+        self.largest = dict.fromkeys(CATEGORIES, 0)
+        self.peak, self.peak_phase, self.at_peak = 0, "", dict(self.live)
+        self._storages: dict[int, tuple[weakref.ref, str, int]] = {}
+        self._total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run the operation and take up the storages of what it returns."""
+        if func is _ITEM and args[0].is_meta:
+            return self.truth if args[0].dtype == torch.bool else 1
+        result = func(*args, **(kwargs or {}))
+        for value in tree_iter(result):
+            if isinstance(value, torch.Tensor):
+                self.take(value)
+        return result
+
+    def add(self, category: str, tensors: Iterable[torch.Tensor]) -> None:
+        """Take up tensors that exist already under a category."""
+        for tensor in tensors:
+            self.take(tensor, category)
+
+    def take(self, tensor: torch.Tensor, category: str | None = None) -> None:
+        """Take up a tensor's storage if it is new; with a category, move it there."""
+        if tensor.device.type != self.device:
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        known = self._storages.get(key)
+        if known is not None and known[0]() is storage:
+            if category is not None and known[1] != category:
+                self._storages[key] = (known[0], category, known[2])
+                self._change(known[1], -known[2])
+                self._change(category, known[2])
+            return
+        size, made_in = storage.nbytes(), category or self.phase
+        reference = weakref.ref(storage, lambda dead, key=key: self._drop(key, dead))
+        self._storages[key] = (reference, made_in, size)
+        self._change(made_in, size)
+
+    def category_of(self, tensor: torch.Tensor) -> str | None:
+        """Return the category of a tensor's storage, or None when it is not followed."""
+        known = self._storages.get(tensor.untyped_storage()._cdata)
+        return known[1] if known else None
+
+    def _drop(self, key: int, dead: weakref.ref) -> None:
+        known = self._storages.get(key)
+        if known is not None and known[0] is dead:
+            del self._storages[key]
+            self._change(known[1], -known[2])
+
+    def _change(self, category: str, size: int) -> None:
+        self.live[category] += size
+        self._total += size
+        self.largest[category] = max(self.largest[category], self.live[category])
+        if self._total > self.peak:
+            self.peak, self.peak_phase, self.at_peak = self._total, self.phase, dict(self.live)
+
+
+class SavedBytes:
+    """Sums what autograd keeps for backward, each storage once; parameters, buffers and inputs apart."""
+
+    def __init__(self, tracker: StorageTracker):
+        self.tracker = tracker
+        self.sizes: dict[int, int] = {}
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what is saved inside this block."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    @property
+    def total(self) -> int:
+        """Bytes kept of what the forward pass made."""
+        return sum(self.sizes.values())
+
+    def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.tracker.category_of(tensor) not in ("parameter", "buffer", "input", None):
+            storage = tensor.untyped_storage()
+            self.sizes[storage._cdata] = storage.nbytes()
+        return tensor

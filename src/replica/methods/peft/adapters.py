@@ -1,0 +1,134 @@
+"""Bottleneck adapters of every kind: put into the sublayers, trained with the layer norms, kept in the stored model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+
+from replica.errors import ConfigError, nearest
+from replica.methods.base import Context, Method
+from replica.methods.peft.config import AdapterConfig, AdapterLowRankConfig, CompacterConfig, PHMAdapterConfig
+from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.methods.peft.layers import (
+    Adapter,
+    FullLinear,
+    HypercomplexLinear,
+    LowRankHypercomplexLinear,
+    LowRankLinear,
+    Rule,
+)
+from replica.methods.peft.places import sublayer_outputs
+from replica.models import body
+
+#: Name under which the body of a model owns the matrices A that its adapters share.
+RULE = "hypercomplex_rule"
+
+
+def _through_adapter(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return module.adapter(output)
+
+
+class BottleneckAdapters(Method):
+    """Adapters, PHM-adapters, low-rank adapters and Compacter, by the type of the configuration.
+
+    An adapter is a child of the output layer of its sublayer, and a forward hook of that layer applies it: the layer's own
+    weights keep their names. Compacter's A is one parameter of the model's body; the layers only refer to it.
+    """
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Put the adapters in (unless they were restored), drawn by the run's seed, and freeze the rest."""
+        if self._name() not in context.restored:
+            self.restore(model)
+            seeds = torch.Generator().manual_seed(context.seed)
+            if isinstance(self.config, CompacterConfig):
+                rule = getattr(body(model), RULE).weight
+                if not rule.is_meta:
+                    with torch.no_grad():
+                        rule.copy_(torch.empty(rule.shape).normal_(0.0, self.config.rule_std, generator=seeds))
+            for adapter in self._adapters(model):
+                adapter.reset(seeds)
+        added = [parameter for adapter in self._adapters(model) for parameter in adapter.parameters()]
+        if isinstance(self.config, CompacterConfig) and self.config.train_rule:
+            added.append(getattr(body(model), RULE).weight)
+        train_only(model, [*added, *also_trained(model, self.config)])
+
+    def restore(self, model: Any) -> None:
+        """Put adapters with zero weights into the model; raises ConfigError where sizes do not fit or some are there."""
+        config, hidden = self.config, body(model).config.hidden_size
+        if config.activation not in ACT2FN:
+            known = nearest(config.activation, ACT2FN)
+            raise ConfigError(f"method '{self._name()}': unknown activation '{config.activation}'{known}")
+        places = sublayer_outputs(model, config.places, config.skip_layers)
+        if not places:
+            raise ConfigError(
+                f"method '{self._name()}': skip_layers {config.skip_layers} leaves no layer with an adapter"
+            )
+        device = next(model.parameters()).device
+        width = self.bottleneck(hidden)
+        rule = None
+        if isinstance(config, CompacterConfig):
+            with torch.device(device):
+                rule = Rule(config.n)
+            body(model).add_module(RULE, rule)
+        for place in places:
+            if hasattr(place.module, "adapter"):
+                raise ConfigError(
+                    f"method '{self._name()}': the model has adapters already; use one adapter method a run"
+                )
+            with torch.device(device):
+                adapter = Adapter(
+                    self._linear(hidden, width, rule), self._linear(width, hidden, rule), config.activation
+                )
+            place.module.add_module("adapter", adapter)
+            place.module.register_forward_hook(_through_adapter)
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count the trained parameters by the formulas: per adapter, for A, the norms and a new head."""
+        config, hidden = self.config, body(model).config.hidden_size
+        width = self.bottleneck(hidden)
+        places = len(sublayer_outputs(model, config.places, config.skip_layers))
+        shared = 0
+        if isinstance(config, CompacterConfig):
+            n = config.n
+            shared = n**3 if config.train_rule else 0
+            matrices = 2 * n * (hidden // n + width // n)
+        elif isinstance(config, PHMAdapterConfig):
+            n = config.n
+            matrices = 2 * (n**3 + n * (hidden // n) * (width // n))
+        elif isinstance(config, AdapterLowRankConfig):
+            matrices = 2 * config.rank * (hidden + width)
+        else:
+            matrices = 2 * hidden * width
+        adapters = places * (matrices + width + hidden)
+        return {"trainable_parameters": adapters + shared + count(also_trained(model, config))}
+
+    def bottleneck(self, hidden: int) -> int:
+        """Return the width of the bottleneck; raises ConfigError where n does not divide the sizes."""
+        n = getattr(self.config, "n", 1)
+        width = self.config.bottleneck or -(-max(1, hidden // self.config.reduction) // n) * n
+        if hidden % n or width % n:
+            raise ConfigError(
+                f"method '{self._name()}': n = {n} must divide the hidden size {hidden} and the bottleneck {width}"
+            )
+        return width
+
+    def _linear(self, inputs: int, outputs: int, rule: Rule | None) -> nn.Module:
+        config = self.config
+        if isinstance(config, CompacterConfig):
+            return LowRankHypercomplexLinear(inputs, outputs, rule)
+        if isinstance(config, PHMAdapterConfig):
+            return HypercomplexLinear(inputs, outputs, config.n, config.rule_std)
+        if isinstance(config, AdapterLowRankConfig):
+            return LowRankLinear(inputs, outputs, config.rank)
+        return FullLinear(inputs, outputs, config.initial_std)
+
+    def _adapters(self, model: Any) -> list[Adapter]:
+        return [place.module.adapter for place in sublayer_outputs(model, self.config.places, self.config.skip_layers)]
+
+    def _name(self) -> str:
+        names = {CompacterConfig: "compacter", PHMAdapterConfig: "phm-adapter", AdapterLowRankConfig: "adapter-lowrank"}
+        default = "adapter" if type(self.config) is AdapterConfig else "adapter-drop"
+        return names.get(type(self.config), default)

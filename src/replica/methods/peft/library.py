@@ -1,0 +1,238 @@
+"""Methods that the peft library holds in full: LoRA, and the prompt and prefix modules, put into the model in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from replica.errors import ConfigError, nearest
+from replica.methods.base import Context, Method
+from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.models import body
+
+#: Architecture: last parts of the names of the query and value projections.
+QUERY_VALUE = {
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "xlm-roberta": ("query", "value"),
+    "electra": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "t5": ("q", "v"),
+    "mt5": ("q", "v"),
+    "vit": ("q_proj", "v_proj"),
+}
+
+
+class LoRA(Method):
+    """W + alpha / r * B A on chosen linear layers, with peft's layers while training; merged into W by `finalize`."""
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Put peft's LoRA layers in place, drawn by the run's seed, and freeze the rest."""
+        from peft import LoraConfig, inject_adapter_in_model
+
+        config = self.config
+        named = list(self._targets(model))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(context.seed)
+            inject_adapter_in_model(
+                LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=named),
+                model,
+            )
+        added = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+        train_only(model, [*added, *also_trained(model, config)])
+
+    def finalize(self, model: Any) -> Any:
+        """Return the model with plain linear layers whose weights are W + alpha / r * B A."""
+        from peft.tuners.lora import LoraLayer
+
+        wrapped = [(name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer)]
+        for name, module in wrapped:
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, module.get_base_layer())
+        for attribute in ("peft_config", "peft_type"):
+            model.__dict__.pop(attribute, None)
+        return model
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count r (inputs + outputs) for each chosen layer, and what is trained besides."""
+        layers = self._targets(model).values()
+        own = sum(self.config.rank * (layer.in_features + layer.out_features) for layer in layers)
+        return {"trainable_parameters": own + count(also_trained(model, self.config))}
+
+    def _targets(self, model: Any) -> dict[str, Any]:
+        """Return the linear layers to adapt by name; raises ConfigError where none fits."""
+        from peft.tuners.lora import LoraLayer
+
+        kind = body(model).config.model_type
+        ends = tuple(self.config.targets) or QUERY_VALUE.get(kind, ())
+        linear = {
+            name: module.get_base_layer() if isinstance(module, LoraLayer) else module
+            for name, module in model.named_modules()
+            if isinstance(module, (nn.Linear, LoraLayer)) and not name.endswith(".base_layer") and ".lora_" not in name
+        }
+        found = {name: layer for name, layer in linear.items() if name.rpartition(".")[2] in ends}
+        if not found:
+            known = {name.rpartition(".")[2] for name in linear}
+            hint = nearest(ends[0], known) if ends else f"; give `targets`, some of: {', '.join(sorted(known))}"
+            raise ConfigError(f"method 'lora': no linear layer of architecture '{kind}' is named {list(ends)}{hint}")
+        return found
+
+
+class PromptTuning(Method):
+    """Trained embeddings before the encoder's input (peft's PromptEmbedding); the model's frozen body reads them.
+
+    In T5 the encoder gets them and cross-attention sees them, as in Lester et al. In encoders of BERT's kind the outputs
+    at the prompt are dropped again, so that heads see as many positions as without a prompt.
+    """
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Put the prompt in (unless it was restored), drawn by the run's seed, and freeze the rest."""
+        if "prompt-tuning" not in context.restored:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(context.seed)
+                self.restore(model)
+        train_only(model, [*_reader(model).prompt.parameters(), *also_trained(model, self.config)])
+
+    def restore(self, model: Any) -> None:
+        """Put a prompt module and its hooks into the model; raises ConfigError for architectures without support."""
+        from peft import PromptEmbedding, PromptTuningConfig
+
+        reader = _reader(model)
+        config = PromptTuningConfig(
+            num_virtual_tokens=self.config.tokens,
+            token_dim=reader.config.hidden_size,
+            num_transformer_submodules=1,
+            prompt_tuning_init="SAMPLE_VOCAB" if self.config.init == "vocabulary" else "RANDOM",
+        )
+        words = reader.get_input_embeddings()
+        reader.add_module("prompt", PromptEmbedding(config, words).to(words.weight.device))
+        reader.register_forward_pre_hook(_prepend_prompt, with_kwargs=True)
+        if reader is body(model):
+            reader.register_forward_hook(_drop_prompt)
+        else:
+            body(model).decoder.register_forward_pre_hook(_see_prompt, with_kwargs=True)
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count tokens x hidden size, and what is trained besides."""
+        own = self.config.tokens * body(model).config.hidden_size
+        return {"trainable_parameters": own + count(also_trained(model, self.config))}
+
+
+class PrefixTuning(Method):
+    """Trained keys and values before those of every self-attention layer (peft's PrefixEncoder), for BERT and RoBERTa."""
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Put the prefix in (unless it was restored), drawn by the run's seed, and freeze the rest."""
+        if "prefix-tuning" not in context.restored:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(context.seed)
+                self.restore(model)
+        train_only(model, [*body(model).prefix.parameters(), *also_trained(model, self.config)])
+
+    def restore(self, model: Any) -> None:
+        """Put a prefix module and its hook into the model; raises ConfigError for architectures without support."""
+        from peft import PrefixEncoder, PrefixTuningConfig
+
+        inner = body(model)
+        if inner.config.model_type not in ("bert", "roberta", "xlm-roberta"):
+            raise ConfigError(
+                f"method 'prefix-tuning': architecture '{inner.config.model_type}' is not supported; "
+                "bert, roberta and xlm-roberta are, and prompt-tuning also supports t5"
+            )
+        config = PrefixTuningConfig(
+            num_virtual_tokens=self.config.tokens,
+            token_dim=inner.config.hidden_size,
+            num_layers=inner.config.num_hidden_layers,
+            num_attention_heads=inner.config.num_attention_heads,
+            num_transformer_submodules=1,
+            encoder_hidden_size=inner.config.hidden_size,
+        )
+        inner.add_module("prefix", PrefixEncoder(config).to(next(model.parameters()).device))
+        inner.register_forward_pre_hook(_attend_to_prefix, with_kwargs=True)
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count tokens x layers x 2 x hidden size, and what is trained besides."""
+        config = body(model).config
+        own = self.config.tokens * config.num_hidden_layers * 2 * config.hidden_size
+        return {"trainable_parameters": own + count(also_trained(model, self.config))}
+
+
+def _reader(model: Any) -> nn.Module:
+    """Return the module that reads the prompt: the encoder of T5, the body of an encoder of BERT's kind."""
+    inner = body(model)
+    kind = inner.config.model_type
+    if kind in ("t5", "mt5"):
+        return inner.encoder
+    if kind not in ("bert", "roberta", "xlm-roberta"):
+        raise ConfigError(
+            f"method 'prompt-tuning': architecture '{kind}' is not supported; bert, roberta, xlm-roberta and t5 are"
+        )
+    return inner
+
+
+def _room(module: nn.Module, length: int) -> None:
+    limit = getattr(module.config, "max_position_embeddings", None)
+    limit = None if limit is None else limit - (2 if "roberta" in module.config.model_type else 0)
+    if limit is not None and length > limit:
+        raise ConfigError(f"prompt and input have {length} positions, the model {limit}: lower `tokens` or max_length")
+
+
+def _prepend_prompt(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    ids = args[0] if args else kwargs.get("input_ids")
+    words = kwargs.get("inputs_embeds")
+    words = module.get_input_embeddings()(ids) if words is None else words
+    rows = words.shape[0]
+    prompt = module.prompt(torch.arange(module.prompt.embedding.num_embeddings, device=words.device))
+    tokens = prompt.shape[0]
+    _room(module, tokens + words.shape[1])
+    changed = {**kwargs, "input_ids": None, "inputs_embeds": torch.cat([prompt.expand(rows, -1, -1), words], 1)}
+    for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
+        position = 1 if name == "attention_mask" else 2
+        given = kwargs.get(name, args[position] if len(args) > position and "decoder" not in kwargs else None)
+        if given is not None:
+            changed[name] = torch.cat([given.new_full((rows, tokens), value), given], 1)
+    return (), changed
+
+
+def _drop_prompt(module: nn.Module, args: tuple, output: Any) -> Any:
+    tokens = module.prompt.embedding.num_embeddings
+    output["last_hidden_state"] = output.last_hidden_state[:, tokens:]
+    if getattr(module, "pooler", None) is not None:
+        output["pooler_output"] = module.pooler(output.last_hidden_state)
+    if output.get("hidden_states") is not None:
+        output["hidden_states"] = tuple(states[:, tokens:] for states in output.hidden_states)
+    return output
+
+
+def _see_prompt(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
+    if states is None or mask is None or mask.shape[1] == states.shape[1]:
+        return args, kwargs
+    prompt = mask.new_ones(mask.shape[0], states.shape[1] - mask.shape[1])
+    return args, {**kwargs, "encoder_attention_mask": torch.cat([prompt, mask], 1)}
+
+
+def _attend_to_prefix(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    from transformers import DynamicCache
+
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+    given = kwargs.get("input_ids")
+    given = kwargs["inputs_embeds"] if given is None else given
+    rows, length = given.shape[:2]
+    config, tokens = module.config, module.prefix.embedding.num_embeddings
+    _room(module, tokens + length)
+    heads = config.num_attention_heads
+    flat = module.prefix(torch.arange(tokens, device=given.device))
+    parts = flat.view(tokens, 2 * config.num_hidden_layers, heads, config.hidden_size // heads).permute(1, 2, 0, 3)
+    cache = DynamicCache()
+    for layer in range(config.num_hidden_layers):
+        key, value = (part.expand(rows, -1, -1, -1) for part in parts[2 * layer : 2 * layer + 2])
+        cache.update(key, value, layer)
+    mask = kwargs.get("attention_mask")
+    mask = torch.ones(rows, length, dtype=torch.long, device=given.device) if mask is None else mask
+    kwargs["attention_mask"] = torch.cat([mask.new_ones(rows, tokens), mask], 1)
+    return (), {**kwargs, "past_key_values": cache}

@@ -1,0 +1,116 @@
+"""Masks on linear layers: which layers take them, how magnitude chooses them, the layer that multiplies by them.
+
+A mask is the boolean buffer `weight_mask`, of the weight's shape, on the layer itself: it is stored in resume
+checkpoints and moves between devices with the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from replica.errors import ConfigError
+
+MASK = "weight_mask"
+
+
+class MaskedLinear(nn.Linear):
+    """A linear layer that computes with weight * mask.
+
+    The gradient of the weight is zero where the mask is (no straight-through estimator), and the stored value stays.
+    """
+
+    honours_mask = True
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map (…, in_features) to (…, out_features)."""
+        return functional.linear(input, masked_weight(self), self.bias)
+
+
+def masked_weight(layer: nn.Linear) -> torch.Tensor:
+    """Return the weight that the layer computes with: times its mask where it has one. Shape (out, in)."""
+    mask = getattr(layer, MASK, None)
+    return layer.weight if mask is None else layer.weight * mask
+
+
+def maskable_linears(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.Linear]:
+    """Return the linear layers whose names contain none of `exclude` and whose weight no embedding shares, by name."""
+    exclude = tuple(exclude)
+    embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    found = {}
+    for name, module in model.named_modules():
+        if (
+            isinstance(module, nn.Linear)
+            and not any(part in name for part in exclude)
+            and id(module.weight) not in embedded
+        ):
+            found[name] = module
+    return found
+
+
+def add_mask(name: str, layer: nn.Linear, mask: torch.Tensor) -> None:
+    """Put a mask on a layer in place; the weight stays the same parameter under the same name.
+
+    Raises ConfigError where the layer has a mask already, or is of a kind that would ignore it.
+    """
+    if getattr(layer, MASK, None) is not None:
+        raise ConfigError(
+            f"layer '{name}' has a mask already: 'gradual-magnitude-pruning' and 'pattern-lock' cannot act in one run"
+        )
+    if type(layer) is nn.Linear:
+        layer.__class__ = MaskedLinear
+    elif not getattr(layer, "honours_mask", False):
+        raise ConfigError(f"layer '{name}' is a {type(layer).__name__}, which does not compute with a mask; exclude it")
+    layer.register_buffer(MASK, mask)
+
+
+@torch.no_grad()
+def bake_mask(layer: nn.Module) -> None:
+    """Write the mask's zeros into the weight and take the mask off; does nothing for a layer without one."""
+    mask = getattr(layer, MASK, None)
+    if mask is None:
+        return
+    layer.weight.masked_fill_(~mask, 0.0)
+    delattr(layer, MASK)
+    if type(layer) is MaskedLinear:
+        layer.__class__ = nn.Linear
+
+
+def pruned_count(numel: int, sparsity: float, block: tuple[int, int] | None = None) -> int:
+    """Return how many of a matrix's `numel` weights are pruned at a sparsity: rounded to whole weights or blocks."""
+    size = block[0] * block[1] if block else 1
+    return round(sparsity * (numel // size)) * size
+
+
+@torch.no_grad()
+def magnitude_mask(weight: torch.Tensor, sparsity: float, block: tuple[int, int] | None = None) -> torch.Tensor:
+    """Return the boolean mask that keeps the largest magnitudes of a matrix (out, in).
+
+    The mask is |w| > threshold with the threshold at the `sparsity` quantile of the stored magnitudes. Among equal
+    magnitudes those that come first are kept, so that the number of zeros is exactly `pruned_count`. With `block`
+    (rows, columns) the score of a block is the mean magnitude in it. Raises ConfigError for a block that does not
+    divide the matrix.
+    """
+    scores = weight.detach().abs()
+    if block:
+        rows, columns = block
+        if weight.shape[0] % rows or weight.shape[1] % columns:
+            raise ConfigError(f"blocks of {rows}x{columns} do not divide a weight of {tuple(weight.shape)}")
+        scores = scores.reshape(weight.shape[0] // rows, rows, weight.shape[1] // columns, columns).mean((1, 3))
+    flat = scores.flatten()
+    prune = round(sparsity * flat.numel())
+    if prune == 0 or weight.is_meta:
+        keep = torch.ones_like(flat, dtype=torch.bool)
+    elif prune >= flat.numel():
+        keep = torch.zeros_like(flat, dtype=torch.bool)
+    else:
+        threshold = flat.kthvalue(prune).values
+        keep = flat > threshold
+        lacking = flat.numel() - prune - int(keep.sum())
+        if lacking:
+            keep[(flat == threshold).nonzero().flatten()[:lacking]] = True
+    keep = keep.view(scores.shape)
+    return keep.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1) if block else keep

@@ -1,0 +1,50 @@
+"""Which of the tried values a run takes, from its candidates' scores on the select split. Imports no torch."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from replica.assets import manifest
+from replica.config.schema import Task
+from replica.files import atomic_folder
+from replica.paths import Layout
+from replica.plan.runs import Plan, Run
+
+
+def choose_candidate(layout: Layout, plan: Plan, run: Run, task: Task) -> dict[str, Any]:
+    """Pick among a run's candidates by the task's primary metric on the select split; ties go to the first tried.
+
+    Returns `chosen` (the values), `winner` (the candidate's id) and `scores` (by tried values).
+    """
+    metric = task.primary
+    scores = {
+        candidate: manifest.read(layout.run(plan.scale, candidate, 0))["selection"][metric.name]
+        for candidate in run.candidates
+    }
+    best = (max if metric.direction == "higher" else min)(scores.values())
+    winner = next(candidate for candidate in run.candidates if scores[candidate] == best)
+    tried = run.spec["tune"]
+    return {
+        "chosen": tried[winner],
+        "winner": winner,
+        "metric": metric.name,
+        "scores": {", ".join(f"{k}={v}" for k, v in tried[c].items()): score for c, score in scores.items()},
+    }
+
+
+def adopt_winner(layout: Layout, plan: Plan, run: Run, task: Task) -> str:
+    """Store the winning candidate's result as the run's first seed; returns the winner's id.
+
+    The winner has the same specification with the chosen values and the same seed, hence the same bytes.
+    """
+    selection = choose_candidate(layout, plan, run, task)
+    source = layout.run(plan.scale, selection["winner"], 0)
+    facts = manifest.verify(source)
+    files = facts.pop("files")
+    facts.update(run=run.id, spec=run.spec, tuning=selection, adopted_from=facts["run"], candidates=run.candidates)
+    with atomic_folder(layout.run(plan.scale, run.id, 0)) as folder:
+        for name in files:
+            shutil.copyfile(source / name, folder / name)
+        manifest.write(folder, **facts)
+    return selection["winner"]

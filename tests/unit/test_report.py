@@ -1,0 +1,300 @@
+"""Tables, figures, page and scorecard show the ledger's numbers, safely and the same every time."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from replica.claims.compare import report
+from replica.claims.evidence import Evidence
+from replica.claims.ledger import merge, read_claims, to_csv, to_json
+from replica.claims.numbers import text
+from replica.errors import ConfigError
+from replica.files import write_json, write_text
+from replica.plan import build_plan
+from replica.report import figures, page, tables
+from replica.report.scorecard import scorecard
+from replica.report.sheets import Sheet, latex
+from tests.unit.synthetic_checkout import claim, fill, make
+
+
+def build(root: Path) -> dict:
+    """Make claims, ledger, tables, figures and page of the synthetic checkout."""
+    with contextlib.chdir(root):
+        made = _build(Path())
+    return {**made, "root": root, "results": root / "results", "folder": root / made["folder"]}
+
+
+def _build(root: Path) -> dict:
+    project = make(root)
+    ids = {name: build_plan(project, name).named["toy"][name] for name in ("laptop", "paper")}
+    results = root / "results"
+    fill(results, ids)
+    paper, folder = project.paper("toy"), results / "laptop" / "papers" / "toy"
+    write_json(folder / "claims.json", report(project, "toy", "laptop", results, ids))
+    claims = read_claims(folder / "claims.json")
+    rows = merge([claims])
+    write_text(results / "claims.csv", to_csv(rows))
+    write_text(results / "claims.json", to_json(rows))
+    tables.write(paper, claims, folder / "tables")
+    drawn = figures.write(paper, claims, Evidence(project, paper, "laptop", results, ids), folder / "figures")
+    page.write([paper], rows, "laptop", results, results / "report" / "index.html")
+    return {
+        "root": root,
+        "results": results,
+        "folder": folder,
+        "rows": rows,
+        "claims": claims,
+        "drawn": drawn,
+        "paper": paper,
+    }
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("toy"))
+
+
+class Cells(HTMLParser):
+    """Collects the texts of table rows, and everything an attribute could load."""
+
+    def __init__(self, content: str):
+        super().__init__()
+        self.rows: list[list[str]] = []
+        self.loads: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self._open = False
+        self.feed(content)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.ids += [values["id"]] if "id" in values else []
+        self.links += [values["href"]] if tag == "a" else []
+        self.loads += [values[key] for key in ("src", "srcset", "data", "poster", "action") if key in values]
+        self.loads += [values["href"]] if tag in ("link", "base") else []
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+            self._open = True
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._open = False
+
+    def handle_data(self, data):
+        if self._open:
+            self.rows[-1][-1] += data
+
+
+def test_every_row_of_the_ledger_stands_on_the_page_with_its_numbers(built):
+    shown = Cells((built["results"] / "report" / "index.html").read_text(encoding="utf-8"))
+    by_claim = {}
+    for row in shown.rows:
+        if len(row) == 6 and row[0]:
+            by_claim[row[0].split()[0]] = row
+    for row in built["rows"]:
+        found = next(cells for name, cells in by_claim.items() if name == row["claim"])
+        assert found[1] == row["evidence"]
+        assert found[2] == text(row["paper_value"]) + ("†" if row["confidence"] == "low" else "")
+        assert found[3].startswith(text(row["our_value"]))
+        if row["low"] is not None:
+            assert f"[{text(row['low'])}, {text(row['high'])}]" in found[3]
+        assert row["verdict"] in found[4]
+        assert row["reason"] in found[5]
+
+
+def test_numbers_of_csv_and_markdown_are_the_ledgers(built):
+    by_claim = {row["claim"]: row for row in built["rows"]}
+    listed = list(csv.DictReader(io.StringIO((built["folder"] / "tables" / "all-claims.csv").read_text())))
+    assert {line["claim"] for line in listed} == set(by_claim)
+    markdown = (built["folder"] / "tables" / "all-claims.md").read_text()
+    for line in listed:
+        row = by_claim[line["claim"]]
+        assert line["ours"] == text(row["our_value"]) and line["paper"].rstrip("†") == text(row["paper_value"])
+        assert f"| {line['claim']} |" in markdown and line["ours"] in markdown
+
+
+def test_a_declared_table_has_the_papers_shape(built):
+    lines = list(csv.reader(io.StringIO((built["folder"] / "tables" / "sizes.csv").read_text())))
+    # two-level keys are rows by columns; a list's columns are named by the metric "size / cost"
+    assert lines[0][::3] == [
+        "",
+        "total: verdict",
+        "trainable size: verdict",
+        "trainable cost: verdict",
+        "parameters: verdict",
+    ]
+    assert lines[1] == ["toy-base", "1004", "1000", "match", "10", "15", "match", "20", "15", "match", "", "", ""]
+    assert lines[2] == ["6x768", "300", "400", "worse", "5", "47", "worse", "", "", "", "", "", ""]
+    assert lines[3][0] == "Toy-base" and lines[3][-3:] == ["1000", "1000", "match"]
+
+
+def test_a_transposed_table_turns_rows_and_columns(built):
+    lines = list(csv.reader(io.StringIO((built["folder"] / "tables" / "scores.csv").read_text())))
+    assert [line[0] for line in lines[1:]] == ["accuracy", "F1", "accuracy / F1"]
+    assert lines[0][1] == "A: paper"
+
+
+def test_claims_that_share_lines_and_metric_get_columns_by_model(tmp_path):
+    entries = [claim("one", value={"a": 1, "b": 2}, model="M1"), claim("two", value={"a": 3}, model="M2")]
+    apart = [claim("three", value={"c": 4}, metric="other"), claim("four", value={"d": 5}, metric="other")]
+    names = [entry["id"] for entry in entries + apart]
+    table = {"id": "t", "title": "T", "claims": names}
+    paper = make(tmp_path, entries + apart, tables=[table], figures=[]).paper("toy")
+    rows = report(make(tmp_path, entries + apart, tables=[table], figures=[]), "toy", "laptop", tmp_path, {})["rows"]
+    made = tables.grids(paper, rows)[0]
+    assert made.columns == ["M1", "M2", "other"]
+    assert {line: list(cells) for line, cells in made.lines.items()} == {
+        "a": ["M1", "M2"],
+        "b": ["M1"],
+        "c": ["other"],
+        "d": ["other"],
+    }
+
+
+def test_effects_can_be_chosen_and_a_wrong_name_is_an_error(built, tmp_path):
+    series = {"a label": "toy-tend"}
+    figure = {"id": "chosen", "title": "Chosen", "kind": "effects", "series": series}
+    project = make(tmp_path, figures=[figure])
+    evidence = Evidence(project, project.paper("toy"), "laptop", tmp_path, {})
+    with pytest.raises(ConfigError, match=r"figures.chosen: series: .*did you mean 'toy-trend'"):
+        figures.write(project.paper("toy"), built["claims"], evidence, tmp_path / "out")
+    series["a label"] = "toy-trend"
+    project = make(tmp_path, figures=[figure])
+    assert figures.write(project.paper("toy"), built["claims"], evidence, tmp_path / "out")[0]["drawn"]
+    assert "a label" in (tmp_path / "out" / "chosen.svg").read_text()
+
+
+def test_low_confidence_is_marked_wherever_the_number_stands(built):
+    assert "1004† / 1000 =" in (built["folder"] / "tables" / "sizes.md").read_text()
+    assert r"1004$^{\dagger}$ / 1000 $=$".replace("$=$", "=") in (built["folder"] / "tables" / "sizes.tex").read_text()
+    assert "low confidence" in (built["results"] / "report" / "index.html").read_text()
+
+
+def test_latex_escapes_what_it_must(built):
+    assert latex(r"50% of a_b & {c} #1 $x ~ ^ \n < >") == (
+        r"50\% of a\_b \& \{c\} \#1 \$x \textasciitilde{} \textasciicircum{} \textbackslash{}n \textless{} \textgreater{}"
+    )
+    source = (built["folder"] / "tables" / "all-claims.tex").read_text()
+    assert r"Toys \& Trifles: 50\% smaller\_models" in source and r"\toprule" in source
+    for line in source.splitlines():
+        if line.endswith(r"\\") and "&" in line and not line.startswith(r"\caption"):
+            assert len(re.findall(r"(?<!\\)&", line)) == 10
+    assert not re.search(r"(?<!\\)[%#_]", source)
+
+
+def test_markdown_bars_do_not_break_rows():
+    assert Sheet("t", ["a|b"], [["x|y"]]).to_markdown().splitlines()[-1] == "| x\\|y |"
+
+
+def test_metric_names_become_columns():
+    assert tables.column_names("EM, F1", 2) == ["EM", "F1"]
+    assert tables.column_names("average score [GLUE, AdvGLUE]", 2) == ["GLUE", "AdvGLUE"]
+    assert tables.column_names("MNLI-m/mm, QQP, avg", 3) == ["MNLI-m/mm", "QQP", "avg"]
+    assert tables.column_names("accuracy", 2) == ["accuracy 1", "accuracy 2"]
+
+
+def test_figures_are_drawn_where_something_is_measured(built):
+    drawn = {entry["id"]: entry["drawn"] for entry in built["drawn"]}
+    assert drawn == {
+        "sizes": True, "table": True, "plane": True, "curve": True, "nothing": False, "effect": True, "verdicts": True,
+        "agreement": True,
+    }  # fmt: skip
+    missing = next(entry["missing"] for entry in built["drawn"] if entry["id"] == "nothing")
+    assert missing and "paper scale" in missing[0]
+    for name, done in drawn.items():
+        for suffix in ("svg", "png", "pdf"):
+            assert (built["folder"] / "figures" / f"{name}.{suffix}").exists() is done
+
+
+def test_a_paper_without_any_measurement_has_a_figure(tmp_path):
+    project = make(tmp_path, figures=[])
+    ids = {"laptop": build_plan(project, "laptop").named["toy"]["laptop"]}
+    claims = report(project, "toy", "laptop", tmp_path / "results", ids)
+    evidence = Evidence(project, project.paper("toy"), "laptop", tmp_path / "results", ids)
+    assert [
+        entry["id"]
+        for entry in figures.write(project.paper("toy"), claims, evidence, tmp_path / "out")
+        if entry["drawn"]
+    ] == ["verdicts"]
+
+
+def test_everything_comes_out_the_same_twice(built, tmp_path):
+    again = build(tmp_path)
+    for first in sorted(built["results"].rglob("*")):
+        second = again["results"] / first.relative_to(built["results"])
+        if first.is_file() and "runs" not in first.parts:
+            assert first.read_bytes() == second.read_bytes(), first.relative_to(built["results"])
+
+
+def test_the_page_needs_no_network(built):
+    content = (built["results"] / "report" / "index.html").read_text(encoding="utf-8")
+    parsed = Cells(content)
+    assert parsed.loads and all(re.fullmatch(r"figures/toy/[a-z-]+\.svg", name) for name in parsed.loads)
+    assert all((built["results"] / "report" / name).is_file() for name in parsed.loads)
+    assert not re.search(
+        r"url\(|@import|https?:|//[a-z]|fetch\(|XMLHttp", content.split("</head>")[0] + content.split("<script>")[1]
+    )
+    assert all(link.startswith("#") and link[1:] in parsed.ids for link in parsed.links)
+    for name in parsed.loads:
+        drawing = (built["results"] / "report" / name).read_text()
+        assert not re.search(r'(?:href|src)="(?!#)', drawing) and "<dc:date>" not in drawing
+
+
+def test_the_page_escapes_what_papers_say(built):
+    content = (built["results"] / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Small &lt;models&gt; are smaller." in content and "<models>" not in content
+    assert "Table 9 counts a bias twice." in content and "its own formula gives 47" in content
+    assert "torch 2.13.0" in content and "toy chip" in content
+    assert "snakemake --config scale=laptop papers=toy" in content
+
+
+def test_scorecard_fits_a_plain_log(built):
+    out = io.StringIO()
+    Console(file=out, width=100).print(scorecard(built["rows"], "results/report/index.html"))
+    shown = out.getvalue()
+    # structural: total, share, order and three sizes match; two sizes worse; one erratum; one blocked
+    assert "6 match" in shown and "2 worse" in shown and "1 paper-inconsistent" in shown and "1 blocked" in shown
+    assert "[+0.516, +5.48]" in shown and "inconclusive" in shown and "results/report/index.html" in shown
+    assert len(shown.splitlines()) < 30 and "\x1b" not in shown
+
+
+def test_the_programs_do_the_same(built, tmp_path, root):
+    """The five scripts in a row, files in and files out."""
+    folder, name = built["root"], "toy"
+
+    def call(script, *arguments):
+        command = [sys.executable, str(root / "scripts" / f"{script}.py"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+
+    claims = tmp_path / "claims.json"
+    done = call("compare", "--paper", name, "--scale", "laptop", "--results", "results", "--out", claims)
+    assert done.returncode == 0, done.stderr
+    stored = json.loads((built["folder"] / "claims.json").read_text())
+    numbers = [(row["claim"], row["our_value"], row["verdict"]) for row in stored["rows"]]
+    assert [
+        (row["claim"], row["our_value"], row["verdict"]) for row in json.loads(claims.read_text())["rows"]
+    ] == numbers
+    ledger = tmp_path / "ledger.json"
+    done = call("ledger", claims, "--out-csv", tmp_path / "ledger.csv", "--out-json", ledger)
+    assert done.returncode == 0, done.stderr
+    assert call("tables", "--paper", name, "--claims", claims, "--out", tmp_path / "tables").returncode == 0
+    shared = ("--scale", "laptop", "--results", "results")
+    done = call("figures", "--paper", name, "--claims", claims, *shared, "--out", tmp_path / "figures")
+    assert "nothing: not drawn" in done.stdout, done.stderr
+    done = call("report", "--ledger", ledger, *shared, "--out", tmp_path / "report" / "index.html")
+    assert done.returncode == 0 and "inconclusive" in done.stdout, done.stderr
+    done = call("compare", "--paper", "toi", "--scale", "laptop", "--out", claims)
+    assert (done.returncode, "did you mean 'toy'" in done.stderr) == (2, True)
