@@ -14,10 +14,28 @@ from replica.plan import build_plan
 from .checkout import make_checkout, snakemake
 
 pytestmark = pytest.mark.workflow
-COLUMNS = (
-    "paper,claim,evidence,scale,metric,dataset,split,paper_value,our_value,low,high,seeds,unit,direction,tolerance,"
-    "verdict,reason,runs,source,confidence"
-).split(",")
+COLUMNS = [
+    "paper",
+    "claim",
+    "evidence",
+    "scale",
+    "metric",
+    "dataset",
+    "split",
+    "paper_value",
+    "our_value",
+    "low",
+    "high",
+    "seeds",
+    "unit",
+    "direction",
+    "tolerance",
+    "verdict",
+    "reason",
+    "runs",
+    "source",
+    "confidence",
+]
 
 
 @pytest.fixture(scope="module")
