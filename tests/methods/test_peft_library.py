@@ -65,6 +65,7 @@ def test_a_few_steps_lower_the_loss_and_leave_the_rest_as_it_was(reference, kind
         return
     model, method = prepared(reference, kind)
     frozen = {name: p.detach().clone() for name, p in model.named_parameters() if not p.requires_grad}
+    assert method.expected(model)["trainable_parameters"] == trainable(model)
     prompt = reference["name"] == "prompt-tuning"  # a few embeddings before a random frozen model change little
     losses = train(model, kind, 15, 0.3 if prompt else 3e-2)
     assert losses[-1] < (0.99 if prompt else 0.97) * losses[0]
@@ -80,7 +81,7 @@ def test_subspace_moves_every_tensor_by_its_layers_scale_times_the_projection():
     model, method = prepared({"name": "intrinsic-said", "dimension": 103, "head": False}, "bert", seed=4)
     assert trainable(model) == 103
     assert method.expected(model) == {"trainable_parameters": 103}
-    subspace = model.intrinsic_subspace
+    subspace = model.base_model.intrinsic_subspace
     assert subspace.scales.shape == (3,)
     with torch.no_grad():
         torch.testing.assert_close(model(**batch("bert")).logits, tiny("bert")(**batch("bert")).logits)
@@ -102,7 +103,7 @@ def test_subspace_moves_every_tensor_by_its_layers_scale_times_the_projection():
 def test_subspace_moves_tied_embeddings_together():
     model, method = prepared({"name": "intrinsic-said", "dimension": 64}, "t5")
     with torch.no_grad():
-        model.intrinsic_subspace.coordinates.normal_()
+        model.base_model.intrinsic_subspace.coordinates.normal_()
         moved = model(**batch("t5")).logits
     final = method.finalize(model)
     assert final.lm_head.weight is final.shared.weight

@@ -2,11 +2,11 @@
 
 
 use rule train as adapt with:
-    wildcard_constraints:
-        run=r"adapt-[a-z0-9-]+-[0-9a-f]{8}",
     log:
         "logs/adapt/{scale}/{run}-seed{seed}.log",
     benchmark:
         "benchmarks/adapt/{scale}/{run}-seed{seed}.tsv"
+    wildcard_constraints:
+        run=r"adapt-[a-z0-9-]+-[0-9a-f]{8}",
     message:
         "adapting: {wildcards.run}, seed {wildcards.seed}"

@@ -12,7 +12,9 @@ from replica.plan.resources import resources_of
 from replica.plan.targets import evaluated_runs, fingerprint, paper_inputs
 
 # Jobs use the Python that runs Snakemake, whether or not its environment is activated.
-shell.prefix(f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; ")
+shell.prefix(
+    f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; "
+)
 
 try:
     PROJECT = load_project(
@@ -51,7 +53,9 @@ def run_inputs(wildcards):
         for role, parent in run.parents.items()
     }
     if run.candidates:
-        found["candidates"] = [f"{run_folder(name, 0)}/manifest.json" for name in run.candidates]
+        found["candidates"] = [
+            f"{run_folder(name, 0)}/manifest.json" for name in run.candidates
+        ]
     found["data"] = f"assets/prepared/{run.data}/manifest.json"
     if run.models:
         found["models"] = [f"assets/models/{name}/manifest.json" for name in run.models]
@@ -63,7 +67,10 @@ def evaluation_inputs(wildcards):
     run = PLAN.run(wildcards.run)
     return {
         "run": f"{run_folder(wildcards.run, wildcards.seed)}/manifest.json",
-        "data": [f"assets/prepared/{name}/manifest.json" for name in sorted(run.evaluate.values())],
+        "data": [
+            f"assets/prepared/{name}/manifest.json"
+            for name in sorted(run.evaluate.values())
+        ],
     }
 
 
@@ -93,7 +100,9 @@ def prepare_length(wildcards):
 
 def wanted_metrics(wildcards):
     """Metrics of every run that an enabled paper's claims read."""
-    return [f"{run_folder(run, seed)}/metrics.json" for run, seed in evaluated_runs(PLAN)]
+    return [
+        f"{run_folder(run, seed)}/metrics.json" for run, seed in evaluated_runs(PLAN)
+    ]
 
 
 def compare_inputs(wildcards):
@@ -125,7 +134,9 @@ def paper_outputs(wildcards):
     """Tables and figures of the paper named by `--config paper=NAME`."""
     name = config.get("paper")
     if name not in PROJECT.papers:
-        raise WorkflowError(f"target paper: give --config paper=NAME, one of: {', '.join(PROJECT.papers)}")
+        raise WorkflowError(
+            f"target paper: give --config paper=NAME, one of: {', '.join(PROJECT.papers)}"
+        )
     return [f"results/{SCALE}/papers/{name}/{kind}" for kind in ("tables", "figures")]
 
 
@@ -136,7 +147,9 @@ def run_threads(wildcards):
 
 def run_mem_mb(wildcards, attempt):
     """Memory of a run in MB; half as much again with every attempt."""
-    return int(resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"] * (1 + 0.5 * (attempt - 1)))
+    return int(
+        resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"] * (1 + 0.5 * (attempt - 1))
+    )
 
 
 def run_minutes(wildcards, attempt):

@@ -11,14 +11,14 @@ rule compare:
         measured=compare_inputs,
     output:
         claims="results/{scale}/papers/{paper}/claims.json",
-    params:
-        fingerprint=compare_fingerprint,
     log:
         "logs/compare/{scale}/{paper}.log",
     benchmark:
         "benchmarks/compare/{scale}/{paper}.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        fingerprint=compare_fingerprint,
     message:
         "comparing {wildcards.paper} with what was measured"
     shell:
@@ -28,10 +28,15 @@ rule compare:
 
 rule ledger:
     input:
-        claims=expand("results/{scale}/papers/{paper}/claims.json", scale=SCALE, paper=PROJECT.papers),
+        claims=expand(
+            "results/{scale}/papers/{paper}/claims.json",
+            scale=SCALE,
+            paper=PROJECT.papers,
+        ),
     output:
         csv=LEDGER,
         json=f"{PREFIX}claims.json",
+        summary=f"{PREFIX}summary.json",
     log:
         "logs/ledger.log",
     benchmark:
@@ -41,4 +46,5 @@ rule ledger:
     message:
         "writing the ledger"
     shell:
-        "python scripts/ledger.py {input.claims} --out-csv {output.csv} --out-json {output.json} > {log} 2>&1"
+        "python scripts/ledger.py {input.claims} --out-csv {output.csv} --out-json {output.json}"
+        " --out-summary {output.summary} > {log} 2>&1"

@@ -2,11 +2,11 @@
 
 
 use rule train as compress with:
-    wildcard_constraints:
-        run=r"compress-[a-z0-9-]+-[0-9a-f]{8}",
     log:
         "logs/compress/{scale}/{run}-seed{seed}.log",
     benchmark:
         "benchmarks/compress/{scale}/{run}-seed{seed}.tsv"
+    wildcard_constraints:
+        run=r"compress-[a-z0-9-]+-[0-9a-f]{8}",
     message:
         "compressing: {wildcards.run}, seed {wildcards.seed}"

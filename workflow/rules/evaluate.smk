@@ -8,19 +8,19 @@ rule evaluate:
     output:
         metrics="results/{scale}/runs/{run}/seed{seed}/metrics.json",
         predictions="results/{scale}/runs/{run}/seed{seed}/predictions.parquet",
-    params:
-        tasks=evaluation_tasks,
     log:
         "logs/evaluate/{scale}/{run}-seed{seed}.log",
     benchmark:
         "benchmarks/evaluate/{scale}/{run}-seed{seed}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: run_threads
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
         gpu=run_gpu,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        tasks=evaluation_tasks,
     message:
         "evaluating {wildcards.run}, seed {wildcards.seed}: {params.tasks}"
     shell:

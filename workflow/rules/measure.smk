@@ -11,12 +11,12 @@ rule measure:
         "logs/measure/{scale}/{run}-seed{seed}.log",
     benchmark:
         "benchmarks/measure/{scale}/{run}-seed{seed}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     threads: 64  # cut to what there is: alone on the machine, so that nothing else is timed with it
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
-    conda:
-        "../../envs/conda.yaml"
     message:
         "measuring {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -27,17 +27,17 @@ rule measure:
 rule measure_structure:
     output:
         measurements="results/structural/{paper}.json",
-    params:
-        fingerprint=structural_fingerprint,
     log:
         "logs/measure_structure/{paper}.log",
     benchmark:
         "benchmarks/measure_structure/{paper}.tsv"
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=4000,
         runtime=20,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        fingerprint=structural_fingerprint,
     message:
         "measuring the models of {wildcards.paper} at their published size"
     shell:

@@ -6,18 +6,18 @@ rule prepare:
         unpack(prepare_inputs),
     output:
         manifest="assets/prepared/{task}/manifest.json",
-    params:
-        task=prepare_task,
-        max_length=prepare_length,
-        dataset=subpath(input.dataset, parent=True),
-        tokenizer=subpath(input.tokenizer, parent=True),
-        folder=subpath(output.manifest, parent=True),
     log:
         "logs/prepare/{task}.log",
     benchmark:
         "benchmarks/prepare/{task}.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        task=prepare_task,
+        max_length=prepare_length,
+        dataset=subpath(input.dataset, parent=True),
+        tokenizer=subpath(input.tokenizer, parent=True),
+        folder=subpath(output.manifest, parent=True),
     message:
         "tokenizing {wildcards.task}"
     shell:

@@ -12,14 +12,14 @@ rule tables:
         claims="results/{scale}/papers/{paper}/claims.json",
     output:
         tables=directory("results/{scale}/papers/{paper}/tables"),
-    params:
-        fingerprint=layout_fingerprint,
     log:
         "logs/tables/{scale}/{paper}.log",
     benchmark:
         "benchmarks/tables/{scale}/{paper}.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        fingerprint=layout_fingerprint,
     message:
         "writing the tables of {wildcards.paper}"
     shell:
@@ -32,14 +32,14 @@ rule figures:
         structural="results/structural/{paper}.json",
     output:
         figures=directory("results/{scale}/papers/{paper}/figures"),
-    params:
-        fingerprint=layout_fingerprint,
     log:
         "logs/figures/{scale}/{paper}.log",
     benchmark:
         "benchmarks/figures/{scale}/{paper}.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        fingerprint=layout_fingerprint,
     message:
         "drawing the figures of {wildcards.paper}"
     shell:
@@ -50,19 +50,23 @@ rule figures:
 rule report:
     input:
         ledger=f"{PREFIX}claims.json",
-        tables=expand("results/{scale}/papers/{paper}/tables", scale=SCALE, paper=PROJECT.papers),
-        figures=expand("results/{scale}/papers/{paper}/figures", scale=SCALE, paper=PROJECT.papers),
+        tables=expand(
+            "results/{scale}/papers/{paper}/tables", scale=SCALE, paper=PROJECT.papers
+        ),
+        figures=expand(
+            "results/{scale}/papers/{paper}/figures", scale=SCALE, paper=PROJECT.papers
+        ),
     output:
         page=REPORT,
-    params:
-        fingerprint=report_fingerprint,
-        scale=SCALE,
     log:
         "logs/report.log",
     benchmark:
         "benchmarks/report.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        fingerprint=report_fingerprint,
+        scale=SCALE,
     message:
         "writing the report"
     shell:

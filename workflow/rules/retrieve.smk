@@ -9,14 +9,14 @@ localrules:
 rule retrieve_dataset:
     output:
         manifest="assets/datasets/{asset}/manifest.json",
-    params:
-        folder="assets/datasets/{asset}",
     log:
         "logs/retrieve_dataset/{asset}.log",
     benchmark:
         "benchmarks/retrieve_dataset/{asset}.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        folder="assets/datasets/{asset}",
     message:
         "retrieving data set {wildcards.asset}"
     shell:
@@ -26,14 +26,14 @@ rule retrieve_dataset:
 rule retrieve_model:
     output:
         manifest="assets/models/{asset}/manifest.json",
-    params:
-        folder="assets/models/{asset}",
     log:
         "logs/retrieve_model/{asset}.log",
     benchmark:
         "benchmarks/retrieve_model/{asset}.tsv"
     conda:
         "../../envs/conda.yaml"
+    params:
+        folder="assets/models/{asset}",
     message:
         "retrieving model {wildcards.asset}"
     shell:

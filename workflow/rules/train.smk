@@ -8,20 +8,20 @@ rule train:
         manifest="results/{scale}/runs/{run}/seed{seed}/manifest.json",
         history="results/{scale}/runs/{run}/seed{seed}/history.jsonl",
         model="results/{scale}/runs/{run}/seed{seed}/model.safetensors",
-    wildcard_constraints:
-        run=r"(pretrain|teacher)-[a-z0-9-]+-[0-9a-f]{8}",
     log:
         "logs/train/{scale}/{run}-seed{seed}.log",
     benchmark:
         "benchmarks/train/{scale}/{run}-seed{seed}.tsv"
-    threads: run_threads
+    wildcard_constraints:
+        run=r"(pretrain|teacher)-[a-z0-9-]+-[0-9a-f]{8}",
     priority: 10  # parents of many runs go first
+    conda:
+        "../../envs/conda.yaml"
+    threads: run_threads
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
         gpu=run_gpu,
-    conda:
-        "../../envs/conda.yaml"
     message:
         "training {wildcards.run}, seed {wildcards.seed}"
     shell:
@@ -35,20 +35,20 @@ rule targets:
     output:
         manifest="results/{scale}/runs/{run}/seed{seed}/manifest.json",
         signals="results/{scale}/runs/{run}/seed{seed}/signals.safetensors",
-    wildcard_constraints:
-        run=r"targets-[a-z0-9-]+-[0-9a-f]{8}",
     log:
         "logs/targets/{scale}/{run}-seed{seed}.log",
     benchmark:
         "benchmarks/targets/{scale}/{run}-seed{seed}.tsv"
-    threads: run_threads
+    wildcard_constraints:
+        run=r"targets-[a-z0-9-]+-[0-9a-f]{8}",
     priority: 10  # parents of many runs go first
+    conda:
+        "../../envs/conda.yaml"
+    threads: run_threads
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
         gpu=run_gpu,
-    conda:
-        "../../envs/conda.yaml"
     message:
         "storing a teacher's signals: {wildcards.run}"
     shell:

@@ -54,3 +54,12 @@ def to_json(rows: list[Row]) -> str:
     """Return rows as a JSON list, one row a line so that a changed number is a changed line."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     return f"[\n{lines}\n]\n" if rows else "[]\n"
+
+
+def summary(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, int]]]:
+    """Return how many rows have each verdict, by paper and evidence."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for row in rows:
+        counts = found.setdefault(row["paper"], {}).setdefault(row["evidence"], {})
+        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    return found

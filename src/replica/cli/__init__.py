@@ -12,6 +12,7 @@ EPILOG = """examples:
   replica status                       what is done, running, interrupted, failed or not run
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
   replica scorecard                    the verdicts of the last ledger
+  replica pin                          keep the last run's text results under version control
 """
 
 
@@ -42,6 +43,11 @@ def parser() -> argparse.ArgumentParser:
 
     score = verbs.add_parser("scorecard", help="print the verdicts of a ledger")
     score.add_argument("--ledger", help="ledger to read (default: results/claims.json)")
+
+    pin = verbs.add_parser(
+        "pin", help="copy ledger, tables, figures and records of the last run to results/pinned/, for git"
+    )
+    pin.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
     return top
 
 

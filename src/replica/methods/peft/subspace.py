@@ -12,9 +12,9 @@ from torch import nn
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import count, head_parameters, train_only
-from replica.models import encoder_layers
+from replica.models import body, encoder_layers
 
-#: Name under which the model owns the coordinates and the projection.
+#: Name under which the model's body owns the coordinates and the projection.
 NAME = "intrinsic_subspace"
 
 
@@ -92,7 +92,7 @@ class Subspace(nn.Module):
 
 def _enter(model: nn.Module, inputs: Any) -> None:
     """Let the moved weights hide the frozen ones while the model runs: instance attributes are found before parameters."""
-    subspace = getattr(model, NAME)
+    subspace = getattr(body(model), NAME)
     kind = subspace.coordinates.device.type
     # Increments are small: they stay in float32 under autocast, which the meta device does not know.
     with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
@@ -104,7 +104,7 @@ def _enter(model: nn.Module, inputs: Any) -> None:
 
 
 def _leave(model: nn.Module, inputs: Any, output: Any) -> None:
-    for _, _, aliases in getattr(model, NAME).places:
+    for _, _, aliases in getattr(body(model), NAME).places:
         for path, name in aliases:
             model.get_submodule(path).__dict__.pop(name, None)
 
@@ -128,7 +128,7 @@ class IntrinsicSAID(Method):
         if self.config.dimension <= groups:
             raise ConfigError(f"method 'intrinsic-said': dimension must exceed the {groups} scales of the layers")
         subspace = Subspace(list(targets.values()), groups, self.config.dimension, context.seed)
-        model.add_module(NAME, subspace)
+        body(model).add_module(NAME, subspace)
         self._handles = (model.register_forward_pre_hook(_enter), model.register_forward_hook(_leave, always_call=True))
         own = [subspace.coordinates, subspace.scales]
         train_only(model, own + (head_parameters(model, pooler=True) if self.config.head else []))
@@ -136,10 +136,10 @@ class IntrinsicSAID(Method):
     def finalize(self, model: Any) -> Any:
         """Add the increments to the weights and take the subspace out."""
         with torch.no_grad():
-            for aliases, increment in getattr(model, NAME).increments():
+            for aliases, increment in getattr(body(model), NAME).increments():
                 path, name = aliases[0]
                 model.get_submodule(path)._parameters[name].add_(increment)
-        delattr(model, NAME)
+        delattr(body(model), NAME)
         for handle in self._handles:
             handle.remove()
         return model
