@@ -47,4 +47,17 @@ ROWS: list[Row] = [
     Row("bipft", {"estimators": False}),
     Row("bipft", {"store": "packed"}),
     Row("bipft", head="pretraining"),
+    # efficient fine-tuning
+    Row("compacter", {"reduction": 4}),
+    Row("compacter", {"reduction": 4, "places": "feed-forward"}, head="text2text", architecture="t5"),
+    Row("phm-adapter", {"n": 4, "reduction": 4}),
+    Row("adapter", {"reduction": 4}),
+    Row("adapter-drop", {"skip_layers": 1, "reduction": 4}),
+    Row("adapter-lowrank", {"reduction": 4}),
+    Row("bitfit"),
+    Row("layer-norm-tuning"),
+    Row("lora", {"rank": 2}),
+    Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
+    Row("prefix-tuning", {"tokens": 5}, learning_rate=3e-2),
+    Row("intrinsic-said", {"dimension": 200}, learning_rate=3e-2),
 ]
