@@ -106,3 +106,11 @@ def test_unknown_scale_or_paper_on_the_command_line(tmp_path, setting, nearest):
     folder = make_checkout(tmp_path, ["compacter"])
     done = snakemake(folder, "--config", setting, check=False)
     assert done.returncode != 0 and nearest in done.stdout and "Traceback" not in done.stdout
+
+
+def test_plan_of_ten_thousand_jobs_dry_runs(tmp_path):
+    from benchmarks.dag import dry_run
+
+    jobs, seconds = dry_run(tmp_path, 10_000)
+    assert jobs >= 10_000
+    assert seconds < 90, "far above the 25 s that a quiet machine needs: something became quadratic"

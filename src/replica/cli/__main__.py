@@ -1,0 +1,5 @@
+"""`python -m replica.cli`."""
+
+from replica.cli import main
+
+main()
