@@ -5,8 +5,7 @@ from replica.programs import main, project_and_plan, run_parser
 
 def program() -> None:
     arguments = run_parser(__doc__).parse_args()
-    project, plan = project_and_plan(arguments.root, arguments.scale)
-    plan.run(arguments.run)
+    project, plan = project_and_plan(arguments.root, arguments.scale, arguments.run)
     from replica.paths import Layout
     from replica.training.evaluate import measure_run
 

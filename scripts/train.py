@@ -13,7 +13,7 @@ from replica.training.selection import adopt_winner
 
 def program() -> int:
     arguments = run_parser(__doc__).parse_args()
-    project, plan = project_and_plan(arguments.root, arguments.scale)
+    project, plan = project_and_plan(arguments.root, arguments.scale, arguments.run)
     run, layout = plan.run(arguments.run), Layout(arguments.root)
     if run.candidates and arguments.seed == 0:  # the best of the tried values was trained already, at this seed
         winner = adopt_winner(layout, plan, run, project.task(run.spec["task"][0]))

@@ -25,13 +25,21 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def project_and_plan(root: str, scale: str) -> tuple[Project, Plan]:
-    """Read the configuration below `root` and plan a scale with everything its papers hold."""
+def project_and_plan(root: str, scale: str, run: str) -> tuple[Project, Plan]:
+    """Read the configuration below `root` and return it with a plan that holds `run`.
+
+    The enabled papers are planned first; a run of a paper that was enabled for one call only is found among all papers' files.
+    """
     from replica.config import load_project
     from replica.plan import build_plan
 
     project = load_project(root, quick=False)
-    return project, build_plan(project, scale)
+    plan = build_plan(project, scale)
+    if run not in plan.runs:
+        project = load_project(root, quick=False, papers=list(project.paper_files))
+        plan = build_plan(project, scale)
+        plan.run(run)  # ConfigError with the nearest id
+    return project, plan
 
 
 def main(program: Callable[[], int | None]) -> None:
@@ -41,11 +49,14 @@ def main(program: Callable[[], int | None]) -> None:
     except ReplicaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            print(
-                f"error: no space left on the disk while writing {error.filename or 'a file'}; free some and run again",
-                file=sys.stderr,
-            )
-            sys.exit(2)
-        raise
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        name = getattr(error, "filename", None) or "a file"
+        print(f"error: no space left on the disk while writing {name}; free some and run again", file=sys.stderr)
+        sys.exit(2)
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """Whether an error, of Python or of a library that wraps it in its own type, says that the disk is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)

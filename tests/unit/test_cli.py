@@ -62,3 +62,15 @@ def test_explain_names_the_nearest_claim(tmp_path):
 def test_help_teaches_with_examples():
     done = _replica(".", "--help")
     assert "replica explain" in done.stdout and "examples:" in done.stdout
+
+
+def test_full_disk_is_one_line_whatever_library_meets_it(capsys):
+    from replica.programs import main
+
+    def program():
+        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(SystemExit) as caught:
+        main(program)
+    assert caught.value.code == 2
+    assert "no space left on the disk" in capsys.readouterr().err

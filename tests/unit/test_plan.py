@@ -6,7 +6,10 @@ import copy
 import subprocess
 import sys
 
+import pytest
+
 from replica.config import load_project
+from replica.errors import ConfigError
 from replica.plan import build_plan
 from replica.plan.resources import longest_path, resources_of
 
@@ -126,3 +129,15 @@ def test_parsing_imports_no_torch_transformers_pandas_or_matplotlib(root):
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_two_runs_with_one_id_and_other_content_are_refused(tmp_path, monkeypatch):
+    import replica.plan.runs as runs
+
+    twice = paper()
+    plain = twice["runs"]["laptop"]["plain"]
+    del twice["runs"]["laptop"]["student"]["tune"]
+    twice["runs"]["laptop"]["faster"] = {**plain, "train": {"steps": 10, "learning_rate": 1e-3}}
+    monkeypatch.setattr(runs, "_hash", lambda value: "0" * 8)
+    with pytest.raises(ConfigError, match=r"two runs have the id adapt-small-words-0{8} and differ"):
+        _plan(tmp_path, twice)

@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from replica.claims.compare import Row
 from replica.claims.evidence import Evidence
@@ -85,10 +86,12 @@ def draw(
     if figure.kind != "bar" or figure.x:
         axes.set_xlabel(figure.x)
     axes.set_ylabel(figure.y)
-    if "x" in figure.log:
-        axes.set_xscale("log")
-    if "y" in figure.log:
-        axes.set_yscale("log")
+    for letter, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+        if letter in figure.log:
+            getattr(axes, f"set_{letter}scale")("log")
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(EngFormatter(sep=""))
+            axis.set_minor_formatter(NullFormatter())
     return drawing, missing
 
 
