@@ -57,6 +57,13 @@ def main(program: Callable[[], int | None]) -> None:
         sys.exit(2)
 
 
+#: What torch.save says where the disk is full, by how much of a block was still written.
+_TORCH_SAVE = ("] . unexpected pos ", "PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
+
+
 def _disk_is_full(error: Exception) -> bool:
     """Whether an error, of Python or of a library that wraps it in its own type, says that the disk is full."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return True
+    # torch.save says only how its writer noticed
+    return any(mark in str(error) for mark in _TORCH_SAVE)

@@ -71,7 +71,9 @@ DATASETS = {
             "licence": "MIT",
             "redistribute": True,
             "sources": {"generated": {"generator": "smoke-sentiment"}},
-            "splits": {"train": {"rows": 100, "sha256": SHA}, "validation": {"rows": 10, "sha256": SHA}},
+            "splits": {
+                part: {"rows": rows, "sha256": SHA} for part, rows in (("train", 100), ("validation", 10), ("test", 10))
+            },
         }
         for name in ("words", "smoke-words")
     }
@@ -101,7 +103,7 @@ def _task(name: str) -> dict[str, Any]:
         "inputs": ["text"],
         "target": "label",
         "labels": ["a", "b"],
-        "splits": {"train": "train", "select": "validation", "report": "validation"},
+        "splits": {"train": "train", "select": "validation", "report": "test"},
         "metrics": [{"name": "accuracy"}],
         "max_length": 16,
     }

@@ -99,6 +99,16 @@ def test_trend_is_reproduced_or_contradicted_by_its_margin(tmp_path):
         assert measured(project, "laptop")["t:trend"]["verdict"] == verdict
 
 
+def test_an_arm_that_learned_nothing_makes_its_trend_inconclusive(tmp_path):
+    # without a floor this trend is reproduced (interval [0.516, 5.48] above 0.5); its weaker arm's mean is below 99
+    for floor, verdict in [(None, "reproduced"), (0.1, "reproduced"), (99.0, "inconclusive")]:
+        trend = {**TREND, "margin": 0.5, "floor": floor}
+        project = make(tmp_path, [claim("t", value=None, evidence="full", trend=trend)], tables=[], figures=[])
+        row = measured(project, "laptop")["t:trend"]
+        assert row["verdict"] == verdict
+    assert "learned nothing (floor 99)" in row["reason"]
+
+
 def test_trend_details_hold_the_values_of_each_seed(checkout):
     ids = ids_of(checkout)
     fill(checkout.root / "results", ids)

@@ -116,6 +116,7 @@ def test_full_verdicts_know_noise():
         (-3.0, -1.0, -1.0, "below", "inconclusive"),
         (-0.99, 2.0, -1.0, "below", "contradicted"),
         (0.0, 0.0, 0.0, "above", "inconclusive"),
+        (0.0, 0.0, -1.0, "above", "inconclusive"),  # beyond the margin, but nothing moved
     ],
 )
 def test_trend_verdicts(low, high, margin, direction, verdict):

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
-from .small_project import write_project
+from replica.assets import manifest
+from replica.cli.verbs import state_of
+from replica.config import load_project
+from replica.errors import ConfigError
+from replica.files import write_json
+from replica.paths import Layout
+from replica.plan import build_plan
+from replica.training.process import recorded
+
+from .small_project import paper, write_project
 
 
 def _replica(folder, *arguments):
@@ -28,6 +38,8 @@ def test_plan_says_runs_jobs_hours_and_longest_path(tmp_path):
     # one teacher; two tried rates and three seeds of the student; three seeds of the plain arm: 1 + 2 + 3 + 3 jobs
     assert "│ all     │    5 │    9 │" in done.stdout.replace("all      ", "all     ")
     assert "longest path" in done.stdout and "GPU hours" in done.stdout
+    [line] = [line for line in done.stdout.splitlines() if line.endswith("(plain)")]
+    assert "seeds [0, 1, 2]  10 steps" in line and "threads 1  mem_mb 3000  runtime 10  gpu 0" in line
 
 
 def test_status_counts_what_is_not_run(tmp_path):
@@ -51,6 +63,74 @@ def test_mistakes_are_one_line_and_status_two(tmp_path, arguments, message):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_paper_that_is_not_enabled_can_be_planned(tmp_path):
+    folder = write_project(tmp_path, settings={"papers": ["one"]})
+    other = paper(id="two")
+    (folder / "config" / "papers" / "two.yaml").write_text(json.dumps(other))  # JSON is YAML
+    done = _replica(folder, "plan", "two")
+    assert done.returncode == 0, done.stderr
+    assert "plan at scale laptop: two" in done.stdout
+
+
+def test_status_tells_starting_running_interrupted_and_failed_apart(tmp_path):
+    folder = write_project(tmp_path)
+    plan = build_plan(load_project(folder), "laptop")
+    run = plan.runs[plan.named["one"]["laptop"]["plain"]]
+    layout = Layout(folder)
+    log = folder / "logs" / "adapt" / "laptop" / f"{run.id}-seed1.log"
+    state = layout.resume("laptop", run.id, 1)
+
+    def now():
+        return state_of(layout, plan, run, 1)
+
+    assert now() == "not run"
+    log.parent.mkdir(parents=True)
+    log.touch()
+    assert now() == "starting"
+    with recorded(state):
+        assert now() == "running"
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    (state / "process.json").write_text(json.dumps({"pid": finished.pid, "host": platform.node()}))
+    assert now() == "interrupted"
+    log.write_text("error: the loss is nan\n")
+    with pytest.raises(ConfigError), recorded(state):
+        raise ConfigError("wrong")
+    assert now() == "failed"
+    assert not state.exists()
+    write_json(layout.run("laptop", run.id, 1) / "manifest.json", {})
+    assert now() == "done"
+
+
+def test_explain_walks_to_a_teachers_stored_signals_and_past_a_run_in_the_making(tmp_path):
+    folder = write_project(tmp_path)
+    runs = folder / "results" / "laptop" / "runs"
+    facts = {"seed": 0, "scale": "laptop", "parents": {}, "seconds": 1.0, "finished": "then", "threads": 2}
+    targets = runs / "targets-x-00000000" / "seed0"
+    targets.mkdir(parents=True)
+    (targets / "signals.safetensors").write_bytes(b"signals")
+    manifest.write(targets, spec={"stage": "targets", "task": ["words", 1], "data": "words-1"}, **facts)
+    (runs / "adapt-y-00000000" / "seed0").mkdir(parents=True)  # its job has begun
+    row = {
+        "paper": "one", "claim": "gain", "evidence": "full", "scale": "laptop", "metric": "accuracy", "paper_value": 1,
+        "our_value": 1, "unit": None, "source": "abstract", "confidence": "high", "low": None, "high": None,
+        "verdict": "match", "reason": "", "runs": "targets-x-00000000 adapt-y-00000000",
+    }  # fmt: skip
+    write_json(folder / "results" / "claims.json", [row])
+    done = _replica(folder, "explain", "gain")
+    assert done.returncode == 0, done.stderr
+    assert "OMP_NUM_THREADS=2 python scripts/targets.py --scale laptop --run targets-x-00000000 --seed 0" in done.stdout
+    assert "adapt-y-00000000: not here" in done.stdout
+
+
+def test_broken_ledger_is_one_line(tmp_path):
+    folder = write_project(tmp_path)
+    (folder / "results").mkdir()
+    (folder / "results" / "claims.json").write_text("[{")
+    done = _replica(folder, "scorecard")
+    assert done.returncode == 2 and "not a ledger" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_explain_names_the_nearest_claim(tmp_path):
     folder = write_project(tmp_path)
     (folder / "results").mkdir()
@@ -64,11 +144,19 @@ def test_help_teaches_with_examples():
     assert "replica explain" in done.stdout and "examples:" in done.stdout
 
 
-def test_full_disk_is_one_line_whatever_library_meets_it(capsys):
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Error while serializing: I/O error: No space left on device (os error 28)",  # safetensors
+        "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534",  # torch.save in the middle of a block
+        "basic_ios::clear: iostream error",  # torch.save at the end of one
+    ],
+)
+def test_full_disk_is_one_line_whatever_library_meets_it(capsys, said):
     from replica.programs import main
 
     def program():
-        raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+        raise RuntimeError(said)
 
     with pytest.raises(SystemExit) as caught:
         main(program)

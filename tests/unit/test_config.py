@@ -12,7 +12,7 @@ from replica.config.json_schema import schemas
 from replica.errors import ConfigError
 from replica.plan import build_plan
 
-from .small_project import paper, write_project
+from .small_project import _task, paper, write_project
 
 
 def _fails(folder: Path, *papers, match: tuple[str, ...], settings=None) -> None:
@@ -76,6 +76,86 @@ def test_claim_that_names_no_run(tmp_path):
     broken = paper()
     broken["claims"][0]["trend"]["effect"] = "runs.studnt.words.accuracy"
     _fails(tmp_path, broken, match=("claims.gain", "studnt", "did you mean 'student'"))
+
+
+@pytest.mark.parametrize(
+    "ours, message",
+    [
+        ("studnt.parameters.total", "did you mean 'student'"),
+        ("runs.big.words.accuracy", "names no run"),
+    ],
+)
+def test_structural_and_full_claims_are_checked_at_every_scale(tmp_path, ours, message):
+    broken = paper(measurements={"student": {"model": "small", "meters": {"parameters": {}}}})
+    broken["claims"][0]["ours"] = ours
+    _fails(tmp_path, broken, match=("claims.gain", message))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("runs.student.wrds.accuracy", "names no task; did you mean 'words'"),
+        ("runs.student.smoke-words.accuracy", "is not scored on task 'smoke-words', only on words"),
+        ("runs.student.words.acuracy", "has no metric 'acuracy'; did you mean 'accuracy'"),
+        ("runs.student.measures.latency_p50", "is not measured"),
+    ],
+)
+def test_trend_over_what_no_run_is_scored_on(tmp_path, name, message):
+    broken = paper()
+    broken["claims"][0]["trend"]["shows"] = {"arm": name}
+    _fails(tmp_path, broken, match=("claims.gain", message))
+
+
+def test_table_of_an_unknown_claim_and_measurement_of_an_unknown_model(tmp_path):
+    table = {"id": "t", "title": "T", "claims": ["gian"]}
+    _fails(tmp_path / "a", paper(tables=[table]), match=("tables.t", "did you mean 'gain'"))
+    measured = {"m": {"model": "smal", "meters": {"parameters": {}}}}
+    _fails(tmp_path / "b", paper(measurements=measured), match=("measurements.m", "did you mean 'small'"))
+
+
+@pytest.mark.parametrize("scale", ["smoke", "laptop"])
+@pytest.mark.parametrize(
+    "tune, message",
+    [
+        ({"learning_rte": [1e-3]}, "did you mean 'learning_rate'"),
+        ({"learning_rate": [0.0]}, "greater than 0"),
+        ({"learning_rate": []}, "give one key with the values to try"),
+        ({"learning_rate": [1e-3], "weight_decay": [0.1]}, "give one key with the values to try"),
+    ],
+)
+def test_tried_values_are_checked_also_where_nothing_is_tried(tmp_path, scale, tune, message):
+    project = load_project(write_project(tmp_path, _with_run("student", tune=tune)))
+    with pytest.raises(ConfigError) as caught:
+        build_plan(project, scale)
+    assert "runs.laptop.student" in str(caught.value) and message in str(caught.value)
+
+
+def test_random_start_from_a_run_is_refused(tmp_path):
+    broken = _with_run("plain", random_init=True)
+    del broken["runs"]["laptop"]["plain"]["model"]
+    broken["runs"]["laptop"]["plain"]["from"] = "teacher"
+    _fails(tmp_path, broken, match=("runs.laptop.plain", "`random_init` goes with `model`"))
+
+
+def test_scoring_with_a_head_that_was_not_trained_is_refused(tmp_path):
+    write_project(tmp_path, _with_run("plain", evaluate=["words", "wider"]))
+    task = json.loads(json.dumps(_task("wider")))
+    task.update(dataset="words", labels=["a", "b", "c"])
+    (tmp_path / "config" / "tasks" / "wider.yaml").write_text(json.dumps(task))
+    with pytest.raises(ConfigError, match=r"runs.laptop.plain: evaluate: task 'wider' needs another head"):
+        build_plan(load_project(tmp_path), "laptop")
+
+
+@pytest.mark.parametrize("report", [None, "validation"])
+def test_tuned_run_is_not_scored_on_the_split_that_chose(tmp_path, report):
+    write_project(tmp_path)
+    task = _task("words")
+    task["splits"] = {"train": "train", "select": "validation", "report": report}
+    (tmp_path / "config" / "tasks" / "words.yaml").write_text(json.dumps(task))
+    with pytest.raises(
+        ConfigError, match=r"runs.laptop.student: evaluate: task 'words' reports on the split that chooses"
+    ):
+        build_plan(load_project(tmp_path), "laptop")
 
 
 def test_unknown_parent_and_circle(tmp_path):

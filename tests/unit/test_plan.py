@@ -12,6 +12,7 @@ from replica.config import load_project
 from replica.errors import ConfigError
 from replica.plan import build_plan
 from replica.plan.resources import longest_path, resources_of
+from replica.plan.targets import fingerprint
 
 from .small_project import paper, write_project
 
@@ -141,3 +142,57 @@ def test_two_runs_with_one_id_and_other_content_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(runs, "_hash", lambda value: "0" * 8)
     with pytest.raises(ConfigError, match=r"two runs have the id adapt-small-words-0{8} and differ"):
         _plan(tmp_path, twice)
+
+
+def test_one_run_for_all_seeds_here_and_one_a_seed_there_is_refused(tmp_path):
+    other = paper(id="two")
+    del other["runs"]["laptop"]["teacher"]["seeds"]  # else a student's teacher would depend on which papers are enabled
+    with pytest.raises(ConfigError, match=r"'teacher' and \['teacher'\] are the same run .* `seeds: one`"):
+        _plan(tmp_path, paper(), other)
+    assert _plan(tmp_path, paper(), other, scale="smoke").runs, "one seed of everything: nothing to disagree on"
+
+
+def test_tried_value_that_is_also_a_run_of_its_own_does_not_decide_on_its_seeds(tmp_path):
+    """A run that is tried for a `seeds: one` parent and stands for itself in full keeps its own seeds."""
+    both = paper()
+    runs = both["runs"]["laptop"]
+    runs["single"] = {**runs["plain"], "seeds": "one", "tune": {"learning_rate": [1e-3]}}
+    del runs["plain"]
+    runs["plain"] = {"stage": "adapt", "model": "small", "task": "words", "train": {"steps": 10, "learning_rate": 1e-3}}
+    plan = _plan(tmp_path, both)
+    names = plan.named["one"]["laptop"]
+    assert plan.runs[names["single"]].candidates == [names["plain"]]
+    assert not plan.runs[names["plain"]].single and plan.runs[names["plain"]].seeds == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "change, parts",
+    [
+        ({"authors": "B"}, {"layout"}),
+        ({"venue": "W"}, {"layout"}),
+        ({"arxiv": "2401.00001"}, {"layout"}),
+        ({"families": ["pruning"]}, {"layout"}),
+        ({"summary": "t"}, {"layout"}),
+        ({"measurements": {"m": {"model": "small", "meters": {"parameters": {}}}}}, {"measurements"}),
+        ({"seeds": {"paper": 2}}, set()),
+    ],
+)
+def test_fingerprints_change_with_what_a_rule_shows_and_with_nothing_else(tmp_path, change, parts):
+    first = load_project(write_project(tmp_path / "a"))
+    second = load_project(write_project(tmp_path / "b", paper(**change)))
+    changed = {
+        part
+        for part in ("claims", "measurements", "layout")
+        if fingerprint(first.paper("one"), part, first) != fingerprint(second.paper("one"), part, second)
+    }
+    assert changed == parts
+
+
+@pytest.mark.parametrize(
+    "settings", [{"tolerances": {"accuracy": {"absolute": 9, "reason": "r"}}}, {"confidence_level": 0.9}]
+)
+def test_fingerprint_of_claims_covers_the_settings_that_decide_verdicts(tmp_path, settings):
+    first = load_project(write_project(tmp_path / "a"))
+    second = load_project(write_project(tmp_path / "b", settings=settings))
+    assert fingerprint(first.paper("one"), "claims", first) != fingerprint(second.paper("one"), "claims", second)
+    assert fingerprint(first.paper("one"), "layout", first) == fingerprint(second.paper("one"), "layout", second)

@@ -1,14 +1,27 @@
-"""The training loop's pieces: checkpoints are sealed, signals come back as they were stored, divergence is an error."""
+"""Around the training loop: checkpoints are sealed, parents are whole, tried values are chosen, signals come back as they were stored."""
 
 from __future__ import annotations
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from replica import models
+from replica.assets import manifest
+from replica.config import load_project
 from replica.config.schema import Train
 from replica.errors import AssetError, TrainingError
+from replica.files import write_json
+from replica.paths import Layout
+from replica.plan import build_plan
 from replica.training import checkpoints, signals
 from replica.training.loop import total_steps
+from replica.training.run import parent_folder
+from replica.training.selection import choose_candidate
+
+from .small_project import write_project
 
 
 def _checkpoint(folder, step, complete=True):
@@ -34,6 +47,77 @@ def test_corrupt_checkpoint_is_a_clear_error(tmp_path):
     (path / "model.safetensors").write_bytes(b"other")
     with pytest.raises(TrainingError, match=r"model.safetensors: corrupt resume checkpoint.*remove"):
         checkpoints.latest(tmp_path)
+
+
+def test_unreadable_seal_is_a_clear_error(tmp_path):
+    path = _checkpoint(tmp_path, 10)
+    (path / checkpoints.SEAL).write_text('{"model.saf')
+    with pytest.raises(TrainingError, match=r"complete.json: cannot be read .*remove .*checkpoint-10"):
+        checkpoints.latest(tmp_path)
+
+
+def _planned(tmp_path):
+    project = load_project(write_project(tmp_path))
+    plan = build_plan(project, "laptop")
+    return project, plan, Layout(tmp_path), plan.named["one"]["laptop"]
+
+
+def test_parent_with_other_bytes_is_refused(tmp_path):
+    _, plan, layout, names = _planned(tmp_path)
+    folder = layout.run("laptop", names["teacher"], 0)
+    student = plan.runs[names["student"]]
+    with pytest.raises(TrainingError, match=f"manifest.json: missing; make run {names['teacher']} first"):
+        parent_folder(layout, plan, student, "teacher", 2)
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    manifest.write(folder)
+    assert parent_folder(layout, plan, student, "teacher", 2) == folder, "one teacher for all seeds"
+    (folder / "model.safetensors").write_bytes(b"weight")  # truncated
+    with pytest.raises(AssetError, match=r"model.safetensors: sha256 is .* corrupt"):
+        parent_folder(layout, plan, student, "teacher", 2)
+
+
+def _store_candidate(project, plan, layout, candidate, seed, selection):
+    """A tiny model stored as a candidate's, with 6 prepared sentences for its select split."""
+    folder = layout.run("laptop", candidate, 0)
+    folder.mkdir(parents=True)
+    model = models.build(project.model("small"), head="classification", labels=2, seed=seed)
+    models.save(model, folder, head="classification", labels=2, structure=[])
+    manifest.write(folder, run=candidate, seed=0, selection=selection)
+    generator = np.random.default_rng(0)
+    rows = {"example_id": range(6), "row": range(6), "length": [5] * 6, "label": [0, 1, 0, 1, 1, 1]}
+    rows["input_ids"] = [generator.integers(5, 50, 5).tolist() for _ in range(6)]
+    prepared = layout.prepared(plan.runs[candidate].data)
+    prepared.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({name: pa.array(values) for name, values in rows.items()}), prepared / "select.parquet")
+    facts = {"kind": "classification", "max_length": 16, "tokenizer": {"pad_id": 0}}
+    write_json(prepared / "facts.json", facts)
+    with torch.no_grad():
+        said = model(input_ids=torch.tensor(rows["input_ids"])).logits.argmax(-1)
+    return 100.0 * float((said == torch.tensor(rows["label"])).float().mean())
+
+
+def test_best_of_the_tried_values_on_the_select_split_is_taken(tmp_path):
+    project, plan, layout, names = _planned(tmp_path)
+    run, task = plan.runs[names["student"]], project.task("words")
+    first, second = run.candidates
+    for candidate, score in ((first, 60.0), (second, 70.0)):
+        _store_candidate(project, plan, layout, candidate, 0, {"accuracy": score})
+    found = choose_candidate(layout, plan, run, task)
+    assert (found["winner"], found["chosen"]) == (second, {"learning_rate": 3e-3})
+    assert found["scores"] == {"learning_rate=0.001": 60.0, "learning_rate=0.003": 70.0}
+
+
+def test_run_that_was_trained_before_anybody_tried_its_value_is_scored_late(tmp_path):
+    project, plan, layout, names = _planned(tmp_path)
+    run, task = plan.runs[names["student"]], project.task("words")
+    expected = [
+        _store_candidate(project, plan, layout, candidate, seed, selection)
+        for candidate, seed, selection in zip(run.candidates, (1, 2), (None, {"f1": 1.0}), strict=True)
+    ]
+    found = choose_candidate(layout, plan, run, task)
+    assert list(found["scores"].values()) == pytest.approx(expected)
+    assert found["winner"] == run.candidates[expected.index(max(expected))]
 
 
 def test_steps_of_epochs_count_the_last_smaller_batch():

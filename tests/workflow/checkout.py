@@ -22,7 +22,7 @@ def make_checkout(folder: Path, papers: list[str], smoke: dict[str, str] | None 
     scale = folder / "config" / "scales" / "smoke.yaml"
     text = scale.read_text()
     for key, value in (smoke or {}).items():
-        text, count = re.subn(rf"\b{key}: [^,}}]+", f"{key}: {value}", text)
+        text, count = re.subn(rf"\b{key}: [^,}}\n]+", f"{key}: {value}", text)
         assert count == 1, key
     scale.write_text(text)
     return folder

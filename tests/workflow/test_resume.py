@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
 import subprocess
+import sys
+import time
 
 import pytest
 
@@ -86,8 +89,6 @@ def test_snakemake_goes_on_after_its_job_was_killed(prepared):
     whole, killed, run = prepared
     target = f"results/smoke/runs/{run}/seed1/metrics.json"
     arguments = ["--config", "scale=smoke", "--rerun-incomplete", "--", target]
-    import sys
-
     command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
     process = subprocess.Popen(
         command,
@@ -101,16 +102,14 @@ def test_snakemake_goes_on_after_its_job_was_killed(prepared):
     for _ in range(600):
         if list(state.glob("checkpoint-*/complete.json")) or process.poll() is not None:
             break
-        import time
-
         time.sleep(0.05)
-    import os
-
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / target).exists()
     snakemake(killed, "--config", "scale=smoke", "--unlock")
     snakemake(killed, *arguments)
+    log = killed / "logs" / "adapt" / "smoke" / f"{run}-seed1.log"
+    assert re.search(r"resuming at step [1-9]", log.read_text()), "it went on and did not begin again"
     snakemake(whole, *arguments)
     first, second = (read_json(folder / target) for folder in (whole, killed))
     assert first == second

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 
 import pytest
@@ -78,16 +79,39 @@ def test_second_call_has_nothing_to_do(smoke):
     assert "Nothing to be done" in snakemake(smoke[0], "--config", "scale=smoke").stdout
 
 
-def test_deleted_measurement_is_made_again_and_never_shown_stale(smoke, tmp_path):
+#: What follows from a paper's claims.
+AFTER_CLAIMS = {"compare", "ledger", "tables", "figures", "report", "all"}
+
+
+def _would_run(folder):
+    """Names of the rules that a call would run, from Snakemake's table of jobs."""
+    dry = snakemake(folder, "--config", "scale=smoke", "-n").stdout
+    return set(re.findall(r"^([a-z_]+) +\d+$", dry, re.MULTILINE)) - {"total"}
+
+
+def test_deleted_measurement_is_made_again_from_the_model_that_is_there(smoke, tmp_path):
     folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
     plan = build_plan(load_project(folder, quick=False), "smoke")
     run = next(run for run in plan.runs.values() if run.seeds and run.evaluate)
     (folder / "results" / "smoke" / "runs" / run.id / "seed0" / "metrics.json").unlink()
-    dry = snakemake(folder, "--config", "scale=smoke", "-n").stdout
-    assert "evaluate" in dry and "compare" in dry
-    assert "train" not in {
-        line.split()[0] for line in dry.splitlines() if line and line[0].islower() and line.split()[-1].isdigit()
-    }
+    assert _would_run(folder) == AFTER_CLAIMS | {"evaluate"}
+
+
+@pytest.mark.parametrize(
+    "before, after, rules",
+    [
+        ("statement: ", "statement: In other words, ", AFTER_CLAIMS),
+        ("year: ", "year: 1", {"tables", "figures", "report", "all"}),
+        ("batch_size: ", "batch_size: 1", None),  # of some run: trained, scored and compared again
+    ],
+    ids=["claim", "layout", "run"],
+)
+def test_what_depends_on_a_change_of_a_papers_file_is_made_again(smoke, tmp_path, before, after, rules):
+    folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
+    name = "config/scales/smoke.yaml" if rules is None else "config/papers/compacter.yaml"
+    path = folder / name
+    path.write_text(path.read_text().replace(before, after, 1))
+    assert _would_run(folder) == (rules or AFTER_CLAIMS | {"adapt", "evaluate"})
 
 
 def test_configuration_error_is_one_message_before_any_job(tmp_path):

@@ -12,7 +12,7 @@ from replica.claims.evidence import Evidence, Missing, Outcome, where
 from replica.claims.numbers import significant
 from replica.claims.statistics import aggregate, interval, t_interval
 from replica.config.project import Project
-from replica.config.schema import Claim, Paper
+from replica.config.schema import Claim, Paper, Trend
 from replica.errors import ConfigError
 
 #: The ledger's columns, in order.
@@ -160,6 +160,15 @@ class _Comparison:
             return self._closed(row, claim, "not-run", SMOKE), detail
         if bounds is None:
             return self._closed(row, claim, "not-run", "one value has no interval; the arms need several seeds"), detail
+        idle = _idle(trend, detail["arms"])
+        if idle or bounds[0] == bounds[1]:
+            row["verdict"] = "inconclusive"
+            what = (
+                f"{', '.join(idle)} learned nothing (floor {trend.floor:g})"
+                if idle
+                else "every seed gives the same number"
+            )
+            return self._reason(row, claim, f"{what}: the comparison says nothing"), detail
         row["verdict"] = verdicts.trend(*bounds, trend.margin, trend.direction)
         side = {"reproduced": "beyond", "contradicted": "on the other side of", "inconclusive": "across"}[
             row["verdict"]
@@ -223,3 +232,11 @@ class _Comparison:
         noise = "the seeds' interval holds the paper's number; " if verdict == "within-noise" else ""
         explain = by_cell(claim.explain, cell.keys)
         return f"{noise}ours is {gap}" + (f": {explain}" if explain else "")
+
+
+def _idle(trend: Trend, arms: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the arms whose mean does not pass the trend's floor."""
+    if trend.floor is None:
+        return []
+    sign = 1 if trend.floor_direction == "above" else -1
+    return [label for label, arm in arms.items() if sign * arm["mean"] <= sign * trend.floor]

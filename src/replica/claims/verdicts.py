@@ -74,8 +74,11 @@ def ordering(ours: float, direction: str, interval: tuple[float, float] | None =
 def trend(low: float, high: float, margin: float, direction: str) -> str:
     """Return reproduced when the whole interval lies beyond the margin, contradicted when it lies on the other side.
 
-    An interval that holds or touches the margin is inconclusive.
+    An interval that holds or touches the margin is inconclusive, and so is one without width: seeds that give the same number to the
+    last bit show a measure that does not move, not an effect.
     """
+    if low == high:
+        return "inconclusive"
     beyond, other = (low > margin, high < margin) if direction == "above" else (high < margin, low > margin)
     if beyond:
         return "reproduced"

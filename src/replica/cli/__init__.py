@@ -12,8 +12,24 @@ EPILOG = """examples:
   replica status                       what is done, running, interrupted, failed or not run
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
   replica scorecard                    the verdicts of the last ledger
+  replica measure t5-base --method compacter:n=4 --batch 16   memory, parameters and FLOPs of a fine-tuning
+  replica measure bert-base-uncased --budget 4GB   which methods fit
   replica pin                          keep the last run's text results under version control
 """
+
+#: Options of `measure`; they are checked there, so that a mistake is one line.
+MEASURE = {
+    "--head": "classification, regression, tagging, span, mlm, pretraining, text2text, causal, image, ... (default: the usual)",
+    "--labels": "classes of the head (default: 2; images: 1000, small ones 10)",
+    "--batch": "examples a step (default: 32)",
+    "--length": "tokens an example, frames of sound (default: 128)",
+    "--decoder-length": "tokens of the decoder's side (default: 128)",
+    "--optimizer": "adamw, adamw8bit, sgd, adafactor, lion, galore:rank=R[,projector=int8,per_layer=true], galore8bit:..., none",
+    "--semantics": "today, or 2021: what the software of that time kept (default: today)",
+    "--attention": "eager or fused (default: eager)",
+    "--dtype": "float32, bfloat16 or float16, of weights, gradients and state (default: float32)",
+    "--budget": "memory, e.g. 16GB: also list the registered methods that fit",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +64,23 @@ def parser() -> argparse.ArgumentParser:
         "pin", help="copy ledger, tables, figures and records of the last run to results/pinned/, for git"
     )
     pin.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
+
+    measure = verbs.add_parser(
+        "measure", help="what training a model costs: parameters, FLOPs, memory, bytes; no weights"
+    )
+    measure.add_argument(
+        "model", metavar="MODEL", help="a registered model, or the path of a config.json of the hub's form"
+    )
+    for flag, help_text in MEASURE.items():
+        measure.add_argument(flag, help=help_text)
+    measure.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="M[:key=value,...]",
+        help="a registered method; may be repeated",
+    )
+    measure.add_argument("--json", action="store_true", help="print JSON")
     return top
 
 
@@ -56,6 +89,10 @@ def main() -> None:
     arguments = parser().parse_args()
 
     def program() -> int:
+        if arguments.verb == "measure":
+            from replica.cli.measure import measure
+
+            return measure(arguments)
         from replica.cli import verbs
 
         return getattr(verbs, arguments.verb)(arguments)

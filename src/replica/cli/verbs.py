@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from replica.config import load_project
+from replica.assets import manifest
+from replica.config import Project, load_project
 from replica.errors import ConfigError, nearest
-from replica.files import atomic_folder
+from replica.files import atomic_folder, read_json
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
 from replica.plan.resources import longest_path, resources_of
@@ -24,10 +25,17 @@ from replica.plan.resources import longest_path, resources_of
 console = Console(soft_wrap=True)
 
 
+def _planned(arguments: Namespace) -> tuple[Project, Plan]:
+    """Return the project and the plan of the named papers (enabled in config/config.yaml or not), or of the enabled ones."""
+    project = load_project(
+        arguments.root, quick=False if arguments.all else None, papers=list(dict.fromkeys(arguments.papers)) or None
+    )
+    return project, build_plan(project, arguments.scale)
+
+
 def plan(arguments: Namespace) -> int:
     """Print what a scale would run."""
-    project = load_project(arguments.root, quick=False if arguments.all else None)
-    made = build_plan(project, arguments.scale, arguments.papers or None)
+    project, made = _planned(arguments)
     runs = [run for run in made.runs.values() if run.seeds]
     costs = {run.id: resources_of(project, made, run.id) for run in runs}
     table = Table(title=f"plan at scale {made.scale}: {', '.join(made.named)}", title_justify="left")
@@ -53,7 +61,8 @@ def plan(arguments: Namespace) -> int:
             cost = costs[run.id]
             names = ", ".join(sorted(run.names))
             console.print(
-                f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  ({names})"
+                f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  "
+                f"threads {cost['threads']}  mem_mb {cost['mem_mb']}  runtime {cost['runtime']}  gpu {cost['gpu']}  ({names})"
             )
     return 0
 
@@ -67,12 +76,14 @@ def _totals(runs: list[Run], costs: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
-    """Say whether one seed of a run is done, running, interrupted, failed or not run."""
+    """Say whether one seed of a run is done, starting, running, interrupted, failed or not run."""
     if (layout.run(made.scale, run.id, seed) / "manifest.json").exists():
         return "done"
-    process = layout.resume(made.scale, run.id, seed) / "process.json"
-    if process.exists():
-        facts = json.loads(process.read_text())
+    try:
+        facts = read_json(layout.resume(made.scale, run.id, seed) / "process.json")
+    except FileNotFoundError:
+        facts = None
+    if facts is not None:
         if facts["host"] != socket.gethostname():
             return f"started on {facts['host']}"
         try:
@@ -84,13 +95,14 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
             return "running"
     stage = "train" if run.stage in ("pretrain", "teacher") else run.stage
     log = layout.root / "logs" / stage / made.scale / f"{run.id}-seed{seed}.log"
-    return "failed" if log.exists() else "not run"
+    if not log.exists():
+        return "not run"
+    return "failed" if log.stat().st_size else "starting"  # a job that fails says why
 
 
 def status(arguments: Namespace) -> int:
     """Print the state of every run of a scale."""
-    project = load_project(arguments.root, quick=False if arguments.all else None)
-    made = build_plan(project, arguments.scale, arguments.papers or None)
+    _, made = _planned(arguments)
     layout = Layout(arguments.root)
     counts: Counter[str] = Counter()
     table = Table(title=f"runs at scale {made.scale}", title_justify="left")
@@ -113,7 +125,10 @@ def read_ledger(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]
     path = Path(given) if given else Path(root) / "results" / "claims.json"
     if not path.exists():
         raise ConfigError(f"{path}: no ledger there; make one with `make reproduce` (or `snakemake`)")
-    return path, json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return path, read_json(path)
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a ledger ({error}); make it again with `snakemake`") from None
 
 
 def explain(arguments: Namespace) -> int:
@@ -153,11 +168,11 @@ def _explain_run(layout: Layout, scale: str, run_id: str, indent: str, seen: set
         console.print(f"{indent}{run_id} (above)")
         return
     seen.add(run_id)
-    folders = sorted((layout.results / scale / "runs" / run_id).glob("seed*"))
+    folders = sorted(path.parent for path in (layout.results / scale / "runs" / run_id).glob("seed*/manifest.json"))
     if not folders:
-        console.print(f"{indent}{run_id}: not run at scale {scale}")
+        console.print(f"{indent}{run_id}: not here at scale {scale}")
         return
-    facts = json.loads((folders[0] / "manifest.json").read_text())
+    facts = manifest.read(folders[0])
     spec = facts["spec"]
     console.print(f"{indent}[bold]{run_id}[/bold]  {len(folders)} seed(s), {folders[0].parent}", highlight=False)
     console.print(
@@ -171,7 +186,11 @@ def _explain_run(layout: Layout, scale: str, run_id: str, indent: str, seen: set
     console.print(
         f"{indent}  made on {hardware.get('gpu') or hardware.get('processor')} in {facts.get('seconds')} s, {facts.get('finished')}"
     )
-    console.print(f"{indent}  again: python scripts/train.py --scale {scale} --run {run_id} --seed {facts['seed']}")
+    script = "targets" if spec["stage"] == "targets" else "train"
+    console.print(
+        f"{indent}  again: OMP_NUM_THREADS={facts.get('threads', 1)} python scripts/{script}.py --scale {scale}"
+        f" --run {run_id} --seed {facts['seed']}"
+    )
     for role, parent in facts["parents"].items():
         console.print(f"{indent}  {role}:")
         _explain_run(layout, scale, parent["run"], indent + "    ", seen)

@@ -259,6 +259,12 @@ class Trend(Strict):
     quick: bool = Field(False, description="part of `make reproduce`")
     protocol: str = Field(description="arms, backbone, data, budget, tuned rates: what was decided before the run")
     shows: dict[str, str] = Field({}, description="arm: expression shown in the table beside the effect")
+    floor: float | None = Field(
+        None,
+        description="what an arm scores that learned nothing, with the noise of the report split; an arm not above it (below it, for an "
+        "error) makes the comparison inconclusive",
+    )
+    floor_direction: Literal["above", "below"] = "above"
 
 
 class Claim(Strict):

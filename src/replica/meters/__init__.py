@@ -6,9 +6,10 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 
 `parameters: {}` (`count_parameters(model)`; a tensor that several modules share counts once)
     total, trainable, frozen, trainable_share (of total), buffers
-    embeddings (words, positions, types, patches, their norm), word_embeddings
+    embeddings (words, positions, types, patches, stem, sound's convolutions, their norm), word_embeddings
     transformer (all encoder and decoder layers, without final norms, poolers and heads), encoder, decoder, layers (how many)
-    layer_linears (matrices in the layers), layer_biases, layer_norms_in_layers, relative_attention_bias (T5)
+    layer_linears (matrices and convolutions in the layers, depthwise ones left out), layer_biases, layer_norms_in_layers,
+    relative_attention_bias (T5)
     final_norms, pooler, head (what is not tied to an embedding), layer_norms (anywhere), biases (anywhere, those of norms left out)
     by_part: {word_embeddings, position_embeddings, other_embeddings, embedding_norms, layer_linears, layer_biases, layer_norms,
         layer_other, final_norms, pooler, head}; trainable_by_part: the same of the trainable ones
@@ -32,15 +33,20 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
     norms in fp32 on both sides: with_rest_ratio, with_mask_and_rest_ratio
     by_part: {part: {parameters, bytes, baseline_bytes}}
 
-`optimizer: {rule: adamw, block: 2048, momentum: 0.9, all: false}` (`optimizer_bytes(model, rule)`)
-    rules: adamw, adamw8bit, sgd, adafactor, lion
-    bytes, mib, gib, gb, bytes_per_parameter, parameters (whose state is kept), baseline_bytes (fp32 AdamW), saving (share saved)
+`optimizer: {rule: adamw, block: 2048, momentum: 0.9, all: false, dtype: float32, rank: null, projector: null}`
+    (`optimizer_bytes(model, rule)`)
+    rules: adamw, adamw8bit, sgd, adafactor, lion; with a `rank` also galore, galore8bit (the matrices of the layers projected; the
+    type of their projectors is `projector`: float32, bfloat16, float16, int8, by default `dtype`, the type of a value of state)
+    bytes, mib, gib, gb, bytes_per_parameter, parameters (whose state is kept), baseline_bytes (AdamW in `dtype`), saving (share
+    saved), projected_parameters, projector_bytes (0 without GaLore)
 
 `memory: {batch: 32, length: 128, decoder_length: null, optimizer: adamw, train: true, dtype: float32, attention: eager,
-    dropout: true, padding: false, checkpointing: false, era: today, foreach: false, budget_gb: null}`
+    dropout: true, padding: false, checkpointing: false, era: today, foreach: false, rank: null, projector: null,
+    per_layer: false, budget_gb: null}`
     (`measure_memory(model, batch, length, …)`; two training steps, or with train: false one forward pass)
     `attention`: eager | fused. `era`: today | 2021 (T5's decoder keeps keys and values, softmax also saves its input, gradients
-    stay allocated between steps). `optimizer: null` stops after the backward pass.
+    stay allocated between steps). `optimizer: null` stops after the backward pass. `per_layer: true` updates each parameter as
+    soon as its gradient is complete and frees the gradient. `length` counts frames of 20 ms for sound; images have none.
     peak, peak_gib, peak_gb, peak_mb, peak_phase (text), batch, per_example (= peak / batch), per_example_mb
     at_peak: {parameter, buffer, input, forward, backward, gradient, optimizer} (bytes of each when the peak is reached)
     by_category: {the same names: the largest that each was at any time}, saved_bytes (kept for backward, once a storage)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 
@@ -9,26 +11,33 @@ from replica.errors import ConfigError
 
 #: Length of the decoder's side where a measurement of an encoder-decoder model does not give one.
 DECODER_LENGTH = 128
+#: Side of an image where the architecture takes any (ResNet).
+IMAGE_SIDE = 224
 
 
 def make_batch(
     model: nn.Module, batch: int, length: int, decoder_length: int | None = None, labels: bool = True
 ) -> dict[str, torch.Tensor]:
-    """Return a batch that the model accepts: `input_ids` and `attention_mask` (batch, length) or `pixel_values`, and labels.
+    """Return a batch that the model accepts, with labels.
 
+    Inputs are `input_ids` and `attention_mask` (batch, length); `pixel_values` (batch, channels, side, side), without a length; or
+    `input_values` (batch, samples), with as many samples as give `length` frames of 20 ms.
     Token ids are 1 and the mask is all ones. `decoder_length` is the length of an encoder-decoder model's labels (without labels:
     of its `decoder_input_ids`). The head's labels follow from the class of the model; a model without a head gets none.
     Raises ConfigError for a length beyond the model's position embeddings.
     """
-    config, device = model.config, next(model.parameters()).device
-    if getattr(config, "model_type", "") in {"vit", "deit", "beit"}:
-        side = config.image_size
-        shape = (batch, config.num_channels, side, side)
-        inputs = {"pixel_values": torch.zeros(shape, device=device, dtype=next(model.parameters()).dtype)}
-        return {**inputs, **(_labels(model, batch, 1, device) if labels else {})}
+    first = next(model.parameters())
+    config, device = model.config, first.device
+    kind = getattr(model, "main_input_name", "input_ids")
+    if kind in ("pixel_values", "input_values"):
+        shape = (batch, *_image(config)) if kind == "pixel_values" else (batch, samples_of(config, length))
+        inputs = {kind: torch.zeros(shape, device=device, dtype=first.dtype)}
+        return {**inputs, **(_labels(model, batch, length, device) if labels else {})}
     _check_length(config, length)
     ids = torch.ones(batch, length, dtype=torch.long, device=device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids}
+    if config.model_type not in _WITHOUT_MASK:
+        inputs["attention_mask"] = torch.ones_like(ids)
     if getattr(config, "type_vocab_size", 0) and config.model_type == "bert":
         inputs["token_type_ids"] = torch.zeros_like(ids)
     if getattr(config, "is_encoder_decoder", False):
@@ -42,6 +51,23 @@ def loss_of(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     output = model(**batch)
     loss = getattr(output, "loss", None)
     return loss if loss is not None else output[0].sum()
+
+
+def samples_of(config, length: int) -> int:
+    """Return how many samples of sound the convolutions of a speech model turn into `length` frames."""
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        length = (length - 1) * stride + kernel
+    return length
+
+
+#: Architectures that see no mask: every token is real.
+_WITHOUT_MASK = {"mamba"}
+
+
+def _image(config) -> tuple[int, int, int]:
+    side = getattr(config, "image_size", None) or IMAGE_SIDE
+    high, wide = side if isinstance(side, (list, tuple)) else (side, side)
+    return config.num_channels, high, wide
 
 
 def _generates(model: nn.Module) -> bool:
@@ -61,15 +87,17 @@ def _labels(model: nn.Module, batch: int, length: int, device: torch.device) -> 
     if "QuestionAnswering" in head:
         return {"start_positions": whole(batch), "end_positions": whole(batch)}
     if "ForPreTraining" in head:
-        return {"labels": whole(batch, length), "next_sentence_label": whole(batch)}
-    if any(kind in head for kind in ("MaskedLM", "TokenClassification", "CausalLM")):
+        taken = inspect.signature(type(model).forward).parameters
+        pairs = {"next_sentence_label", "sentence_order_label"} & set(taken)
+        return {"labels": whole(batch, length), **{name: whole(batch) for name in pairs}}
+    if any(kind in head for kind in ("MaskedLM", "TokenClassification", "CausalLM", "LMHead")):
         return {"labels": whole(batch, length)}
     return {}
 
 
 def _check_length(config, length: int) -> None:
     limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and config.model_type in {"roberta", "xlm-roberta", "camembert"}:
+    if limit is not None and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
         limit -= (config.pad_token_id or 0) + 1
     if limit is not None and length > limit:
         raise ConfigError(f"length {length} is beyond the {limit} positions of this {config.model_type} model")

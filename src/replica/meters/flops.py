@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from replica.meters.batches import loss_of, make_batch
-from replica.meters.parts import Located, check_patterns, layer_modules, locate, matching
-from replica.meters.semantics import attention
+from replica.meters.parts import EMBEDDING_MODULES, Located, check_patterns, layer_modules, locate, matching
+from replica.meters.semantics import attention, steady
 from replica.meters.tracker import AnswerItems
 
 #: Products of two activations: batched matrix products, as eager attention makes them.
@@ -82,7 +82,7 @@ def measure_flops(
     training = model.training
     model.eval()
     try:
-        with attention(model, "eager"), AnswerItems():
+        with attention(model, "eager"), steady(model), AnswerItems():
             forward = _forward(model, make_batch(model, batch, length, decoder_length, labels=False))
             back = _backward(model, make_batch(model, batch, length, decoder_length)) if backward else {}
     finally:
@@ -134,11 +134,11 @@ def _summary(model: nn.Module, counts: Counts, phase: str) -> dict[str, int]:
 
     layers = list(layer_modules(model))
     poolers = _outermost(model, lambda step: step == "pooler")
-    embeddings = _outermost(model, lambda step: step == "embeddings")
+    embeddings = _outermost(model, lambda step: step in EMBEDDING_MODULES)
     everything = counts.get(ALL, {})
     total = sum(everything.values())
     batched = sum(n for op, n in everything.items() if op in _BATCHED)
-    heads = at(_heads(model))
+    heads = at([name for name in _heads(model) if name not in poolers])
     parts = {"transformer": at(layers), "embeddings": at(embeddings), "pooler": at(poolers), "head": heads}
     return {
         phase: total,

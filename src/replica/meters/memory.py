@@ -38,6 +38,9 @@ def measure_memory(
     checkpointing: bool = False,
     era: str = "today",
     foreach: bool = False,
+    rank: int | None = None,
+    projector: str | None = None,
+    per_layer: bool = False,
     budget_gb: float | None = None,
     step: Step | None = None,
     make_optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
@@ -52,7 +55,9 @@ def measure_memory(
     model (mixed precision is not emulated). `attention`, `dropout` and `era` name the rules of `semantics.rules`; under
     `era="2021"` gradients also stay allocated between steps. `padding` says whether a batch has padded tokens, so that masks are
     materialised (on the meta device). `foreach` groups the optimizer's update as torch does on CUDA by default, which
-    needs temporaries of the parameters' size. `budget_gb` adds the largest batch whose peak fits.
+    needs temporaries of the parameters' size. `rank` and `projector` are GaLore's, as `optimizer_bytes` has them. `per_layer`
+    updates every parameter in the backward pass as soon as its gradient is complete, and frees the gradient.
+    `budget_gb` adds the largest batch whose peak fits.
     Raises ConfigError for an unknown dtype, era or attention.
     """
     _check(dtype, era, attention)
@@ -68,8 +73,8 @@ def measure_memory(
             tracker.add("buffer", model.buffers())
             tracker.add("input", inputs.values())
             if train:
-                make = make_optimizer_of or (lambda m: _optimizer(m, optimizer, foreach))
-                _train(model, inputs, tracker, saved, step or loss_of, make, keep_gradients=era == "2021")
+                make = make_optimizer_of or (lambda m: _optimizers(m, optimizer, foreach, rank, projector, per_layer))
+                _train(model, inputs, tracker, saved, step or loss_of, make, era == "2021", per_layer)
             else:
                 with torch.no_grad(), tracker:
                     model(**inputs)
@@ -91,18 +96,36 @@ def _check(dtype: str, era: str, attention: str) -> None:
             raise ConfigError(f"memory: unknown {what} '{value}'{nearest(value, known)}")
 
 
-def _optimizer(model: nn.Module, rule: str | None, foreach: bool) -> torch.optim.Optimizer | None:
+def _optimizers(
+    model: nn.Module, rule: str | None, foreach: bool, rank: int | None, projector: str | None, per_layer: bool
+) -> list[torch.optim.Optimizer]:
+    """Return one optimizer for all trainable parameters, or one for each of them; none without a rule."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return make_optimizer(rule, trained, foreach) if rule is not None and trained else None
+    if rule is None or not trained:
+        return []
+    groups = [[p] for p in trained] if per_layer else [trained]
+    return [make_optimizer(rule, group, foreach, model=model, rank=rank, projector=projector) for group in groups]
 
 
-def _train(model, inputs, tracker, saved, step, make, *, keep_gradients: bool) -> None:
-    def retag(parameter: nn.Parameter) -> None:
+def _train(model, inputs, tracker, saved, step, make, keep_gradients: bool, per_layer: bool) -> None:
+    made = make(model)
+    optimizers = made if isinstance(made, list) else [made]
+    own = {id(o.param_groups[0]["params"][0]): o for o in optimizers} if per_layer else {}
+
+    def update(optimizer: torch.optim.Optimizer) -> None:
+        tracker.phase = "optimizer"
+        optimizer.step()
+        tracker.add("optimizer", _state(optimizer))
+
+    def on_gradient(parameter: nn.Parameter) -> None:
         tracker.take(parameter.grad, "gradient")
+        if own:
+            update(own[id(parameter)])
+            parameter.grad = None
+            tracker.phase = "backward"
 
-    hooks = [p.register_post_accumulate_grad_hook(retag) for p in model.parameters() if p.requires_grad]
+    hooks = [p.register_post_accumulate_grad_hook(on_gradient) for p in model.parameters() if p.requires_grad]
     try:
-        optimizer = make(model)
         for _ in range(2):
             saved.sizes.clear()
             with tracker:
@@ -112,13 +135,11 @@ def _train(model, inputs, tracker, saved, step, make, *, keep_gradients: bool) -
                 tracker.phase = "backward"
                 loss.backward()
                 del loss
-                tracker.phase = "optimizer"
-                if optimizer is not None:
-                    optimizer.step()
-                    tracker.add("optimizer", _state(optimizer))
-                    optimizer.zero_grad(set_to_none=not keep_gradients)
-                else:
-                    model.zero_grad(set_to_none=not keep_gradients)
+                if not own:
+                    tracker.phase = "optimizer"
+                    for optimizer in optimizers:
+                        update(optimizer)
+                model.zero_grad(set_to_none=not keep_gradients)
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
 from replica.errors import ConfigError, nearest
+from replica.meters.parts import locate
 
 GIB, MIB = 2**30, 2**20
 
@@ -18,20 +19,51 @@ BLOCK = 2048
 SMALL = 4096
 
 
+#: Bytes of a value, by type of the state.
+WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
+#: How GaLore's projectors may be stored; 8 bits with one fp32 scale a block.
+PROJECTORS = ("float32", "bfloat16", "float16", "int8")
+LOW_RANK = ("galore", "galore8bit")
+
+
 def optimizer_bytes(
-    model: nn.Module, rule: str = "adamw", *, block: int = BLOCK, momentum: float = 0.9, every: bool = False
+    model: nn.Module,
+    rule: str = "adamw",
+    *,
+    block: int = BLOCK,
+    momentum: float = 0.9,
+    every: bool = False,
+    dtype: str = "float32",
+    rank: int | None = None,
+    projector: str | None = None,
 ) -> dict:
     """Return the bytes of state that an optimizer keeps for the trainable parameters (`every`: for all).
 
-    Rules: `adamw` two fp32 values a parameter; `adamw8bit` two bytes a parameter and two fp32 scales a block of `block` (tensors
-    below 4,096 values keep fp32); `sgd` one fp32 value with momentum, none without; `adafactor` one fp32 row and one column sum
-    for each matrix (the last two dimensions), one value a parameter otherwise, no first moment; `lion` one fp32 value.
-    Step counters are not counted. Raises ConfigError for an unknown rule.
+    Rules: `adamw` two values a parameter; `adamw8bit` two bytes a parameter and two fp32 scales a block of `block` (tensors
+    below 4,096 values keep fp32); `sgd` one value with momentum, none without; `adafactor` one row and one column sum
+    for each matrix (the last two dimensions), one value a parameter otherwise, no first moment; `lion` one value.
+    `galore` (Zhao et al. 2024, Table 1): for each matrix m x n of the layers, m <= n, two moments of `rank` x n and a projector of
+    m x `rank`; `adamw` for everything else. `galore8bit`: the moments as `adamw8bit` keeps them, and so everything else.
+    `dtype` is the type of a value (torch's optimizers take the parameter's); `projector` that of the projectors, by default `dtype`.
+    Step counters are not counted. `saving` is against `adamw` in `dtype`.
+    Raises ConfigError for an unknown rule or type, and a rank that GaLore needs and does not get, or above a matrix's short side.
     """
-    shapes = [p.shape for p in _once(model) if every or p.requires_grad]
-    count = sum(map(math.prod, shapes))
-    size = sum(_state(rule, shape, block, momentum) for shape in shapes)
-    baseline = 8 * count
+    _check_rule(rule)
+    for what, value, known in (("dtype", dtype, WIDTHS), ("projector", projector or "int8", PROJECTORS)):
+        if value not in known:
+            raise ConfigError(f"optimizer: unknown {what} '{value}'{nearest(value, known)}")
+    trained = [p for p in model.parameters() if every or p.requires_grad]
+    low = _projected(model, trained, rank) if rule in LOW_RANK else {}
+    count = sum(p.numel() for p in trained)
+    width, sizes = WIDTHS[dtype], []
+    for parameter in trained:
+        if id(parameter) not in low:
+            sizes.append((_plain(rule, parameter.shape, block, momentum, width), 0))
+            continue
+        moments, matrix = low[id(parameter)]
+        kept = _adamw8bit(moments, block, width) if rule == "galore8bit" else 2 * width * math.prod(moments)
+        sizes.append((kept, _projector_bytes(math.prod(matrix), projector or dtype, block)))
+    size, baseline = sum(map(sum, sizes)), 2 * width * count
     return {
         "bytes": size,
         "mib": size / MIB,
@@ -41,38 +73,76 @@ def optimizer_bytes(
         "parameters": count,
         "baseline_bytes": baseline,
         "saving": 1 - size / baseline if baseline else 0.0,
+        "projected_parameters": sum(p.numel() for p in trained if id(p) in low),
+        "projector_bytes": sum(size for _, size in sizes),
     }
 
 
-def _once(model: nn.Module) -> Iterable[nn.Parameter]:
-    return model.parameters()
-
-
-def _state(rule: str, shape: torch.Size, block: int, momentum: float) -> int:
+def _check_rule(rule: str) -> None:
     if rule not in RULES:
         raise ConfigError(f"unknown optimizer rule '{rule}'{nearest(rule, RULES)}")
-    if rule == "sgd":
-        return 4 * math.prod(shape) if momentum else 0
-    return RULES[rule](shape, block)
 
 
-def _adamw8bit(shape: torch.Size, block: int) -> int:
+def _projected(
+    model: nn.Module, trained: list[nn.Parameter], rank: int | None
+) -> dict[int, tuple[tuple[int, int], tuple[int, int]]]:
+    """Return, by the id of each trained matrix of the layers, the shapes of GaLore's moments and of its projector."""
+    if rank is None:
+        raise ConfigError("optimizer galore: give a `rank`")
+    wanted = {id(p) for p in trained}
+    found = {}
+    for item in locate(model):
+        if item.part != "layer_linears" or item.parameter.dim() != 2 or id(item.parameter) not in wanted:
+            continue
+        short, long = sorted(item.parameter.shape)
+        if not 1 <= rank <= short:
+            raise ConfigError(
+                f"optimizer galore: rank {rank} does not lie between 1 and {short}, the short side of '{item.name}' "
+                f"({' x '.join(map(str, item.parameter.shape))})"
+            )
+        found[id(item.parameter)] = ((rank, long), (short, rank))
+    return found
+
+
+def _projector_bytes(count: int, kind: str, block: int) -> int:
+    return count + 4 * math.ceil(count / block) if kind == "int8" else WIDTHS[kind] * count
+
+
+def _plain(rule: str, shape: torch.Size, block: int, momentum: float, width: int) -> int:
+    """Return the bytes of state of a parameter that is not projected."""
+    if rule == "sgd" and not momentum:
+        return 0
+    return RULES[rule](shape, block, width)
+
+
+def _adamw8bit(shape: torch.Size | tuple[int, ...], block: int, _width: int) -> int:
     count = math.prod(shape)
     return 8 * count if count < SMALL else 2 * (count + 4 * math.ceil(count / block))
 
 
-def _adafactor(shape: torch.Size, _block: int) -> int:
+def _adamw(shape: torch.Size, _block: int, width: int) -> int:
+    return 2 * width * math.prod(shape)
+
+
+def _one_value(shape: torch.Size, _block: int, width: int) -> int:
+    return width * math.prod(shape)
+
+
+def _adafactor(shape: torch.Size, _block: int, width: int) -> int:
     if len(shape) < 2:
-        return 4 * math.prod(shape)
-    return 4 * math.prod(shape[:-2]) * (shape[-2] + shape[-1])
+        return width * math.prod(shape)
+    return width * math.prod(shape[:-2]) * (shape[-2] + shape[-1])
 
 
-RULES: dict[str, Callable[[torch.Size, int], int]] = {
-    "adamw": lambda shape, _: 8 * math.prod(shape),
+#: Rule: bytes of state of a parameter by (shape, block, bytes of a value); GaLore's are of what it does not project.
+RULES: dict[str, Callable[[torch.Size, int, int], int]] = {
+    "adamw": _adamw,
     "adamw8bit": _adamw8bit,
-    "sgd": lambda shape, _: 4 * math.prod(shape),
+    "sgd": _one_value,
     "adafactor": _adafactor,
-    "lion": lambda shape, _: 4 * math.prod(shape),
+    "lion": _one_value,
+    "galore": _adamw,
+    "galore8bit": _adamw8bit,
 }
 
 
@@ -96,31 +166,77 @@ class Lion(torch.optim.Optimizer):
                 state["exp_avg"].mul_(second).add_(parameter.grad, alpha=1 - second)
 
 
-class EightBitState(torch.optim.Optimizer):
-    """Stands for block-wise 8-bit AdamW in memory measurements: state of its size, updated in place by one fused kernel."""
+class StandIn(torch.optim.Optimizer):
+    """Stands for block-wise 8-bit AdamW and for GaLore in memory measurements: state and temporaries of the right size, no values.
 
-    def __init__(self, parameters, block: int = BLOCK):
-        super().__init__(parameters, {"block": block})
+    8-bit AdamW updates in one fused kernel, without temporaries. GaLore takes the singular vectors of the first gradient in fp32,
+    projects each gradient, and projects the update back to the size of the matrix. `low` holds what `_projected` returns.
+    """
+
+    def __init__(self, parameters, *, eight_bit: bool, low: dict | None = None, projector: str | None = None):
+        super().__init__(parameters, {})
+        self.eight_bit, self.low, self.projector = eight_bit, low or {}, projector
 
     @torch.no_grad()
     def step(self, closure=None):
-        """Make the state of parameters that have a gradient; values are not computed."""
+        """Make the state of parameters that have a gradient, and the temporaries of their update; values are not computed."""
         for group in self.param_groups:
             for parameter in (p for p in group["params"] if p.grad is not None):
-                state, count, device = self.state[parameter], parameter.numel(), parameter.device
-                if state:
-                    continue
-                small = count < SMALL
-                for name in ("exp_avg", "exp_avg_sq"):
-                    kind = torch.float32 if small else torch.uint8
-                    state[name] = torch.zeros(count, dtype=kind, device=device)
-                    if not small:
-                        scales = math.ceil(count / group["block"])
-                        state[f"{name}_scale"] = torch.zeros(scales, dtype=torch.float32, device=device)
+                if id(parameter) in self.low:
+                    self._project(parameter)
+                else:
+                    self._moments(parameter, parameter.grad)
+                    if not self.eight_bit:
+                        _adam_update(self.state[parameter])
+
+    def _project(self, parameter: nn.Parameter) -> None:
+        state, (moments, matrix) = self.state[parameter], self.low[id(parameter)]
+        if not state:
+            _left, _values, _right = torch.linalg.svd(parameter.grad.float(), full_matrices=False)
+            kind = torch.uint8 if self.projector == "int8" else getattr(torch, self.projector or "", parameter.dtype)
+            state["projector"] = parameter.new_empty(matrix, dtype=kind)
+            if kind == torch.uint8:
+                state["projector_scale"] = parameter.new_empty(
+                    math.ceil(math.prod(matrix) / BLOCK), dtype=torch.float32
+                )
+            del _left, _values, _right
+        low = parameter.new_empty(moments)
+        self._moments(parameter, low)
+        update = low if self.eight_bit else _adam_update(state)
+        back = parameter.new_empty(parameter.shape)
+        parameter.add_(back)
+        del update
+
+    def _moments(self, parameter: nn.Parameter, like: torch.Tensor) -> None:
+        state, count = self.state[parameter], like.numel()
+        if "exp_avg" in state:
+            return
+        small = count < SMALL
+        for name in ("exp_avg", "exp_avg_sq"):
+            kind = like.dtype if not self.eight_bit else torch.float32 if small else torch.uint8
+            state[name] = torch.zeros(count, dtype=kind, device=like.device)
+            if self.eight_bit and not small:
+                scales = math.ceil(count / BLOCK)
+                state[f"{name}_scale"] = torch.zeros(scales, dtype=torch.float32, device=like.device)
 
 
-def make_optimizer(rule: str, parameters: list[nn.Parameter], foreach: bool = False) -> torch.optim.Optimizer:
-    """Return an optimizer for a memory measurement; raises ConfigError for an unknown rule."""
+def _adam_update(state: dict) -> torch.Tensor:
+    """Return Adam's normalised step, with the denominator that it needs beside it."""
+    denominator = state["exp_avg_sq"].sqrt().add_(1e-8)
+    return state["exp_avg"] / denominator
+
+
+def make_optimizer(
+    rule: str,
+    parameters: list[nn.Parameter],
+    foreach: bool = False,
+    *,
+    model: nn.Module | None = None,
+    rank: int | None = None,
+    projector: str | None = None,
+) -> torch.optim.Optimizer:
+    """Return an optimizer for a memory measurement; GaLore's need the model and a rank. Raises ConfigError for an unknown rule."""
+    _check_rule(rule)
     if rule == "adamw":
         return torch.optim.AdamW(parameters, foreach=foreach, fused=False)
     if rule == "sgd":
@@ -129,6 +245,5 @@ def make_optimizer(rule: str, parameters: list[nn.Parameter], foreach: bool = Fa
         return torch.optim.Adafactor(parameters, foreach=foreach)
     if rule == "lion":
         return Lion(parameters)
-    if rule == "adamw8bit":
-        return EightBitState(parameters)
-    raise ConfigError(f"unknown optimizer rule '{rule}'{nearest(rule, RULES)}")
+    low = _projected(model, parameters, rank) if rule in LOW_RANK else {}
+    return StandIn(parameters, eight_bit=rule.endswith("8bit"), low=low, projector=projector)

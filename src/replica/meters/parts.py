@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from replica.errors import ConfigError, nearest
 
@@ -29,7 +30,24 @@ EMBEDDINGS = PARTS[:4]
 LAYERS = PARTS[4:8]
 
 _STACKS = {"layer", "layers", "block", "blocks", "h", "albert_layer_groups"}
-_EMBEDDING_MODULES = {"embeddings", "shared", "embed_tokens", "wte", "wpe", "word_embeddings", "position_embeddings"}
+_POSITIONS = {"wpe", "rel_embeddings", "pos_conv_embed"}
+#: Modules that turn words, patches, pixels or samples into the first layer's input.
+EMBEDDING_MODULES = _POSITIONS | {
+    "embeddings",
+    "shared",
+    "embed_tokens",
+    "embed_positions",
+    "layernorm_embedding",
+    "wte",
+    "word_embeddings",
+    "position_embeddings",
+    "embeddings_project",
+    "embedding_hidden_mapping_in",
+    "embedder",
+    "feature_extractor",
+    "feature_projection",
+    "masked_spec_embed",
+}
 
 
 @dataclass(frozen=True)
@@ -48,11 +66,14 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the encoder and decoder layers by name: the children of the outermost stacks (lists named layer, block, …)."""
+    """Return the encoder and decoder layers by name: the children of the outermost stacks (lists named layer, block, …).
+
+    ResNet's blocks are its layers, VGG's and LeNet's convolutions and hidden linear layers theirs; ALBERT's shared group is one.
+    """
     stacks: list[str] = []
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, nn.ModuleList) or name.rpartition(".")[2] not in _STACKS:
+        if not isinstance(module, (nn.ModuleList, nn.Sequential)) or name.rpartition(".")[2] not in _STACKS:
             continue
         if any(name.startswith(f"{stack}.") for stack in stacks):
             continue
@@ -110,21 +131,30 @@ def _part(name: str, parameter: nn.Parameter, module: nn.Module, layers: tuple[s
     if name.startswith(layers):
         if is_norm(module):
             return "layer_norms"
-        if steps[-1] == "bias":
+        if steps[-1] in {"bias", "q_bias", "v_bias"}:
             return "layer_biases"
-        if parameter.dim() == 2 and not isinstance(module, nn.Embedding):
-            return "layer_linears"
-        return "layer_other"
+        return "layer_linears" if _is_matrix(steps[-1], parameter, module) else "layer_other"
     if "pooler" in steps:
         return "pooler"
-    if _EMBEDDING_MODULES & set(steps):
+    if EMBEDDING_MODULES & set(steps):
         if is_norm(module):
             return "embedding_norms"
-        position = any("position" in step or step == "wpe" for step in steps)
+        position = any("position" in step or step in _POSITIONS for step in steps)
         return "position_embeddings" if position else "other_embeddings"
     return "final_norms" if is_norm(module) and _is_body(steps) else "head"
 
 
+def _is_matrix(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
+    """Say whether a parameter of a layer is a matrix of weights: of a linear layer, or of a convolution that is not depthwise.
+
+    Mamba's state matrix A has two dimensions but is not multiplied with as a matrix.
+    """
+    if isinstance(module, _ConvNd):
+        return module.groups == 1
+    return parameter.dim() == 2 and not isinstance(module, nn.Embedding) and name != "A_log"
+
+
 def _is_body(steps: list[str]) -> bool:
     """Say whether a norm outside the layers closes a stack (T5's and ViT's last norm) and is not inside a head (BERT's `cls`)."""
-    return not {"cls", "lm_head", "classifier", "predictions", "vocab_layer_norm"} & set(steps)
+    heads = {"cls", "lm_head", "classifier", "predictions", "generator_predictions", "vocab_layer_norm"}
+    return not heads & set(steps)

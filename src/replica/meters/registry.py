@@ -12,6 +12,9 @@ from replica.errors import ConfigError, nearest
 from replica.methods.registry import explain
 
 Pattern = float | dict[str, float] | None
+Rule = Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion", "galore", "galore8bit"]
+Projector = Literal["float32", "bfloat16", "float16", "int8"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class Options(BaseModel):
@@ -48,10 +51,13 @@ class StorageOptions(Options):
 class OptimizerOptions(Options):
     """What `optimizer_bytes` is given."""
 
-    rule: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] = "adamw"
+    rule: Rule = "adamw"
     block: int = Field(2048, ge=1)
     momentum: float = Field(0.9, ge=0)
     all: bool = Field(False, description="state for all parameters, not only the trainable ones")
+    dtype: Dtype = Field("float32", description="type of a value of state that is not quantised")
+    rank: int | None = Field(None, ge=1, description="GaLore's rank; required by its rules")
+    projector: Projector | None = Field(None, description="type of GaLore's projectors; `dtype` when absent")
 
 
 class MemoryOptions(Options):
@@ -60,15 +66,20 @@ class MemoryOptions(Options):
     batch: int = Field(32, ge=1)
     length: int = Field(128, ge=1)
     decoder_length: int | None = Field(None, ge=1)
-    optimizer: Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion"] | None = "adamw"
+    optimizer: Rule | None = "adamw"
     train: bool = True
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     attention: Literal["eager", "fused"] = "eager"
     dropout: bool = True
     padding: bool = False
     checkpointing: bool = False
     era: Literal["today", "2021"] = "today"
     foreach: bool = False
+    rank: int | None = Field(None, ge=1, description="GaLore's rank; required by its rules")
+    projector: Projector | None = Field(None, description="type of GaLore's projectors; `dtype` when absent")
+    per_layer: bool = Field(
+        False, description="update each parameter when its gradient is complete, and free the gradient"
+    )
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
 
 
@@ -99,7 +110,7 @@ ASSUMPTIONS = {
     "parameters": "a tensor that several modules share counts once",
     "flops": "2 per multiply-add; matrix products and convolutions only; eager attention; no padding",
     "storage": "1 byte is 8 bits, nothing is aligned; 32 bits is the baseline",
-    "optimizer": "fp32 state unless the rule says otherwise; step counters not counted",
+    "optimizer": "state in `dtype` unless the rule says otherwise; step counters not counted",
     "memory": "live tensor storages of two training steps; no kernel workspaces, allocator rounding or device context",
     "method_cost": "as each method's `expected` and `cost` say",
     "config": "the methods' configuration as it is run",

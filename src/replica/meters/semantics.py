@@ -9,7 +9,10 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch.fx.experimental import _config
 from torch.nn import functional
+
+from replica.errors import ConfigError
 
 
 @contextmanager
@@ -29,6 +32,65 @@ def attention(model: nn.Module, name: str) -> Iterator[None]:
 
 
 @contextmanager
+def steady(model: nn.Module) -> Iterator[None]:
+    """Run the model in this block without what chance or values decide, so that shapes alone do; then put everything back.
+
+    Where a mask selects values on the meta device (ELECTRA's loss), it selects all: every token is real.
+    Layer drop and SpecAugment (wav2vec 2.0) are off. Every example of Longformer has one global token, as its classifier sets.
+    BigBird, which turns to full attention for good on a short batch, is set back to its blocks.
+    """
+    config = getattr(model, "config", None)
+    kind = getattr(config, "model_type", "")
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(_config, "meta_nonzero_assume_all_nonzero", True))
+        for name, value in (("layerdrop", 0.0), ("apply_spec_augment", False)):
+            if hasattr(config, name):
+                stack.enter_context(patch.object(config, name, value))
+        if kind == "longformer":
+            from transformers.models.longformer.modeling_longformer import LongformerSelfAttention
+
+            indices = staticmethod(_one_global_token)
+            stack.enter_context(patch.object(LongformerSelfAttention, "_get_global_attn_indices", indices))
+        if kind == "big_bird":
+            stack.callback(_set_attention_type, model.base_model, model.base_model.attention_type)
+        yield
+
+
+def notes(model: nn.Module) -> list[str]:
+    """Return what an architecture's measurement takes for granted beyond the meters' own assumptions."""
+    config = model.config
+    said = {
+        "longformer": "one global token an example, as the classifier sets",
+        "wav2vec2": "length counts frames of 20 ms; no layer drop, no SpecAugment",
+        "mamba": "the scan runs step by step, as transformers does without Mamba's own CUDA kernels",
+        "albert": "one set of weights is run in every layer: counted and stored once, computed each time",
+    }
+    found = [said[config.model_type]] if config.model_type in said else []
+    if config.model_type == "big_bird":
+        shortest = (5 + 2 * config.num_random_blocks) * config.block_size
+        found.append(f"blocks of {config.block_size}; full attention up to {shortest} tokens, as transformers does")
+    if config.model_type == "nystromformer" and config.num_landmarks == config.segment_means_seq_len:
+        found.append("full attention, as transformers runs it while segment_means_seq_len equals num_landmarks")
+    if getattr(model, "main_input_name", "") == "pixel_values":
+        found.append("images of the configuration's size (224 where it has none); length is not used")
+    if type(model).__name__.endswith("ForCTC"):
+        found.append("the sum of the logits stands for the CTC loss")
+    return found
+
+
+def _one_global_token(is_global: torch.Tensor) -> tuple:
+    """Return what Longformer derives from a mask (batch, length) in which only the first token of each example is global."""
+    rows = torch.arange(is_global.shape[0], device=is_global.device)
+    none = rows[:0]
+    return 1, (rows, torch.zeros_like(rows)), (rows, torch.zeros_like(rows)), (none, none)
+
+
+def _set_attention_type(body: nn.Module, kind: str) -> None:
+    if body.attention_type != kind:
+        body.set_attention_type(kind)
+
+
+@contextmanager
 def rules(model: nn.Module, *, kernel: str = "eager", dropout: bool = True, era: str = "today") -> Iterator[None]:
     """Measure inside this block under named rules.
 
@@ -37,8 +99,14 @@ def rules(model: nn.Module, *, kernel: str = "eager", dropout: bool = True, era:
     `era`: "2021" makes softmax keep its input as well as its output and T5's decoder keep its keys and values (torch < 1.12,
     transformers 4); gradients zeroed in place belong to it too, and are the training step's business.
     Attributes are patched, because a `TorchFunctionMode` is not active while checkpointing recomputes.
+    Raises ConfigError for the fused kernel where the architecture has none.
     """
+    if kernel == "fused" and not getattr(model, "_supports_sdpa", True):
+        raise ConfigError(
+            f"attention fused: architecture '{model.config.model_type}' has no fused attention; use eager"
+        )
     with ExitStack() as stack:
+        stack.enter_context(steady(model))
         stack.enter_context(attention(model, "sdpa" if kernel == "fused" else "eager"))
         stack.enter_context(patch.object(functional, "dropout", _gpu_dropout if dropout else _no_dropout))
         if kernel == "fused":

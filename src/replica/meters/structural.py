@@ -72,11 +72,19 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
         found, config = parse(reference)
         if found.name in methods:
             raise ConfigError(f"method '{found.name}' stands twice in one measurement")
+        _check_rank(found.name, config, model.config)
         methods[found.name] = found.load()(config)
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)
     return Measured(model=model, base_parameters=base, methods=methods)
+
+
+def _check_rank(method: str, config: Any, model_config: Any) -> None:
+    """Raise ConfigError for a rank above the model's width: such a factorisation is larger than what it factorises."""
+    rank, width = getattr(config, "rank", None), getattr(model_config, "hidden_size", None)
+    if isinstance(rank, int) and isinstance(width, int) and rank > width:
+        raise ConfigError(f"method '{method}': rank {rank} is above the width {width} of the model")
 
 
 def _versions() -> dict[str, str]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
-from replica.models.heads import auto_class, is_head_key, label_count
+from replica.models.heads import auto_class, check_head, is_head_key, label_count, supported_attention
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -22,20 +23,28 @@ WEIGHTS = "model.safetensors"
 #: Fields that every configuration takes although its defaults do not list them.
 _EXTRA_FIELDS = ("num_labels", "decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
 
+#: Sizes that a configuration may have, under the names that transformers maps others to.
+_SIZES = (
+    "hidden_size",
+    "num_attention_heads",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "num_hidden_layers",
+    "intermediate_size",
+    "vocab_size",
+)
+
 
 def make_config(
     architecture: str, fields: dict[str, Any], *, head: str, labels: int, checked: bool = True
 ) -> PretrainedConfig:
     """Return the transformers configuration of an architecture with these fields, sized for a head.
 
-    Raises ConfigError for an unknown architecture, and (if `checked`) for a field that the architecture does not have.
+    Raises ConfigError for an unknown architecture, for values that make no model (heads that do not divide the width), and (if
+    `checked`) for a field that the architecture does not have.
     """
-    from transformers import CONFIG_MAPPING
-
-    if architecture not in CONFIG_MAPPING:
-        raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")
+    kind = config_class(architecture)
     fields = dict(fields)
-    kind = CONFIG_MAPPING[architecture]
     known = known_fields(architecture)
     for key in fields:
         if checked and key not in known:
@@ -53,26 +62,74 @@ def make_config(
         fields["problem_type"] = "single_label_classification"
     fields["dtype"] = "float32"
     fields.pop("torch_dtype", None)
-    return kind(**fields)
+    try:
+        config = kind(**fields)
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        raise ConfigError(f"architecture '{architecture}': {_one_line(error)}") from None
+    _check_shape(config, fields)
+    return config
+
+
+def config_class(architecture: str) -> type[PretrainedConfig]:
+    """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
+    from transformers import CONFIG_MAPPING
+
+    import replica.models.vision  # noqa: F401 - registers the architectures that transformers lacks
+
+    if architecture not in CONFIG_MAPPING:
+        raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")
+    return CONFIG_MAPPING[architecture]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.__cause__ or error).split())
+
+
+def _check_shape(config: PretrainedConfig, fields: dict[str, Any]) -> None:
+    """Raise ConfigError for sizes below 1 and for heads that do not divide the width, where their own width is not given."""
+    sizes = {name: getattr(config, name, None) for name in _SIZES}
+    sizes = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    for name, size in sizes.items():
+        if size < (0 if name == "num_hidden_layers" else 1):
+            raise ConfigError(f"architecture '{config.model_type}': {name} is {size}, which makes no model")
+    own_width = hasattr(config, "d_kv") or fields.get("head_dim") is not None
+    for name in ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads"):
+        if name in sizes and not own_width and sizes.get("hidden_size", 0) % sizes[name]:
+            raise ConfigError(
+                f"architecture '{config.model_type}': {name} {sizes[name]} does not divide the width {sizes['hidden_size']}"
+            )
+    shared = getattr(config, "num_key_value_heads", None)
+    if isinstance(shared, int) and (shared < 1 or sizes["num_attention_heads"] % shared):
+        raise ConfigError(
+            f"architecture '{config.model_type}': num_key_value_heads {shared} does not divide "
+            f"num_attention_heads {sizes['num_attention_heads']}"
+        )
 
 
 def known_fields(architecture: str) -> set[str]:
     """Return the names that a configuration of this architecture may have."""
-    from transformers import CONFIG_MAPPING
-
-    kind = CONFIG_MAPPING[architecture]
+    kind = config_class(architecture)
     return {*kind().to_dict(), *kind.attribute_map, *_EXTRA_FIELDS} - {"model_type"}
 
 
 def from_config(
     config: PretrainedConfig, *, head: str, seed: int, device: str = "cpu", attention: str = "sdpa"
 ) -> PreTrainedModel:
-    """Build the head's model of a configuration in float32; weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
-        torch.default_generator.manual_seed(seed)
-        model = auto_class(head).from_config(config, attn_implementation=attention)
+    """Build the head's model of a configuration in float32; weights depend on the seed alone.
+
+    An architecture without a fused attention kernel is built with its own, whatever `attention` says.
+    Raises ConfigError for a head that the architecture does not have.
+    """
+    check_head(config, head)
+    make = getattr(auto_class(head), "from_config", None) or auto_class(head)._from_config
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
+            torch.default_generator.manual_seed(seed)
+            model = make(config, attn_implementation=supported_attention(config, head, attention))
+    except ValueError as error:
+        raise ConfigError(f"architecture '{config.model_type}': {_one_line(error)}") from error
     model.eval()
-    return model if device in ("cpu", "meta") else model.to(device)
+    return model if device == "cpu" else model.to(device)  # on meta too: wav2vec 2.0 makes a parameter on the processor
 
 
 def build(
@@ -88,8 +145,8 @@ def build(
     """Build a registered model with random weights, in eval mode.
 
     `head` is a task's kind (`head_of`), or `none` for the bare encoder; `device="meta"` builds it without memory;
-    `attention` is `eager` or `sdpa`; `changes` replaces fields of the registered configuration. Equal arguments give
-    equal weights. Raises ConfigError for unknown heads, architectures and fields.
+    `attention` is `eager` or `sdpa` (where the architecture has it); `changes` replaces fields of the registered
+    configuration. Equal arguments give equal weights. Raises ConfigError for unknown heads, architectures and fields.
     """
     config = make_config(entry.architecture, {**entry.config, **(changes or {})}, head=head, labels=labels)
     return from_config(config, head=head, seed=seed, device=device, attention=attention)
@@ -107,7 +164,8 @@ def from_asset(
     """Load the weights in a retrieved model's folder under a head; what the head lacks is drawn by the seed.
 
     The folder's `config.json` gives the fields that the registry does not. Raises AssetError when the weights cannot be
-    read, do not have the architecture's shapes, or lack a weight of the body (poolers excepted).
+    read, do not have the architecture's shapes, or lack a weight of the body (poolers excepted); ConfigError for a head that
+    the architecture does not have.
     """
     from transformers.utils import logging
 
@@ -122,6 +180,7 @@ def from_asset(
     known = known_fields(entry.architecture)
     stored = {key: value for key, value in stored.items() if key in known}
     config = make_config(entry.architecture, {**stored, **entry.config}, head=head, labels=labels)
+    check_head(config, head)
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -131,7 +190,7 @@ def from_asset(
             model, report = auto_class(head).from_pretrained(
                 folder,
                 config=config,
-                attn_implementation=attention,
+                attn_implementation=supported_attention(config, head, attention),
                 dtype=torch.float32,
                 local_files_only=True,
                 use_safetensors=True,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from replica.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from replica.config.schema import Task
 
 #: Head: the transformers auto class that builds it. `none` is another word for `text`: the bare encoder.
@@ -23,17 +25,49 @@ HEADS = {
     "image": "AutoModelForImageClassification",
 }
 
+#: Heads that no task has yet, for measurements; `projection` is the image embedding of CLIP's tower.
+FURTHER_HEADS = {
+    "causal": "AutoModelForCausalLM",
+    "ctc": "AutoModelForCTC",
+    "audio": "AutoModelForAudioClassification",
+    "projection": "CLIPVisionModelWithProjection",
+}
+
 #: Heads whose output size is the number of labels.
-LABELLED = ("classification", "tagging", "image")
+LABELLED = ("classification", "tagging", "image", "audio")
 
 
 def auto_class(head: str) -> type:
-    """Return the transformers auto class of a head; raises ConfigError with the nearest known name."""
-    if head not in HEADS:
-        raise ConfigError(f"unknown head '{head}'{nearest(head, HEADS)}")
+    """Return the transformers class of a head, mostly an auto class; raises ConfigError with the nearest known name."""
+    known = {**HEADS, **FURTHER_HEADS}
+    if head not in known:
+        raise ConfigError(f"unknown head '{head}'{nearest(head, known)}")
     import transformers
 
-    return getattr(transformers, HEADS[head])
+    return getattr(transformers, known[head])
+
+
+def check_head(config: PretrainedConfig, head: str) -> None:
+    """Raise ConfigError naming the heads that this configuration's architecture has, when it lacks this one."""
+    if not has_head(config, head):
+        have = [name for name in (*HEADS, *FURTHER_HEADS) if name != "none" and has_head(config, name)]
+        raise ConfigError(f"architecture '{config.model_type}' has no head '{head}'; it has {', '.join(have)}")
+
+
+def has_head(config: PretrainedConfig, head: str) -> bool:
+    """Say whether this configuration's architecture has a head; raises ConfigError for a name that no head has."""
+    found = auto_class(head)
+    mapping = getattr(found, "_model_mapping", None)
+    return type(config) in mapping if mapping is not None else isinstance(config, found.config_class)
+
+
+def supported_attention(config: PretrainedConfig, head: str, attention: str) -> str:
+    """Return `attention`, or `eager` in place of `sdpa` where the architecture has no such kernel. The head must be one it has."""
+    found = auto_class(head)
+    mapping = getattr(found, "_model_mapping", None)
+    kinds = found if mapping is None else mapping[type(config)]
+    kinds = kinds if isinstance(kinds, (list, tuple)) else (kinds,)
+    return attention if attention != "sdpa" or all(kind._supports_sdpa for kind in kinds) else "eager"
 
 
 def head_of(task: Task) -> str:

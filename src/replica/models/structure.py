@@ -20,6 +20,17 @@ LAYERS = {
     "gpt2": ("h",),
     "llama": ("layers",),
     "bart": ("encoder.layers", "decoder.layers"),
+    "albert": ("encoder.albert_layer_groups",),
+    "deberta": ("encoder.layer",),
+    "longformer": ("encoder.layer",),
+    "big_bird": ("encoder.layer",),
+    "nystromformer": ("encoder.layer",),
+    "mamba": ("layers",),
+    "clip_vision_model": ("encoder.layers",),
+    "wav2vec2": ("encoder.layers",),
+    "vgg": ("layers",),
+    "lenet": ("layers",),
+    "wideresnet": ("layers",),
 }
 
 

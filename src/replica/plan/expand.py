@@ -10,6 +10,9 @@ from replica.config.schema import Paper, RunEntry, Scale, Stage, Task
 from replica.config.yaml_files import validate
 from replica.errors import ConfigError, nearest
 
+#: The sections of a paper's `runs`.
+SECTIONS = ("laptop", "paper")
+
 
 def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
     """Return every run of a section by its final name, with `matrix` and `base` resolved."""

@@ -12,16 +12,18 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from replica.claims.expressions import names
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Scale, Train
+from replica.config.schema import Paper, RunEntry, Scale, Task, Train
 from replica.config.yaml_files import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
-from replica.plan.expand import expand_section, methods_at, model_at, task_at, train_at
+from replica.plan.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
+from replica.plan.requests import check_claims, requested_runs
 
 #: Raised when a change of the training loop changes what a run computes.
 TRAINING_VERSION = 1
+#: Stands in the names of the runs that try a value, between the run's name and the value.
+TRIED = "~"
 
 
 @dataclass
@@ -93,15 +95,16 @@ class _Builder:
         self.plan = Plan(scale=scale.name)
         self.content: dict[str, str] = {}
 
-    def section(self, paper: Paper, section: str, requests: dict[str, int]) -> None:
-        entries = expand_section(paper, section)
+    def section(self, paper: Paper, section: str, entries: dict[str, RunEntry]) -> None:
         resolver = _Section(self, paper, section, entries)
         known = self.plan.named.setdefault(paper.id, {}).setdefault(section, {})
         for name in entries:  # every entry is checked, also one that no claim asks for
             known[name] = resolver.resolve(name)
+
+    def ask(self, paper: Paper, section: str, requests: dict[str, int]) -> None:
+        wanted = self.plan.wanted.setdefault(paper.id, [])
         for name, seeds in requests.items():
-            run_id = known[name]
-            wanted = self.plan.wanted.setdefault(paper.id, [])
+            run_id = self.plan.named[paper.id][section][name]
             if run_id not in wanted:
                 wanted.append(run_id)
             self.request(run_id, range(seeds), paper.id)
@@ -127,11 +130,23 @@ class _Builder:
                 f"two runs have the id {run.id} and differ ('{name}', {sorted(known.names)}): change one specification"
             )
         else:
+            self._agree_on_seeds(name, known, run)
             known.evaluate.update(run.evaluate)
             known.measure = known.measure or run.measure
             known.gpus = max(known.gpus, run.gpus)
         self.plan.runs[run.id].names.add(name)
         return run.id
+
+    def _agree_on_seeds(self, name: str, known: Run, run: Run) -> None:
+        """Refuse a run that is `seeds: one` here and not there: which parent a child's seed builds on would be anybody's guess."""
+        if TRIED in name or known.single == run.single or self.scale.name == "smoke":  # smoke has one seed
+            return
+        others = sorted(other for other in known.names if TRIED not in other)
+        if others:
+            raise ConfigError(
+                f"'{name}' and {others} are the same run {run.id}, and only one of them says `seeds: one`; say it in both"
+            )
+        known.single = run.single
 
     def prepare(self, task: Any, tokenizer: str, max_length: int | None) -> str:
         length = min(max_length or task.max_length, task.max_length)
@@ -172,17 +187,23 @@ class _Section:
 
     def _candidates(self, name: str, entry: RunEntry, where: str) -> dict[str, dict[str, Any]]:
         """Make one run per tried value; returns their ids with what each tries."""
-        if not entry.tune or not self.builder.scale.tune:
+        if not entry.tune:
             return {}
-        found = {}
-        if len(entry.tune) != 1:
-            raise ConfigError(f"{where}: tune: give one key with the values to try, got {sorted(entry.tune)}")
+        if len(entry.tune) != 1 or not all(entry.tune.values()):
+            raise ConfigError(f"{where}: tune: give one key with the values to try, got {entry.tune}")
         [(key, values)] = entry.tune.items()
+        task = self.builder.project.tasks.get(entry.task or "")
+        if task is not None and task.kind == "text":
+            raise ConfigError(f"{where}: tune: task '{entry.task}' is unlabelled and has no score to choose by")
+        found = {}
         for value in values:
             tried = entry.model_copy(
                 update={"train": {**entry.train, key: value}, "tune": {}, "measure": type(entry.measure)()}
             )
-            found[self._run(f"{name}~{key}={value}", tried, where, {})] = {key: value}
+            if not self.builder.scale.tune:  # no run, but the value must be one that training takes
+                validate(Train, train_at(tried, self.builder.scale), f"{where}: tune")
+                continue
+            found[self._run(f"{name}{TRIED}{key}={value}", tried, where, {})] = {key: value}
         return found
 
     def _parent(self, name: str | None, role: str, where: str) -> str | None:
@@ -210,8 +231,11 @@ class _Section:
             if entry.model is not None:
                 spec["model"] = self._model(entry.model, entry.random_init, models)
             elif entry.init is not None:
+                if entry.random_init:
+                    raise ConfigError(
+                        "`random_init` goes with `model`; a run with `from` starts from that run's weights"
+                    )
                 parents["init"] = self._parent(entry.init, "from", where)
-                spec["random_init"] = entry.random_init or None
             self._teacher(entry, spec, parents, models, where)
             spec["methods"] = self._methods(entry, parents, spec)
             if entry.stage != "targets":
@@ -219,7 +243,7 @@ class _Section:
                 spec["train"] = train.model_dump(exclude_defaults=True, mode="json")
                 if entry.tune and not scale.tune:  # the first value stands for all
                     [(key, values)] = entry.tune.items()
-                    if key not in scale.train:
+                    if key not in scale.train and not (key == "epochs" and "steps" in spec["train"]):
                         spec["train"][key] = values[0]
             tokenizer = self._tokenizer(spec, parents)
             length = spec.get("train", {}).get("max_length") or (
@@ -236,9 +260,19 @@ class _Section:
             if candidates:
                 spec["tune"] = dict(candidates)
             evaluated = {}
-            labelled = task.kind not in ("text",) and entry.stage != "targets" and "~" not in name
+            labelled = task.kind not in ("text",) and entry.stage != "targets" and TRIED not in name
             for other in entry.evaluate if entry.evaluate is not None else [entry.task] * labelled:
                 target = task_at(project, other, scale)
+                if _head(target) != _head(task):
+                    raise ConfigError(
+                        f"evaluate: task '{other}' needs another head than '{entry.task}', which this run trains: "
+                        "it would be scored with random weights"
+                    )
+                if entry.tune and target.splits.report in (None, target.splits.select):
+                    raise ConfigError(
+                        f"evaluate: task '{target.name}' reports on the split that chooses among the tried values; "
+                        "give it a `report` split of its own, or the run `evaluate: []`"
+                    )
                 evaluated[target.name] = builder.prepare(target, tokenizer, length)
         except ConfigError as error:
             message = str(error)
@@ -325,6 +359,11 @@ class _Section:
         return project.tokenizer_of(spec["teacher"]["name"])
 
 
+def _head(task: Task) -> tuple[Any, ...]:
+    """Say what a task's head is: two tasks with the same can be scored with one model."""
+    return task.kind, task.next_sentence, len(task.labels) if task.kind != "text2text" else 0
+
+
 def _slug(spec: dict[str, Any]) -> str:
     """Say in a few words what a run is: model, methods, task. From the specification alone, so that papers share it."""
     words = [spec["root"], *(item["name"] for item in spec.get("methods", [])), spec["task"][0]]
@@ -344,54 +383,10 @@ def build_plan(project: Project, scale: str | None = None, papers: list[str] | N
     builder = _Builder(project, chosen)
     for name in papers or project.papers:
         paper = project.paper(name)
+        entries = {section: expand_section(paper, section) for section in SECTIONS}
         for section in chosen.sections:
-            builder.section(paper, section, requested_runs(project, paper, section, chosen))
+            builder.section(paper, section, entries[section])
+        check_claims(project, paper, entries)
+        for section in chosen.sections:
+            builder.ask(paper, section, requested_runs(project, paper, section, entries[section], chosen))
     return builder.plan
-
-
-def requested_runs(project: Project, paper: Paper, section: str, scale: Scale) -> dict[str, int]:
-    """Return the names of the runs that the paper's claims read, with the number of seeds each needs.
-
-    Raises ConfigError for a claim that names no run of the section.
-    """
-    entries = expand_section(paper, section)
-    requests: dict[str, int] = {}
-    for claim in paper.claims:
-        where = f"config/papers/{paper.id}.yaml: claims.{claim.id}"
-        if section == "laptop" and claim.trend is not None:
-            if scale.name == "laptop" and project.settings.quick and not claim.trend.quick:
-                expressions: list[str] = []
-                _check_names([claim.trend.effect, *claim.trend.shows.values()], entries, f"{where}.trend")
-            else:
-                expressions = [claim.trend.effect, *claim.trend.shows.values()]
-            seeds = claim.trend.seeds if scale.name == "laptop" else scale.seeds
-        elif section == "paper" and claim.evidence == "full":
-            expressions = claim_expressions(claim)
-            seeds = paper.seeds.get("paper", scale.seeds) if scale.name == "paper" else scale.seeds
-        else:
-            continue
-        for run in _check_names(expressions, entries, where):
-            requests[run] = max(requests.get(run, 0), seeds)
-    return requests
-
-
-def claim_expressions(claim: Any) -> list[str]:
-    """Return every expression behind a claim's `ours`, templates filled with the keys of its cells."""
-    from replica.claims.cells import cells
-
-    return [cell.ours for cell in cells(claim) if cell.ours is not None]
-
-
-def _check_names(expressions: list[str], entries: dict[str, RunEntry], where: str) -> list[str]:
-    found = []
-    for expression in expressions:
-        for name in sorted(names(expression)):
-            parts = name.split(".")
-            if parts[0] != "runs":
-                raise ConfigError(f"{where}: '{name}' is no measurement of a run; expected runs.<name>.<task>.<metric>")
-            if len(parts) < 2 or parts[1] not in entries:
-                missing = parts[1] if len(parts) > 1 else name
-                raise ConfigError(f"{where}: names no run: '{missing}'{nearest(missing, entries)}")
-            if parts[1] not in found:
-                found.append(parts[1])
-    return found

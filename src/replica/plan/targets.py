@@ -37,9 +37,14 @@ def paper_inputs(project: Project, plan: Plan, paper: str) -> list[str]:
 
 
 def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
-    """Return a hash of the part of a paper's file that a rule depends on: `claims`, `measurements` or `layout`."""
+    """Return a hash of the part of a paper's file that a rule depends on: `claims`, `measurements` or `layout`.
+
+    With a project the hash of the claims covers what the settings say of them: default tolerances and confidence level.
+    """
     if part == "claims":
         value: Any = [claim.model_dump(mode="json", exclude_defaults=True) for claim in paper.claims]
+        if project is not None:
+            value = [value, project.settings.model_dump(mode="json", include={"tolerances", "confidence_level"})]
     elif part == "measurements":
         models = {item.model for item in paper.measurements.values()}
         value = [
@@ -51,7 +56,7 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
             _method_versions(paper),
         ]
     else:
-        value = paper.model_dump(mode="json", include={"title", "summary", "errata", "tables", "figures"})
+        value = paper.model_dump(mode="json", exclude={"claims", "measurements", "runs", "seeds"})
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

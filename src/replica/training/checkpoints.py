@@ -38,7 +38,13 @@ def latest(folder: Path) -> Path | None:
     if not found:
         return None
     newest = max(found)[1]
-    for name, expected in read_json(newest / SEAL).items():
+    try:
+        sealed = dict(read_json(newest / SEAL))
+    except (ValueError, TypeError, OSError) as error:
+        raise TrainingError(
+            f"{newest / SEAL}: cannot be read ({error}); remove {newest} to go on from an older one, or {folder} to start again"
+        ) from None
+    for name, expected in sealed.items():
         file = newest / name
         actual = sha256_file(file) if file.exists() else "missing"
         if actual != expected:

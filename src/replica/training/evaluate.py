@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from replica import models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
+from replica.config.schema import Task
 from replica.files import atomic_path, write_json
 from replica.paths import Layout
 from replica.plan.runs import Plan
@@ -50,6 +52,13 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
             pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
     write_json(folder / "metrics.json", result)
     return result
+
+
+def score_select(folder: Path, task: Task, prepared: Path) -> dict[str, float]:
+    """Return the metrics of a stored model on the select split of its own task."""
+    manifest.verify(folder)
+    model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task))
+    return tasks.evaluate(model, task, tasks.PreparedSplit.read(prepared, "select"), batch_size=64)[1]
 
 
 def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from replica.config.schema import Train
 from replica.errors import TrainingError
@@ -214,7 +214,11 @@ class Loop(Trainer):
         previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
         started = time.monotonic()
         try:
-            self.train(resume_from_checkpoint=str(resume) if resume else None)
+            if self.first_step >= self.args.max_steps:  # killed between the last step and the storing of the result
+                self._load_from_checkpoint(str(resume))
+                self.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+            else:
+                self.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)

@@ -15,22 +15,24 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task, Train
 from replica.errors import ConfigError, TrainingError
-from replica.files import atomic_folder, sha256_file, write_json, write_text
+from replica.files import atomic_folder, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training.loop import INTERRUPTED, Loop, total_steps
 from replica.training.precision import choose
+from replica.training.process import recorded
 from replica.training.selection import choose_candidate
 
 
 def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
-    """Return the folder of the parent of a role, checking that it is whole."""
+    """Return the folder of the parent of a role; AssetError where a file of it is missing or has another sha256."""
     parent = run.parents[role]
     folder = layout.run(plan.scale, parent, plan.parent_seed(parent, seed))
     if not (folder / manifest.NAME).exists():
         raise TrainingError(f"{folder / manifest.NAME}: missing; make run {parent} first")
+    manifest.verify(folder)
     return folder
 
 
@@ -82,6 +84,11 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
 
     Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there.
     """
+    with recorded(layout.resume(plan.scale, run_id, seed)):
+        return _train(project, plan, run_id, seed, layout)
+
+
+def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
     run = plan.run(run_id)
     task = project.task(run.spec["task"][0])
     out = layout.run(plan.scale, run_id, seed)
@@ -127,8 +134,6 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
         state_folder=state,
     )
-    state.mkdir(parents=True, exist_ok=True)
-    write_json(state / "process.json", {"pid": os.getpid(), "host": platform.node()})
     outcome = loop.fit()
     if not outcome.finished:
         print(f"stopped at step {outcome.step} of {steps}; run the same command to go on", file=sys.stderr)
@@ -248,6 +253,14 @@ def _processor() -> str:
 
 def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
     """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
+    state = layout.resume(plan.scale, run_id, seed)
+    with recorded(state):
+        _store_signals(project, plan, run_id, seed, layout)
+    shutil.rmtree(state, ignore_errors=True)
+    return 0
+
+
+def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> None:
     from replica.training import signals
 
     run = plan.run(run_id)
@@ -289,7 +302,6 @@ def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: L
             "threads": torch.get_num_threads(),
         }
         write_manifest(folder, plan, run, seed, layout, facts)
-    return 0
 
 
 __all__ = ["make_targets", "train_run", "write_manifest"]

@@ -1,4 +1,4 @@
-"""Which of the tried values a run takes, from its candidates' scores on the select split. Imports no torch."""
+"""Which of the tried values a run takes, from its candidates' scores on the select split. Imports torch only to score late."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ def choose_candidate(layout: Layout, plan: Plan, run: Run, task: Task) -> dict[s
     Returns `chosen` (the values), `winner` (the candidate's id) and `scores` (by tried values).
     """
     metric = task.primary
-    scores = {
-        candidate: manifest.read(layout.run(plan.scale, candidate, 0))["selection"][metric.name]
-        for candidate in run.candidates
-    }
+    scores = {candidate: _score(layout, plan, candidate, task)[metric.name] for candidate in run.candidates}
     best = (max if metric.direction == "higher" else min)(scores.values())
     winner = next(candidate for candidate in run.candidates if scores[candidate] == best)
     tried = run.spec["tune"]
@@ -31,6 +28,20 @@ def choose_candidate(layout: Layout, plan: Plan, run: Run, task: Task) -> dict[s
         "metric": metric.name,
         "scores": {", ".join(f"{k}={v}" for k, v in tried[c].items()): score for c, score in scores.items()},
     }
+
+
+def _score(layout: Layout, plan: Plan, candidate: str, task: Task) -> dict[str, float]:
+    """Return a candidate's metrics on the select split, as its manifest has them.
+
+    A run that was trained before anybody tried its value for another, or before the task had this metric, is scored here.
+    """
+    folder = layout.run(plan.scale, candidate, 0)
+    scored = manifest.read(folder).get("selection") or {}
+    if task.primary.name in scored:
+        return scored
+    from replica.training.evaluate import score_select
+
+    return score_select(folder, task, layout.prepared(plan.run(candidate).data))
 
 
 def adopt_winner(layout: Layout, plan: Plan, run: Run, task: Task) -> str:

@@ -1,0 +1,104 @@
+"""What the claims of a paper ask for: runs with seeds; and whether everything they name is there. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from replica.claims.cells import cells
+from replica.claims.expressions import names, split_run
+from replica.config.project import Project
+from replica.config.schema import Claim, Paper, RunEntry, Scale
+from replica.errors import ConfigError, nearest
+
+Entries = Mapping[str, RunEntry]
+
+
+def requested_runs(project: Project, paper: Paper, section: str, entries: Entries, scale: Scale) -> dict[str, int]:
+    """Return the names of the runs of a section that the paper's claims read, with the number of seeds each needs."""
+    requests: dict[str, int] = {}
+    for claim in paper.claims:
+        if section == "laptop" and claim.trend is not None:
+            if scale.name == "laptop" and project.settings.quick and not claim.trend.quick:
+                continue
+            expressions = _trend(claim)
+            seeds = claim.trend.seeds if scale.name == "laptop" else scale.seeds
+        elif section == "paper" and claim.evidence == "full":
+            expressions = _ours(claim)
+            seeds = paper.seeds.get("paper", scale.seeds) if scale.name == "paper" else scale.seeds
+        else:
+            continue
+        for name in _names(expressions):
+            if name.startswith("runs."):
+                run, _ = split_run(name, entries)
+                requests[run] = max(requests.get(run, 0), seeds)
+    return requests
+
+
+def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries]) -> None:
+    """Check every name in every claim of a paper before anything runs; `entries` are its runs by section.
+
+    Raises ConfigError naming the claim and the nearest name for an unknown run, measurement, task or metric, and for a metric of
+    a task that the run is not scored on or a measure of a run that is not measured.
+    """
+    where = f"config/papers/{paper.id}.yaml: claims."
+    for claim in paper.claims:
+        try:
+            for name in _names(_ours(claim)):
+                _check(project, paper, name, entries["paper"])
+            for name in _names(_trend(claim)):
+                _check(project, paper, name, entries["laptop"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}{claim.id}: {error}") from None
+    known = {claim.id for claim in paper.claims}
+    for table in paper.tables:
+        for name in table.claims:
+            if name not in known:
+                where = f"config/papers/{paper.id}.yaml: tables.{table.id}"
+                raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, known)}")
+    for name, measurement in paper.measurements.items():
+        if measurement.model not in project.models:
+            where = f"config/papers/{paper.id}.yaml: measurements.{name}"
+            raise ConfigError(
+                f"{where}: unknown model '{measurement.model}'{nearest(measurement.model, project.models)}"
+            )
+
+
+def _ours(claim: Claim) -> list[str]:
+    """Return every expression behind a claim's `ours`, templates filled with the keys of its cells."""
+    return [cell.ours for cell in cells(claim) if cell.ours is not None]
+
+
+def _trend(claim: Claim) -> list[str]:
+    return [] if claim.trend is None else [claim.trend.effect, *claim.trend.shows.values()]
+
+
+def _names(expressions: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(name for expression in expressions for name in sorted(names(expression))))
+
+
+def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
+    if not name.startswith("runs."):
+        if not any(name.startswith(f"{measurement}.") for measurement in paper.measurements):
+            known = nearest(name.partition(".")[0], paper.measurements)
+            raise ConfigError(
+                f"'{name}' names no measurement of the paper and no run (runs.<run>.<task>.<metric>){known}"
+            )
+        return
+    run, rest = split_run(name, entries)
+    entry = entries[run]
+    if rest.startswith("measures."):
+        if not entry.measure.latency:
+            raise ConfigError(f"'{name}': run '{run}' is not measured; give it `measure: {{latency: true}}`")
+        return
+    fitting = [task for task in project.tasks if rest.startswith(f"{task}.")]
+    if not fitting:
+        raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")
+    task = max(fitting, key=len)
+    scored = entry.evaluate if entry.evaluate is not None else [entry.task] * (project.tasks[task].kind != "text")
+    if task not in scored:
+        raise ConfigError(
+            f"'{name}': run '{run}' is not scored on task '{task}', only on {', '.join(map(str, scored)) or 'none'}"
+        )
+    metric, metrics = rest[len(task) + 1 :], [item.name for item in project.tasks[task].metrics]
+    if metric not in metrics:
+        raise ConfigError(f"'{name}': task '{task}' has no metric '{metric}'{nearest(metric, metrics)}")

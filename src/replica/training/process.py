@@ -1,0 +1,31 @@
+"""The record of a process that works on a run, so that `replica status` can tell running, interrupted and failed apart."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from replica.files import write_json
+
+NAME = "process.json"
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Keep `process.json` (process number and host) in a run's state folder while the block runs.
+
+    It stays when the process is killed or the block ends well (who stored the result removes the folder), and goes when the block
+    raises: then the run has failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / NAME, {"pid": os.getpid(), "host": platform.node()})
+    try:
+        yield
+    except Exception:
+        (folder / NAME).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()  # where no checkpoint is in it
+        raise
