@@ -29,6 +29,7 @@ rule all:
     input:
         LEDGER,
         REPORT,
+        all_evidence,
 
 
 rule paper:

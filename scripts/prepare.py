@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from replica.errors import ConfigError, ReplicaError, nearest
+from replica.errors import AssetError, ConfigError, nearest
+from replica.programs import main
 
 
-def main(arguments: list[str] | None = None) -> int:
+def program(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True, help="name of a file in config/tasks, without .yaml")
     parser.add_argument("--dataset", required=True, type=Path, help="folder of the retrieved data set")
@@ -18,21 +18,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--max-length", type=int, help="tokens; cuts the task's own length")
     parser.add_argument("--root", type=Path, default=Path(), help="the project's folder (default: here)")
     options = parser.parse_args(arguments)
-    try:
-        from replica.config import load_project
-        from replica.tasks import prepare
 
-        tasks = load_project(options.root).tasks
-        if options.task not in tasks:
-            raise ConfigError(f"unknown task '{options.task}'{nearest(options.task, tasks)}")
-        facts = prepare(tasks[options.task], options.dataset, options.tokenizer, options.out, options.max_length)
-    except ReplicaError as error:
-        print(f"prepare: {error}", file=sys.stderr)
-        return 2
+    from replica.assets import manifest
+    from replica.config import load_project
+    from replica.tasks import prepare
+
+    project = load_project(options.root)
+    if options.task not in project.tasks:
+        raise ConfigError(f"unknown task '{options.task}'{nearest(options.task, project.tasks)}")
+    task = project.tasks[options.task]
+    if (options.dataset / manifest.NAME).exists():
+        held = manifest.verify(options.dataset).get("splits", {})
+        for split, pinned in project.dataset(task.dataset).splits.items():
+            if pinned is not None and split in held and held[split]["sha256"] != pinned.sha256:
+                raise AssetError(
+                    f"{options.dataset}: split '{split}' has rows with sha256 {held[split]['sha256']}, config/datasets.yaml pins "
+                    f"{pinned.sha256}; remove the folder to retrieve it again, or correct the pin"
+                )
+    facts = prepare(task, options.dataset, options.tokenizer, options.out, options.max_length)
     rows = ", ".join(f"{split} {count}" for split, count in facts["rows"].items())
     print(f"{options.task}: {rows} rows, {sum(facts['tokens'].values())} tokens -> {options.out}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(program)

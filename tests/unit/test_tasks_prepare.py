@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import models as token_models
 from tokenizers import normalizers, pre_tokenizers, processors
 
+from replica.assets import manifest
 from replica.config.schema import Task
 from replica.errors import AssetError, ConfigError
 from replica.files import read_json, sha256_file
@@ -261,13 +262,17 @@ def test_thirteen_thousand_sentences_take_seconds(tmp_path, pieces):
     assert time.process_time() - started < 20
 
 
-def test_the_program_prepares_a_registered_task_and_says_what_is_wrong(tmp_path, pieces, capsys):
+def test_the_program_prepares_a_registered_task_and_says_what_is_wrong(tmp_path, pieces):
     spec = importlib.util.spec_from_file_location("prepare_program", ROOT / "scripts" / "prepare.py")
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     data = dataset(tmp_path / "data", **{s: [{"text": "a b", "label": 1}] for s in ("train", "validation", "test")})
     common = ["--dataset", str(data), "--tokenizer", str(pieces), "--root", str(ROOT), "--out", str(tmp_path / "out")]
-    assert program.main(["--task", "smoke-sentiment", *common]) == 0
+    program.program(["--task", "smoke-sentiment", *common])
     assert json.loads((tmp_path / "out" / "facts.json").read_text())["rows"] == {"train": 1, "select": 1, "report": 1}
-    assert program.main(["--task", "smoke-sentimental", *common]) == 2
-    assert "did you mean 'smoke-sentiment'" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="did you mean 'smoke-sentiment'"):
+        program.program(["--task", "smoke-sentimental", *common])
+    splits = {"train": {"rows": 1, "sha256": "0" * 64}}
+    manifest.write(data, splits=splits)  # other rows than the registry pins: retrieved before the pin was changed
+    with pytest.raises(AssetError, match=r"split 'train' has rows with sha256 0{64}, config/datasets.yaml pins"):
+        program.program(["--task", "smoke-sentiment", *common])

@@ -6,19 +6,29 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from replica.config import load_project
-from replica.errors import ReplicaError
+from replica.errors import ReplicaError, nearest
 from replica.plan import build_plan
 from replica.plan.resources import resources_of
-from replica.plan.targets import evaluated_runs, fingerprint, paper_inputs
+from replica.plan.targets import (
+    asset_fingerprint,
+    evaluated_runs,
+    fingerprint,
+    paper_inputs,
+)
 
 # Jobs use the Python that runs Snakemake, whether or not its environment is activated.
 shell.prefix(
     f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; "
 )
 
+KEYS = ("papers", "scale", "quick", "paper")
+for key in config:
+    if key not in KEYS:
+        raise WorkflowError(f"--config {key}: unknown key{nearest(key, KEYS)}")
+
 try:
     PROJECT = load_project(
-        ".", **{key: config.get(key) for key in ("papers", "scale", "quick", "sources")}
+        ".", **{key: config.get(key) for key in ("papers", "scale", "quick")}
     )
     PLAN = build_plan(PROJECT)
 except ReplicaError as error:
@@ -79,6 +89,29 @@ def evaluation_tasks(wildcards):
     return " ".join(sorted(PLAN.run(wildcards.run).evaluate))
 
 
+def evaluation_metrics(wildcards):
+    """Metrics of the tasks and the level of their intervals, so that others are computed again."""
+    tasks = sorted(PLAN.run(wildcards.run).evaluate)
+    metrics = [metric.name for task in tasks for metric in PROJECT.task(task).metrics]
+    return " ".join([*metrics, str(PROJECT.settings.confidence_level)])
+
+
+def measure_options(wildcards):
+    """What is measured of a run, so that other sizes are measured again."""
+    options = PLAN.run(wildcards.run).measure or {}
+    return " ".join(f"{key}={value}" for key, value in sorted(options.items()))
+
+
+def dataset_fingerprint(wildcards):
+    """Hash of a data set's entry, so that another source or pin is retrieved again."""
+    return asset_fingerprint(PROJECT.dataset(wildcards.asset))
+
+
+def model_fingerprint(wildcards):
+    """Hash of a model's entry, so that another source, pin or size is retrieved again."""
+    return asset_fingerprint(PROJECT.model(wildcards.asset))
+
+
 def prepare_inputs(wildcards):
     """Data set and tokenizer of tokenized data."""
     prepared = PLAN.prepared[wildcards.task]
@@ -105,6 +138,15 @@ def wanted_metrics(wildcards):
     ]
 
 
+def all_evidence(wildcards):
+    """Every paper's measurements and claims: Snakemake makes a deleted file again only where a target asks for it."""
+    claims = [f"results/{SCALE}/papers/{name}/claims.json" for name in PROJECT.papers]
+    measured = {
+        file for name in PROJECT.papers for file in paper_inputs(PROJECT, PLAN, name)
+    }
+    return [*claims, *sorted(measured)]
+
+
 def compare_inputs(wildcards):
     """Everything a paper's claims are computed from."""
     return paper_inputs(PROJECT, PLAN, wildcards.paper)
@@ -112,7 +154,7 @@ def compare_inputs(wildcards):
 
 def compare_fingerprint(wildcards):
     """Hash of the paper's claims, so that a changed claim is compared again."""
-    return fingerprint(PROJECT.paper(wildcards.paper), "claims")
+    return fingerprint(PROJECT.paper(wildcards.paper), "claims", PROJECT)
 
 
 def structural_fingerprint(wildcards):

@@ -21,6 +21,7 @@ rule evaluate:
         gpu=run_gpu,
     params:
         tasks=evaluation_tasks,
+        metrics=evaluation_metrics,
     message:
         "evaluating {wildcards.run}, seed {wildcards.seed}: {params.tasks}"
     shell:

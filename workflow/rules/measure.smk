@@ -17,6 +17,8 @@ rule measure:
     resources:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
+    params:
+        options=measure_options,
     message:
         "measuring {wildcards.run}, seed {wildcards.seed}"
     shell:

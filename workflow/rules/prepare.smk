@@ -21,5 +21,5 @@ rule prepare:
     message:
         "tokenizing {wildcards.task}"
     shell:
-        "python scripts/prepare.py --task {params.task} --dataset {params.dataset} --tokenizer {params.tokenizer}"
+        "HF_HUB_OFFLINE=1 python scripts/prepare.py --task {params.task} --dataset {params.dataset} --tokenizer {params.tokenizer}"
         " --max-length {params.max_length} --out {params.folder} > {log} 2>&1"

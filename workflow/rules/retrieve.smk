@@ -17,6 +17,7 @@ rule retrieve_dataset:
         "../../envs/conda.yaml"
     params:
         folder="assets/datasets/{asset}",
+        fingerprint=dataset_fingerprint,
     message:
         "retrieving data set {wildcards.asset}"
     shell:
@@ -34,6 +35,7 @@ rule retrieve_model:
         "../../envs/conda.yaml"
     params:
         folder="assets/models/{asset}",
+        fingerprint=model_fingerprint,
     message:
         "retrieving model {wildcards.asset}"
     shell:

@@ -103,6 +103,9 @@ class ModelEntry(Strict):
     licence: str = "Apache-2.0"
     sources: Sources | None = None
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
+    differs: list[str] = Field(
+        [], description="fields of `config` that differ from the source's own on purpose: fewer layers of it"
+    )
     standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
 
 
@@ -387,7 +390,6 @@ class Scale(Strict):
     standin_tasks: dict[str, str] = Field({}, description="by kind, where a task's own entry names none")
     train: dict[str, Any] = Field({}, description="values that replace a run's own")
     methods: dict[str, dict[str, Any]] = Field({}, description="method: values that replace a run's own")
-    step_share: bool = Field(False, description="method fields that count steps are scaled with the run's own steps")
     tune: bool = True
     threads: int = 1
     mem_mb: int = 3000

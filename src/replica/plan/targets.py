@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from replica.config.project import Project
-from replica.config.schema import Paper
+from replica.config.schema import DatasetEntry, ModelEntry, Paper
 from replica.plan.runs import Plan
 
 
@@ -58,6 +58,12 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
     else:
         value = paper.model_dump(mode="json", exclude={"claims", "measurements", "runs", "seeds"})
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def asset_fingerprint(entry: DatasetEntry | ModelEntry) -> str:
+    """Return a hash of what a registry's entry says of its content: sources, pins and size, not titles and stand-ins."""
+    value = entry.model_dump(mode="json", include={"sources", "build", "splits", "files", "architecture", "config"})
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _method_versions(paper: Paper) -> dict[str, int]:
