@@ -201,3 +201,10 @@ def test_json_schemas_are_those_of_the_models(root):
     for name, text in schemas().items():
         stored = (root / "config" / "schema" / name).read_text()
         assert json.loads(stored) == json.loads(text), f"config/schema/{name} is old: run `make schema`"
+
+
+def test_unknown_method_of_a_measurement(tmp_path):
+    broken = paper(
+        measurements={"m": {"model": "base", "methods": ["logit-distilation"], "meters": {"parameters": {}}}}
+    )
+    _fails(tmp_path, broken, match=("measurements.m", "did you mean 'logit-distillation'"))

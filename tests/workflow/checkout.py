@@ -12,8 +12,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def make_checkout(folder: Path, papers: list[str], smoke: dict[str, str] | None = None) -> Path:
-    """Copy what the workflow needs into `folder`; `smoke` replaces values of the smoke scale's training overlay."""
+def make_checkout(
+    folder: Path, papers: list[str], smoke: dict[str, str] | None = None, sections: list[str] | None = None
+) -> Path:
+    """Copy what the workflow needs into `folder`.
+
+    `smoke` replaces values of the smoke scale's training overlay, `sections` the sections of papers' runs that it makes.
+    """
     for name in ("config", "workflow", "scripts", "envs"):
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder / "Snakefile")
@@ -21,6 +26,8 @@ def make_checkout(folder: Path, papers: list[str], smoke: dict[str, str] | None 
     config.write_text(re.sub(r"papers: \[.*\]", f"papers: [{', '.join(papers)}]", config.read_text()))
     scale = folder / "config" / "scales" / "smoke.yaml"
     text = scale.read_text()
+    if sections is not None:
+        text = text.replace("sections: [laptop, paper]", f"sections: [{', '.join(sections)}]")
     for key, value in (smoke or {}).items():
         text, count = re.subn(rf"\b{key}: [^,}}\n]+", f"{key}: {value}", text)
         assert count == 1, key

@@ -103,6 +103,8 @@ def test_snakemake_goes_on_after_its_job_was_killed(prepared):
         if list(state.glob("checkpoint-*/complete.json")) or process.poll() is not None:
             break
         time.sleep(0.05)
+    training = read_json(state / "process.json")["pid"]  # jobs may stand in a process group of their own
+    os.kill(training, signal.SIGKILL)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / target).exists()

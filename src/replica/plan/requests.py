@@ -9,6 +9,7 @@ from replica.claims.expressions import names, split_run
 from replica.config.project import Project
 from replica.config.schema import Claim, Paper, RunEntry, Scale
 from replica.errors import ConfigError, nearest
+from replica.methods import registry
 
 Entries = Mapping[str, RunEntry]
 
@@ -56,11 +57,16 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
                 where = f"config/papers/{paper.id}.yaml: tables.{table.id}"
                 raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, known)}")
     for name, measurement in paper.measurements.items():
+        where = f"config/papers/{paper.id}.yaml: measurements.{name}"
         if measurement.model not in project.models:
-            where = f"config/papers/{paper.id}.yaml: measurements.{name}"
             raise ConfigError(
                 f"{where}: unknown model '{measurement.model}'{nearest(measurement.model, project.models)}"
             )
+        for reference in measurement.methods:
+            try:
+                registry.parse(reference)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {error}") from None
 
 
 def _ours(claim: Claim) -> list[str]:
