@@ -83,35 +83,3 @@ def test_killed_training_ends_with_the_same_bytes(prepared, number):
     for path in sorted(out.iterdir()):
         path.unlink()
     out.rmdir()
-
-
-def test_snakemake_goes_on_after_its_job_was_killed(prepared):
-    whole, killed, run = prepared
-    target = f"results/smoke/runs/{run}/seed1/metrics.json"
-    arguments = ["--config", "scale=smoke", "--rerun-incomplete", "--", target]
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
-    process = subprocess.Popen(
-        command,
-        cwd=killed,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    state = killed / "state" / "smoke" / run / "seed1"
-    for _ in range(600):
-        if list(state.glob("checkpoint-*/complete.json")) or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    training = read_json(state / "process.json")["pid"]  # jobs may stand in a process group of their own
-    os.kill(training, signal.SIGKILL)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (killed / target).exists()
-    snakemake(killed, "--config", "scale=smoke", "--unlock")
-    snakemake(killed, *arguments)
-    log = killed / "logs" / "adapt" / "smoke" / f"{run}-seed1.log"
-    assert re.search(r"resuming at step [1-9]", log.read_text()), "it went on and did not begin again"
-    snakemake(whole, *arguments)
-    first, second = (read_json(folder / target) for folder in (whole, killed))
-    assert first == second
