@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import signal
 import subprocess
-import sys
-import time
 
 import pytest
 
 from replica.assets import manifest
 from replica.config import load_project
-from replica.files import read_json
 from replica.plan import build_plan
 from replica.training.loop import INTERRUPTED
 
