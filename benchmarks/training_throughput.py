@@ -111,7 +111,7 @@ def _plain(project, layout, prepared, steps) -> dict:
         mask = torch.zeros_like(ids)
         for place, row in enumerate(rows):
             count = len(row["input_ids"])
-            ids[place, :count] = torch.as_tensor(row["input_ids"])
+            ids[place, :count] = torch.tensor(row["input_ids"].tolist())
             mask[place, :count] = 1
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row["label"] for row in rows])}
 
