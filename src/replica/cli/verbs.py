@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from replica.plan.resources import longest_path, resources_of
 console = Console(soft_wrap=True)
 
 
-def _planned(arguments: Namespace) -> tuple[Project, Plan]:
+def planned(arguments: Namespace) -> tuple[Project, Plan]:
     """Return the project and the plan of the named papers (enabled in config/config.yaml or not), or of the enabled ones."""
     project = load_project(
         arguments.root, quick=False if arguments.all else None, papers=list(dict.fromkeys(arguments.papers)) or None
@@ -35,7 +34,7 @@ def _planned(arguments: Namespace) -> tuple[Project, Plan]:
 
 def plan(arguments: Namespace) -> int:
     """Print what a scale would run."""
-    project, made = _planned(arguments)
+    project, made = planned(arguments)
     runs = [run for run in made.runs.values() if run.seeds]
     costs = {run.id: resources_of(project, made, run.id) for run in runs}
     table = Table(title=f"plan at scale {made.scale}: {', '.join(made.named)}", title_justify="left")
@@ -98,26 +97,6 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     if not log.exists():
         return "not run"
     return "failed" if log.stat().st_size else "starting"  # a job that fails says why
-
-
-def status(arguments: Namespace) -> int:
-    """Print the state of every run of a scale."""
-    _, made = _planned(arguments)
-    layout = Layout(arguments.root)
-    counts: Counter[str] = Counter()
-    table = Table(title=f"runs at scale {made.scale}", title_justify="left")
-    for column in ("run", "papers", "seeds: state"):
-        table.add_column(column, overflow="fold")
-    for run in sorted(made.runs.values(), key=lambda r: r.id):
-        states = {seed: state_of(layout, made, run, seed) for seed in sorted(run.seeds)}
-        counts.update(states.values())
-        if states:
-            distinct = set(states.values())
-            shown = distinct.pop() if len(distinct) == 1 else "  ".join(f"{s}: {v}" for s, v in states.items())
-            table.add_row(run.id, ", ".join(sorted(run.papers)), f"{len(states)}: {shown}")
-    console.print(table)
-    console.print("  ".join(f"{state} {count}" for state, count in sorted(counts.items())) or "nothing to run")
-    return 0
 
 
 def read_ledger(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]]]:
