@@ -41,6 +41,8 @@ def make_batch(
     if getattr(config, "type_vocab_size", 0) and config.model_type == "bert":
         inputs["token_type_ids"] = torch.zeros_like(ids)
     if getattr(config, "is_encoder_decoder", False):
+        if decoder_length is not None:
+            _check_length(config, decoder_length)
         target = torch.ones(batch, decoder_length or DECODER_LENGTH, dtype=torch.long, device=device)
         return {**inputs, "labels" if labels and _generates(model) else "decoder_input_ids": target}
     return {**inputs, **(_labels(model, batch, length, device) if labels else {})}
