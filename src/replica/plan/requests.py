@@ -9,6 +9,7 @@ from replica.claims.expressions import names, split_run
 from replica.config.project import Project
 from replica.config.schema import Claim, Paper, RunEntry, Scale
 from replica.errors import ConfigError, nearest
+from replica.meters.registry import parse_meters
 from replica.methods import registry
 
 Entries = Mapping[str, RunEntry]
@@ -62,6 +63,7 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
             raise ConfigError(
                 f"{where}: unknown model '{measurement.model}'{nearest(measurement.model, project.models)}"
             )
+        parse_meters(measurement.meters, f"{where}.meters")
         for reference in measurement.methods:
             try:
                 registry.parse(reference)
