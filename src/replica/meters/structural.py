@@ -7,9 +7,15 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
 from replica.errors import ConfigError, ReplicaError
+from replica.meters.parameters import count_parameters
 from replica.meters.registry import ASSUMPTIONS, Measured, parse_meters, plain, run_meter
+from replica.methods.base import Context
 from replica.methods.registry import parse
+from replica.models import build
 
 if TYPE_CHECKING:
     from replica.config import Project
@@ -53,10 +59,6 @@ def measure(project: Project, measurement: Measurement, meters: dict[str, Any] |
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
     """Build a measurement's model on meta and put its methods in, in their order."""
-    from replica.meters.parameters import count_parameters
-    from replica.methods.base import Context
-    from replica.models import build
-
     entry = project.model(measurement.model)
     model = build(
         entry,
@@ -88,7 +90,4 @@ def _check_rank(method: str, config: Any, model_config: Any) -> None:
 
 
 def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
     return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
