@@ -70,6 +70,11 @@ class Evidence:
         found = self._stored(self.structural_file, "measurements")
         return None if found is None else flat(found)
 
+    def unavailable(self, measurement: str) -> str | None:
+        """Return why a measurement could not be made where it was tried (its data set is not here); None where it was."""
+        stored = self._json(self.structural_file) or {"measurements": {}}
+        return stored["measurements"].get(measurement, {}).get("unavailable")
+
     def run_of(self, name: str, section: str) -> tuple[str, str, str]:
         """Return run name, run id and the rest of a `runs.` name.
 
@@ -143,6 +148,8 @@ class Evidence:
             raise Missing(f"not measured: {self.structural_file} is missing (`snakemake structural` makes it)")
         for name in names:
             measurement = max((m for m in self.paper.measurements if name.startswith(f"{m}.")), key=len)
+            if reason := self.unavailable(measurement):
+                raise Missing(f"not measured: {reason}")
             if not any(other.startswith(f"{measurement}.") for other in stored):
                 raise Missing(f"not measured: {self.structural_file} holds no '{measurement}'")
             if name in stored and stored[name] is None:

@@ -311,14 +311,33 @@ class Claim(Strict):
 
 
 class Measurement(Strict):
-    """A full-size model, with methods, measured on the meta device."""
+    """A full-size model, with methods, measured on the meta device; or data sets whose rows are counted."""
 
-    model: str
+    model: str | None = Field(None, description="registered model; this or `dataset`")
+    dataset: str | list[str] | None = Field(
+        None, description="registered data set, or several counted as one; its only meter is `rows`"
+    )
     methods: list[dict[str, Any] | str] = []
     head: str = "none"
     labels: int = 2
     config: dict[str, Any] = Field({}, description="changes to the registered configuration")
     meters: dict[str, dict[str, Any]] = Field(description="meter: its options, e.g. flops: {batch: 1, length: 128}")
+
+    @model_validator(mode="after")
+    def _model_or_dataset(self) -> Measurement:
+        if (self.model is None) == (self.dataset is None):
+            raise ValueError("give exactly one of `model` and `dataset`")
+        mine = sorted(self.model_fields_set & {"methods", "head", "labels", "config"})
+        if self.dataset is not None and mine:
+            raise ValueError(f"`{mine[0]}` goes with a model; a data set has only `meters: {{rows: …}}`")
+        if self.dataset == []:
+            raise ValueError("`dataset` is an empty list; name a registered data set")
+        return self
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets whose rows are counted; empty for a model."""
+        return [self.dataset] if isinstance(self.dataset, str) else list(self.dataset or [])
 
 
 class Figure(Strict):

@@ -56,6 +56,16 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 `config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(config, total_steps)` gives}},
     model: {… numbers of its configuration}. In both, the keys of a measurement's only method also stand at the top.
 
+A measurement that names a `dataset` (or several, counted as one) instead of a `model` has one meter:
+
+`rows: {splits: [], counts: {name: {where: {column: value | [values] | {empty: bool}}, distinct: …, each: word, sum: …, by: …}}}`
+    (`count_rows(splits, options)`; streamed, the registry's pins checked, nothing stored but numbers)
+    by split, and under `all` where there are several: rows, and each count: rows under its conditions, distinct values of a column
+    (or of columns together, or words of a text), the sum of a column, or nested numbers by the values of columns (`null` for none)
+    Data comes from assets/datasets/<name> where it was retrieved, else from the mirror, a generator or a package, never from a
+    network. Where a split is not at hand whole the measurement is {unavailable: reason}, and its claims are not-run with that reason;
+    when the files come, the paper is measured again.
+
 For real models: `latency(model_or_callable, batch, length, …)` gives median_ms, mean_ms, p10_ms, p90_ms, samples_per_second, runs,
 threads, device; `count_nonzero(model)` gives total, nonzero, density, sparsity, by_part; `file_bytes(path)`.
 """
@@ -74,6 +84,7 @@ _WHERE = {
     "optimizer_bytes": "optimizers",
     "measure_memory": "memory",
     "latency": "timing",
+    "count_rows": "rows",
     "measure_paper": "structural",
     "parse_meters": "registry",
     "METERS": "registry",

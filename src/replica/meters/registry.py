@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from replica.errors import ConfigError, nearest
+from replica.meters.rows import RowsOptions
 from replica.methods.registry import explain
+
+if TYPE_CHECKING:
+    from replica.config.project import Project
+    from replica.config.schema import Measurement
 
 Pattern = float | dict[str, float] | None
 Rule = Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion", "galore", "galore8bit"]
@@ -105,6 +110,9 @@ METERS: dict[str, type[BaseModel]] = {
     "config": ConfigOptions,
 }
 
+#: Meters of a measurement that names a data set.
+DATA_METERS: dict[str, type[BaseModel]] = {"rows": RowsOptions}
+
 #: What each meter takes for granted; written beside its results.
 ASSUMPTIONS = {
     "parameters": "a tensor that several modules share counts once",
@@ -126,17 +134,45 @@ class Measured:
     methods: dict[str, Any]
 
 
-def parse_meters(meters: Mapping[str, Mapping[str, Any]], where: str = "meters") -> dict[str, BaseModel]:
-    """Check the meters of a measurement and their options; raises ConfigError with the nearest known name. Imports no torch."""
+def parse_meters(
+    meters: Mapping[str, Mapping[str, Any]],
+    where: str = "meters",
+    known: Mapping[str, type[BaseModel]] = METERS,
+) -> dict[str, BaseModel]:
+    """Check the meters of a measurement and their options; raises ConfigError with the nearest known name. Imports no torch.
+
+    `known` are the meters of a model, or `DATA_METERS`, those of a data set.
+    """
     parsed = {}
     for name, options in meters.items():
-        if name not in METERS:
-            raise ConfigError(f"{where}: unknown meter '{name}'{nearest(name, METERS)}")
+        if name not in known and name in (METERS | DATA_METERS):
+            what, right = ("a data set", "dataset") if name in DATA_METERS else ("a model", "model")
+            raise ConfigError(f"{where}: the meter '{name}' is of {what}; name one with `{right}:`")
+        if name not in known:
+            raise ConfigError(f"{where}: unknown meter '{name}'{nearest(name, known)}")
         try:
-            parsed[name] = METERS[name](**(options or {}))
+            parsed[name] = known[name](**(options or {}))
         except ValidationError as error:
-            raise ConfigError(f"{where}.{name}: {explain(error, METERS[name])}") from None
+            raise ConfigError(f"{where}.{name}: {explain(error, known[name])}") from None
     return parsed
+
+
+def meters_of(measurement: Measurement, where: str = "meters") -> dict[str, BaseModel]:
+    """Check a measurement's meters, those of a model or of a data set; raises ConfigError with the nearest known name."""
+    if measurement.datasets and "rows" not in measurement.meters:
+        raise ConfigError(f"{where}: a data set is measured by the meter 'rows'; write `rows: {{}}`")
+    return parse_meters(measurement.meters, where, DATA_METERS if measurement.datasets else METERS)
+
+
+def check_splits(project: Project, names: list[str], options: RowsOptions) -> list[str]:
+    """Return the splits to count; raises ConfigError where a data set is not registered or lacks one of them."""
+    entries = {name: project.dataset(name) for name in names}
+    splits = list(options.splits) or list(entries[names[0]].splits)
+    for name, entry in entries.items():
+        for split in splits:
+            if split not in entry.splits:
+                raise ConfigError(f"data set '{name}' has no split '{split}'{nearest(split, entry.splits)}")
+    return splits
 
 
 def run_meter(name: str, options: BaseModel, measured: Measured) -> dict:

@@ -1,18 +1,21 @@
-"""A paper's structural measurements: each model at its published size on the meta device, with its methods, under the meters."""
+"""A paper's structural measurements: models at their published size on the meta device, and rows of data sets that are at hand."""
 
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 
-from replica.errors import ConfigError, ReplicaError
+from replica.errors import AssetError, ConfigError, ReplicaError
 from replica.meters.parameters import count_parameters
-from replica.meters.registry import ASSUMPTIONS, Measured, parse_meters, plain, run_meter
+from replica.meters.registry import ASSUMPTIONS, Measured, check_splits, meters_of, plain, run_meter
+from replica.meters.rows import ASSUMPTION, RowsOptions, count_rows
 from replica.methods.base import Context
 from replica.methods.registry import parse
 from replica.models import build
@@ -26,11 +29,12 @@ def measure_paper(project: Project, paper_id: str, report: Callable[[str], None]
     """Measure everything that a paper's `measurements:` name; needs no weights, no network and no accelerator.
 
     Returns `{"paper", "versions", "measurements": {name: {meter: {...}, "assumptions": {...}}}}`, safe for JSON. `report` gets one
-    line for each measurement. Raises ConfigError naming the measurement for an unknown model, method, meter or option.
+    line for each measurement. A measurement of a data set that is not at hand is `{"unavailable": reason}`: its claims are not
+    run, and the paper's others are measured. Raises ConfigError naming the measurement for an unknown model, method, meter or option.
     """
     paper = project.paper(paper_id)
     where = f"config/papers/{paper_id}.yaml: measurements"
-    checked = {name: parse_meters(m.meters, f"{where}.{name}.meters") for name, m in paper.measurements.items()}
+    checked = {name: meters_of(m, f"{where}.{name}.meters") for name, m in paper.measurements.items()}
     results = {}
     for name, measurement in paper.measurements.items():
         start = time.perf_counter()
@@ -38,13 +42,16 @@ def measure_paper(project: Project, paper_id: str, report: Callable[[str], None]
             results[name] = measure(project, measurement, checked[name])
         except ReplicaError as error:
             raise type(error)(f"{where}.{name}: {error}") from error
-        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({time.perf_counter() - start:.1f} s)")
+        said = results[name].get("unavailable") or f"{time.perf_counter() - start:.1f} s"
+        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({said})")
     return {"paper": paper_id, "versions": _versions(), "measurements": results}
 
 
 def measure(project: Project, measurement: Measurement, meters: dict[str, Any] | None = None) -> dict:
     """Run one measurement's meters."""
-    meters = meters if meters is not None else parse_meters(measurement.meters)
+    meters = meters if meters is not None else meters_of(measurement)
+    if measurement.datasets:
+        return count(project, measurement.datasets, meters["rows"])
     results: dict[str, Any] = {}
     measured = prepare(project, measurement)
     for name, options in meters.items():
@@ -55,6 +62,31 @@ def measure(project: Project, measurement: Measurement, meters: dict[str, Any] |
         if shown:
             results["assumptions"][f"{name}_options"] = shown
     return results
+
+
+def count(project: Project, names: list[str], options: RowsOptions) -> dict:
+    """Count the rows of data sets as one, split by split; `{"unavailable": reason}` where one of them is not at hand whole.
+
+    Raises ConfigError for an unknown data set, split or column.
+    """
+    from replica.assets.at_hand import read_at_hand
+
+    splits = check_splits(project, names, options)
+    parts: dict[str, list] = {split: [] for split in splits}
+    sources = []
+    shown = {"rows": ASSUMPTION, "rows_options": plain(options.model_dump(exclude_defaults=True))}
+    shown["licence"] = "; ".join(dict.fromkeys(project.dataset(name).licence for name in names))
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            for name in names:
+                found, source = read_at_hand(project, name, splits, Path(scratch))
+                sources.append(source)
+                for split in splits:
+                    parts[split].append(found[split])
+            counted = count_rows(parts, options)
+        except AssetError as error:
+            return {"unavailable": f"the data is not at hand: {error}", "assumptions": shown}
+    return {"rows": plain(counted), "assumptions": {**shown, "source": "; ".join(dict.fromkeys(sources))}}
 
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
