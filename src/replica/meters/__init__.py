@@ -56,6 +56,14 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 `config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(config, total_steps)` gives}},
     model: {… numbers of its configuration}. In both, the keys of a measurement's only method also stand at the top.
 
+`linear_path: {points: 30}` (`measure_path(model, points)`: the line between two states of the model, a forward pass at each point)
+    evaluations, first_alpha, last_alpha, step, interpolated (numbers that move), state_bytes (of a point), stable_below and
+    matching_within (points of error at which the rules stop to hold)
+
+`search_space: {ranges: {name: [lowest, highest, step]}}` (`measure_space(ranges)`; the measured model does not matter)
+    count (closed form), enumerated (one by one), values: {name: how many}; for layers, hidden, ratio and heads also
+    encoder_parameters, encoder_macs (128 tokens): {least, most} over all shapes
+
 For real models: `latency(model_or_callable, batch, length, …)` gives median_ms, mean_ms, p10_ms, p90_ms, samples_per_second, runs,
 threads, device; `count_nonzero(model)` gives total, nonzero, density, sparsity, by_part; `file_bytes(path)`.
 """
@@ -74,6 +82,8 @@ _WHERE = {
     "optimizer_bytes": "optimizers",
     "measure_memory": "memory",
     "latency": "timing",
+    "measure_path": "linear_path",
+    "measure_space": "search_space",
     "measure_paper": "structural",
     "parse_meters": "registry",
     "METERS": "registry",
