@@ -9,6 +9,8 @@ from torch import nn
 
 from replica.errors import ConfigError
 from replica.meters.batches import make_batch
+from replica.meters.semantics import attention
+from replica.meters.tracker import AnswerItems
 
 State = Mapping[str, torch.Tensor]
 
@@ -80,7 +82,7 @@ def measure_path(model: nn.Module, points: int = POINTS) -> dict:
 
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), attention(model, "eager"), AnswerItems():
             errors_along(state, state, count, points)
     finally:
         model.train(training)

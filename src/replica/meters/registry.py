@@ -98,7 +98,9 @@ class MethodCostOptions(BaseModel):
 class LinearPathOptions(Options):
     """What `measure_path` is given."""
 
-    points: int = Field(30, ge=2, description="evenly spaced points on the line between two states, its ends among them")
+    points: int = Field(
+        30, ge=2, description="evenly spaced points on the line between two states, its ends among them"
+    )
 
 
 class SearchSpaceOptions(Options):

@@ -32,7 +32,11 @@ class ResidualConfig(PretrainedConfig):
     stem: str = "3x3"
     stem_width: int = 16
     widths: list[int] | tuple[int, ...] = (16, 32, 64)
-    blocks: list[Stage] | tuple[Stage, ...] = ([[16, 16]] * 3, [[16, 32], [32, 32], [32, 32]], [[32, 64], [64, 64], [64, 64]])
+    blocks: list[Stage] | tuple[Stage, ...] = (
+        [[16, 16]] * 3,
+        [[16, 32], [32, 32], [32, 32]],
+        [[32, 64], [64, 64], [64, 64]],
+    )
     shortcut: str = "padding"
     convolution_bias: bool = False
 
@@ -47,7 +51,9 @@ class ResidualConfig(PretrainedConfig):
         for width, stage in zip(self.widths, self.blocks, strict=True):
             for block in stage:
                 if len(block) not in (0, 2, 3) or any(one < 1 for one in block) or (block and block[0] > arriving):
-                    raise ValueError(f"{block} is no block on {arriving} channels: give [], [in, inner] or [in, first, second]")
+                    raise ValueError(
+                        f"{block} is no block on {arriving} channels: give [], [in, inner] or [in, first, second]"
+                    )
                 arriving = width
         super().__post_init__(**kwargs)
 

@@ -76,16 +76,20 @@ class PatternLockConfig(MethodConfig):
     )
 
 
-@method("sparse-training", version=1, implementation=f"{_PACKAGE}.sparse_training:SparseTraining", changes={"structure"})
+@method(
+    "sparse-training", version=1, implementation=f"{_PACKAGE}.sparse_training:SparseTraining", changes={"structure"}
+)
 class SparseTrainingConfig(MethodConfig):
     """A network that is sparse from its first step on: RigL (Evci et al. 2020), SET, SNFS, or a mask that never moves."""
 
     sparsity: float = Field(0.8, ge=0, lt=1, description="S: share of zeros over all sparse layers")
     distribution: Literal["uniform", "er", "erk"] = Field(
-        "erk", description="how S is spread over layers: equally, or by Erdos-Renyi without or with the kernel's dimensions"
+        "erk",
+        description="how S is spread over layers: equally, or by Erdos-Renyi without or with the kernel's dimensions",
     )
     update: Literal["static", "set", "snfs", "rigl"] = Field(
-        "rigl", description="what grows: nothing, random weights, by the momentum of the dense gradient, by the dense gradient"
+        "rigl",
+        description="what grows: nothing, random weights, by the momentum of the dense gradient, by the dense gradient",
     )
     dense: tuple[str, ...] = Field(
         (), description="layers whose name contains one of these have no mask and no part in the budget"
@@ -112,7 +116,10 @@ class IterativeMagnitudePruningConfig(MethodConfig):
     rounds: int = Field(11, ge=1, description="trainings that end in a cut; one more trains the ticket")
     reach: Literal["global", "layer"] = Field("global", description="magnitudes compared over all layers or in each")
     rewind: float = Field(
-        0.0, ge=0, lt=1, description="k: share of the first training after which the weights are kept that rounds start from"
+        0.0,
+        ge=0,
+        lt=1,
+        description="k: share of the first training after which the weights are kept that rounds start from",
     )
     decay_at: tuple[float, ...] = Field((), description="shares of a training at which the rate falls to a tenth")
     repel: float = Field(
@@ -122,7 +129,12 @@ class IterativeMagnitudePruningConfig(MethodConfig):
     exclude: tuple[str, ...] = Field(HEADS, description="layers whose name contains one of these stay dense")
 
 
-@method("hard-concrete-mask", version=1, implementation=f"{_PACKAGE}.hard_concrete:HardConcreteMask", changes={"structure", "loss"})
+@method(
+    "hard-concrete-mask",
+    version=1,
+    implementation=f"{_PACKAGE}.hard_concrete:HardConcreteMask",
+    changes={"structure", "loss"},
+)
 class HardConcreteMaskConfig(MethodConfig):
     """Masks learned over frozen weights through hard-concrete gates (Louizos et al. 2018; Zheng et al. 2022)."""
 
@@ -132,8 +144,9 @@ class HardConcreteMaskConfig(MethodConfig):
     beta: float = Field(2 / 3, gt=0, lt=1, description="beta: temperature of the gate in training")
     initial: float = Field(0.9, gt=0, lt=1, description="value of every gate in evaluation at the start")
     noise: float = Field(1e-4, gt=0, lt=0.5, description="u is drawn between this and 1 - this")
-    penalty: float = Field(0.5, ge=0, description="lambda: weight of the expected share of open gates, once it has risen")
+    penalty: float = Field(
+        0.5, ge=0, description="lambda: weight of the expected share of open gates, once it has risen"
+    )
     penalty_start: float = Field(0.1, ge=0, le=1, description="share of the steps before the weight rises from 0")
     penalty_rise: float = Field(0.3, ge=0, le=1, description="share of the steps over which it rises, linearly")
     exclude: tuple[str, ...] = Field(HEADS, description="linear layers whose name contains one of these have no mask")
-
