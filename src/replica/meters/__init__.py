@@ -66,6 +66,14 @@ A measurement that names a `dataset` (or several, counted as one) instead of a `
     network. Where a split is not at hand whole the measurement is {unavailable: reason}, and its claims are not-run with that reason;
     when the files come, the paper is measured again.
 
+`linear_path: {points: 30}` (`measure_path(model, points)`: the line between two states of the model, a forward pass at each point)
+    evaluations, first_alpha, last_alpha, step, interpolated (numbers that move), state_bytes (of a point), stable_below and
+    matching_within (points of error at which the rules stop to hold)
+
+`search_space: {ranges: {name: [lowest, highest, step]}}` (`measure_space(ranges)`; the measured model does not matter)
+    count (closed form), enumerated (one by one), values: {name: how many}; for layers, hidden, ratio and heads also
+    encoder_parameters, encoder_macs (128 tokens): {least, most} over all shapes
+
 For real models: `latency(model_or_callable, batch, length, …)` gives median_ms, mean_ms, p10_ms, p90_ms, samples_per_second, runs,
 threads, device; `count_nonzero(model)` gives total, nonzero, density, sparsity, by_part; `file_bytes(path)`.
 """
@@ -85,6 +93,8 @@ _WHERE = {
     "measure_memory": "memory",
     "latency": "timing",
     "count_rows": "rows",
+    "measure_path": "linear_path",
+    "measure_space": "search_space",
     "measure_paper": "structural",
     "parse_meters": "registry",
     "METERS": "registry",

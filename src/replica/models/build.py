@@ -71,7 +71,8 @@ def make_config(
 
 def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
-    import replica.models.vision  # noqa: F401 - registers the architectures that transformers lacks
+    import replica.models.residual
+    import replica.models.vision  # noqa: F401 - these register the architectures that transformers lacks
 
     if architecture not in CONFIG_MAPPING:
         raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")

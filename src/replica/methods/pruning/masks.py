@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.modules.conv import _ConvNd
 
 from replica.errors import ConfigError
 
@@ -38,12 +39,19 @@ def masked_weight(layer: nn.Linear) -> torch.Tensor:
 
 def maskable_linears(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.Linear]:
     """Return the linear layers whose names contain none of `exclude` and whose weight no embedding shares, by name."""
+    return maskable_layers(model, exclude, (nn.Linear,))
+
+
+def maskable_layers(
+    model: nn.Module, exclude: Iterable[str], kinds: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)
+) -> dict[str, nn.Module]:
+    """Return the linear layers and convolutions whose names contain none of `exclude` and whose weight no embedding shares, by name."""
     exclude = tuple(exclude)
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     found = {}
     for name, module in model.named_modules():
         if (
-            isinstance(module, nn.Linear)
+            isinstance(module, kinds)
             and not any(part in name for part in exclude)
             and id(module.weight) not in embedded
         ):
