@@ -71,7 +71,7 @@ def sparse_support(weight: torch.Tensor, entries: int, rounds: int, seeds: torch
 
     W ~ U V + S: V starts as a random row; in each round S = 0, then twice U = the orthonormal basis of (W - S) V^T,
     V = U^T (W - S), S = W - U V without magnitudes below 0.01; then the first rows of R of QR(W - U V - S) join V. It stops
-    before U would be a basis of the whole space, where nothing would be left over. Of at most 0.01 the largest are taken last.
+    before U would be a basis of the whole space, where nothing would be left over.
     """
     weight = weight.detach().float().cpu()
     v = torch.randn(1, weight.shape[1], generator=seeds)

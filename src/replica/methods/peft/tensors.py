@@ -114,6 +114,7 @@ class FacT(Method):
                 self.config.dropout,
             )
         factors.reset([place for _, place in layers], torch.Generator().manual_seed(context.seed))
+        factors.train(model.training)
         body(model).add_module(NAME, factors)
         self._handles = tuple(
             layer.register_forward_hook(_AddChange(factors, place, self.config.scale)) for layer, place in layers
