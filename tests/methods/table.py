@@ -60,4 +60,7 @@ ROWS: list[Row] = [
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("prefix-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("intrinsic-said", {"dimension": 200}, learning_rate=3e-2),
+    Row("ladder-side-tuning", {"reduction": 2}),
+    Row("ladder-side-tuning", {"reduction": 4, "layers": [1], "start": "random"}, head="mlm"),
+    Row("ladder-side-tuning", {"reduction": 2, "layers": [1]}, head="text2text", architecture="t5", learning_rate=3e-2),
 ]
