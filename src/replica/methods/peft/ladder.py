@@ -53,8 +53,8 @@ class Tap:
 class Climb:
     """A forward hook of a stack that runs its side network on what was recorded, and lets that take the output's place.
 
-    T5's encoder gives both: the backbone's states (batch, length, d), which its decoder attends to, and behind them the side
-    network's (batch, length, d / r), which the side decoder attends to.
+    T5's encoder gives the backbone's states (batch, length, d), which its decoder attends to; the side network's (batch, length,
+    d / r), for the side decoder, travel with them as an attribute of that tensor, so that neither is copied.
     """
 
     def __init__(self, recorder: Recorder):
@@ -66,7 +66,8 @@ class Climb:
         states = side(seen.first, seen.taps, seen.args, seen.kwargs, seen.memory)
         seen.clear()
         if side.up is None:
-            states = torch.cat([output.last_hidden_state.detach(), states], -1)
+            setattr(output.last_hidden_state, LADDER, states)
+            return output
         output["last_hidden_state"] = states
         if output.get("pooler_output") is not None:
             output["pooler_output"] = stack.pooler(states)
@@ -74,18 +75,21 @@ class Climb:
 
 
 class Descend:
-    """A hook before T5's decoder: the backbone's part of the encoder's states goes to it, the side part to the side decoder."""
+    """A hook before T5's decoder that hands the side encoder's states to the side decoder."""
 
     def __init__(self, recorder: Recorder):
         self.recorder = recorder
 
-    def __call__(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Split the states by the backbone's width; raises ConfigError when a cache of keys and values is asked for."""
+    def __call__(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Keep the states; raises ConfigError where they were lost (beams reorder the encoder's), or a cache is asked for."""
         if kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
             raise ConfigError("method 'ladder-side-tuning' keeps no cache: generate with use_cache=False")
-        states, width = kwargs["encoder_hidden_states"], stack.config.hidden_size
-        self.recorder.memory = states[..., width:]
-        return args, {**kwargs, "encoder_hidden_states": states[..., :width].detach()}
+        self.recorder.memory = getattr(kwargs["encoder_hidden_states"], LADDER, None)
+        if self.recorder.memory is None:
+            raise ConfigError(
+                "method 'ladder-side-tuning': the encoder's states carry no side states; give them to the decoder as the encoder "
+                "returned them, and generate with num_beams=1"
+            )
 
 
 class LadderSideTuning(Method):
