@@ -199,7 +199,9 @@ class LadderSideTuningConfig(MethodConfig):
     mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h.
     """
 
-    reduction: int = Field(8, ge=1, description="r: the widths of the model, its heads and feed-forwards are divided by it")
+    reduction: int = Field(
+        8, ge=1, description="r: the widths of the model, its heads and feed-forwards are divided by it"
+    )
     layers: list[int] = Field(
         [],
         description="layers of each stack, from 0, that have a side block and a down-projection; all when empty "

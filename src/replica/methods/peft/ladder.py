@@ -139,7 +139,9 @@ class LadderSideTuning(Method):
         wrong = [index for index in layers if not 0 <= index < depth]
         if wrong or len(set(layers)) < len(layers):
             what = f"{wrong} are not among" if wrong else "repeats some of"
-            raise ConfigError(f"method 'ladder-side-tuning': layers {layers}: {what} the {depth} layers 0 to {depth - 1}")
+            raise ConfigError(
+                f"method 'ladder-side-tuning': layers {layers}: {what} the {depth} layers 0 to {depth - 1}"
+            )
         return sorted(layers) or list(range(depth))
 
     def expected(self, model: Any) -> dict[str, float]:

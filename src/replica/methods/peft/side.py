@@ -111,7 +111,9 @@ class SideStack(nn.Module):
     `up` is there where the stack's output goes to a head.
     """
 
-    def __init__(self, stack: nn.Module, shape: Shape, kept: list[int], depth: int, config: Any, options: Any, up: bool):
+    def __init__(
+        self, stack: nn.Module, shape: Shape, kept: list[int], depth: int, config: Any, options: Any, up: bool
+    ):
         super().__init__()
         model = config.model_type
         width, narrow = stack.config.hidden_size, config.hidden_size

@@ -99,7 +99,9 @@ def prune_into(model: Any, sides: list[SideStack], importance: Importance = squa
         if side.norm is not None:
             _copy_vectors(_closing_norm(stack), side.norm, rows)
         tables = [m for m in layers.modules() if isinstance(m, nn.Embedding)]
-        for source, table in zip(tables, (m for m in side.blocks.modules() if isinstance(m, nn.Embedding)), strict=True):
+        for source, table in zip(
+            tables, (m for m in side.blocks.modules() if isinstance(m, nn.Embedding)), strict=True
+        ):
             with torch.no_grad():
                 table.weight.copy_(source.weight)
         memory = rows
