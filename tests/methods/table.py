@@ -77,4 +77,7 @@ ROWS: list[Row] = [
     Row("noah-subnet", {"prompts": [3, 1], "lora": [0, 2], "adapters": [4, 0]}, "image", "vit"),
     Row("dsee", {"rank": 2, "entries": 6, "rounds": 2}),
     Row("dsee", {"rank": 2, "entries": 6, "support": "random", "sparsity": 0.2, "heads": 1, "units": 0.25}),
+    Row("ladder-side-tuning", {"reduction": 2}),
+    Row("ladder-side-tuning", {"reduction": 4, "layers": [1], "start": "random"}, head="mlm"),
+    Row("ladder-side-tuning", {"reduction": 2, "layers": [1]}, head="text2text", architecture="t5", learning_rate=3e-2),
 ]

@@ -277,3 +277,34 @@ class DSEEConfig(MethodConfig):
         1 / 3, ge=0, lt=1, description="share of the run's steps after which masks and heads are drawn"
     )
     head: bool = Field(True, description="train the new head of an encoder as well")
+
+
+@method(
+    "ladder-side-tuning",
+    version=1,
+    implementation=f"{_PACKAGE}.ladder:LadderSideTuning",
+    changes={"structure"},
+    persistent=True,
+)
+class LadderSideTuningConfig(MethodConfig):
+    """Ladder side-tuning (Sung et al. 2022): a narrow transformer beside the frozen backbone reads its layers and is trained.
+
+    u_i = mu_i h_i + (1 - mu_i) Down_i(b_i), h_{i+1} = Block_i(u_i), with b_i the output of layer i of the backbone,
+    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h.
+    """
+
+    reduction: int = Field(
+        8, ge=1, description="r: the widths of the model, its heads and feed-forwards are divided by it"
+    )
+    layers: list[int] = Field(
+        [],
+        description="layers of each stack, from 0, that have a side block and a down-projection; all when empty "
+        "(T5-base in the paper: 1, 2, 3, 5, 6, 7, 9, 10, 11)",
+    )
+    temperature: float = Field(0.1, gt=0, description="T of the gates, whose alpha starts at 0")
+    start: Literal["pruned", "random"] = Field(
+        "pruned",
+        description="side blocks start as a structural pruning of the backbone's by the squares of its weights, or at random",
+    )
+    head: bool = Field(True, description="train the new head of an encoder as well")
+    pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")

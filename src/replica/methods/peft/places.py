@@ -19,6 +19,7 @@ OUTPUTS = {
     "distilbert": ("attention.out_lin", "ffn.lin2"),
     "t5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
     "mt5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
+    "opt": ("self_attn.out_proj", "fc2"),
     "vit": ("attention.o_proj", "mlp.fc2"),
     "clip_vision_model": ("self_attn.out_proj", "mlp.fc2"),
 }
