@@ -37,11 +37,13 @@ class StorageTracker(TorchDispatchMode):
 
     A storage counts once, whatever views it has, from the call that returns it until its last reference dies. Workspaces inside a
     kernel are not seen. `phase` is set by the caller; `peak` is the largest sum since `start`, `at_peak` its parts.
+    Every storage is rounded up to a multiple of `rounding` bytes, as an allocator does.
     """
 
-    def __init__(self, device: torch.device, truth: bool = True):
+    def __init__(self, device: torch.device, truth: bool = True, rounding: int = 1):
         super().__init__()
         self.device = device.type
+        self.rounding = rounding
         self.truth = truth
         self.phase = "forward"
         self.live = dict.fromkeys(CATEGORIES, 0)
@@ -78,7 +80,7 @@ class StorageTracker(TorchDispatchMode):
                 self._change(known[1], -known[2])
                 self._change(category, known[2])
             return
-        size, made_in = storage.nbytes(), category or self.phase
+        size, made_in = -(-storage.nbytes() // self.rounding) * self.rounding, category or self.phase
         reference = weakref.ref(storage, lambda dead, key=key: self._drop(key, dead))
         self._storages[key] = (reference, made_in, size)
         self._change(made_in, size)
