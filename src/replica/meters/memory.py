@@ -55,12 +55,12 @@ def measure_memory(
 
     `step(model, batch) -> loss` replaces the model's own loss. `optimizer=None` stops after backward. `dtype` casts the whole
     model; `autocast` runs the forward pass in mixed precision as `semantics.autocasting` says, with weights in `dtype`.
-    `rounding` is what every storage is rounded up to: 512 for torch's CUDA allocator. `attention`, `dropout` and `era` name the rules of `semantics.rules`; under
-    `era="2021"` gradients also stay allocated between steps. `padding` says whether a batch has padded tokens, so that masks are
-    materialised (on the meta device). `foreach` groups the optimizer's update as torch does on CUDA by default, which
-    needs temporaries of the parameters' size. `rank` and `projector` are GaLore's, as `optimizer_bytes` has them. `per_layer`
-    updates every parameter in the backward pass as soon as its gradient is complete, and frees the gradient.
-    `budget_gb` adds the largest batch whose peak fits.
+    `rounding` is what every storage is rounded up to: 512 for torch's CUDA allocator. `attention`, `dropout` and `era` name the
+    rules of `semantics.rules`; under `era="2021"` gradients also stay allocated between steps. `padding` says whether a batch
+    has padded tokens, so that masks are materialised (on the meta device). `foreach` groups the optimizer's update as torch
+    does on CUDA by default, which needs temporaries of the parameters' size. `rank` and `projector` are GaLore's, as
+    `optimizer_bytes` has them. `per_layer` updates every parameter in the backward pass as soon as its gradient is complete,
+    and frees the gradient. `budget_gb` adds the largest batch whose peak fits.
     Raises ConfigError for an unknown dtype, era or attention, and for autocast with checkpointing.
     """
     _check(dtype, era, attention, autocast)
