@@ -175,7 +175,8 @@ def _undisturbed(model: nn.Module, train: bool, checkpointing: bool) -> Iterator
     gradients = [(p, p.grad) for p in model.parameters()]
     for parameter, _ in gradients:
         parameter.grad = None
-    gc.collect()
+    if gradients and not gradients[0][0].is_meta:
+        gc.collect()  # on meta there is nothing to free
     model.train(train)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
