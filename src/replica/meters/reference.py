@@ -184,8 +184,9 @@ class MomentsAlone(torch.optim.Optimizer):
         """Make the state of parameters that have a gradient."""
         for group in self.param_groups:
             for parameter in (p for p in group["params"] if p.grad is not None):
-                for name in ("exp_avg", "exp_avg_sq"):
-                    self.state[parameter].setdefault(name, torch.zeros_like(parameter))
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
 
 
 def cuda_reading(project: Project, row: Row, **changes: Any) -> dict:
