@@ -66,6 +66,8 @@ ROWS: list[Row] = [
     Row("lora", {"rank": 2}),
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("prefix-tuning", {"tokens": 5}, learning_rate=3e-2),
+    # memory
+    Row("galore", {"rank": 4}),
     Row("intrinsic-said", {"dimension": 200}, learning_rate=3e-2),
     Row("adapter", {"reduction": 4, "norm": True, "layer_norms": False}),
     Row("compacter", {"reduction": 4, "norm": True, "train_rule": False, "places": "feed-forward"}, "image", "vit"),

@@ -85,6 +85,8 @@ class MemoryOptions(Options):
     per_layer: bool = Field(
         False, description="update each parameter when its gradient is complete, and free the gradient"
     )
+    autocast: Literal["bfloat16", "float16"] | None = Field(None, description="forward pass in mixed precision")
+    rounding: int = Field(1, ge=1, description="bytes that every storage is rounded up to; 512 on CUDA")
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
 
 
