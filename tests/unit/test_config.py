@@ -113,6 +113,36 @@ def test_table_of_an_unknown_claim_and_measurement_of_an_unknown_model(tmp_path)
     _fails(tmp_path / "b", paper(measurements=measured), match=("measurements.m", "did you mean 'small'"))
 
 
+@pytest.mark.parametrize(
+    "meters, message",
+    [
+        ({"paramters": {}}, "meters: unknown meter 'paramters'; did you mean 'parameters'"),
+        ({"flops": {"lenght": 128}}, "meters.flops: unknown key 'lenght'; did you mean 'length'"),
+    ],
+)
+def test_unknown_meter_or_option_is_found_before_anything_runs(tmp_path, meters, message):
+    measured = {"m": {"model": "small", "meters": meters}}
+    _fails(tmp_path, paper(measurements=measured), match=(f"config/papers/one.yaml: measurements.m.{message}",))
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("config.yaml", "- one", "config/config.yaml: expected a mapping of keys to values, got list"),
+        ("config.yaml", "one", "config/config.yaml: expected a mapping of keys to values, got str"),
+        ("models.yaml", "3", "config/models.yaml: expected a mapping of keys to values, got int"),
+        ("models.yaml", "models: [a]", "config/models.yaml: models: expected a mapping of keys to values, got list"),
+        ("papers/one.yaml", "[]", "config/papers/one.yaml: expected a mapping, got list"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_named(tmp_path, name, text, message):
+    folder = write_project(tmp_path)
+    (folder / "config" / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        build_plan(load_project(folder), "laptop")
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])
 @pytest.mark.parametrize(
     "tune, message",

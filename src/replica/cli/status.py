@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.table import Table
 
-from replica.cli.verbs import console, planned, read_ledger, state_of
-from replica.errors import ConfigError
+from replica.cli.verbs import console, ledger_of, planned, state_of
+from replica.errors import ConfigError, ResultError
 from replica.paths import Layout
 from replica.plan import Plan, Run
 
@@ -70,8 +70,8 @@ def _claims(arguments: Namespace, papers: list[str]) -> None:
     from replica.report.marks import MARKS
 
     try:
-        path, rows = read_ledger(arguments.root, arguments.ledger)
-    except ConfigError:
+        path, rows = ledger_of(arguments.root, arguments.ledger)
+    except ResultError:
         if arguments.ledger or (Path(arguments.root) / "results" / "claims.json").exists():
             raise
         pinned = Path(arguments.root) / "results" / "pinned" / "claims.json"

@@ -16,7 +16,7 @@ from rich.table import Table
 from replica.assets import manifest
 from replica.config import Project, load_project
 from replica.errors import ConfigError, nearest
-from replica.files import atomic_folder, read_json
+from replica.files import atomic_folder, read_result
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
 from replica.plan.resources import longest_path, resources_of
@@ -78,11 +78,9 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     """Say whether one seed of a run is done, starting, running, interrupted, failed or not run."""
     if (layout.run(made.scale, run.id, seed) / "manifest.json").exists():
         return "done"
-    try:
-        facts = read_json(layout.resume(made.scale, run.id, seed) / "process.json")
-    except FileNotFoundError:
-        facts = None
-    if facts is not None:
+    record = layout.resume(made.scale, run.id, seed) / "process.json"
+    if record.exists():
+        facts = read_result(record, ["pid", "host"])
         if facts["host"] != socket.gethostname():
             return f"started on {facts['host']}"
         try:
@@ -99,20 +97,17 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     return "failed" if log.stat().st_size else "starting"  # a job that fails says why
 
 
-def read_ledger(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]]]:
-    """Read a ledger; raises ConfigError where there is none."""
+def ledger_of(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]]]:
+    """Return the path and the rows of a ledger: the one given, or the root's; raises ResultError where there is none."""
+    from replica.claims.ledger import read_ledger
+
     path = Path(given) if given else Path(root) / "results" / "claims.json"
-    if not path.exists():
-        raise ConfigError(f"{path}: no ledger there; make one with `make reproduce` (or `snakemake`)")
-    try:
-        return path, read_json(path)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a ledger ({error}); make it again with `snakemake`") from None
+    return path, read_ledger(path)
 
 
 def explain(arguments: Namespace) -> int:
     """Print where a claim's number comes from."""
-    path, rows = read_ledger(arguments.root, arguments.ledger)
+    path, rows = ledger_of(arguments.root, arguments.ledger)
     wanted = arguments.claim
     found = [row for row in rows if row["claim"] == wanted or row["claim"].startswith(f"{wanted}:")]
     if not found:
@@ -179,7 +174,7 @@ def scorecard(arguments: Namespace) -> int:
     """Print the scorecard of a ledger."""
     from replica.report.scorecard import scorecard as render
 
-    path, rows = read_ledger(arguments.root, arguments.ledger)
+    path, rows = ledger_of(arguments.root, arguments.ledger)
     Console().print(render(rows))
     page = path.parent / "report" / "index.html"
     if page.exists():
@@ -205,7 +200,7 @@ PINNED = (
 def pin(arguments: Namespace) -> int:
     """Copy the text results of the last run to results/pinned/, replacing what was pinned before."""
     results = Layout(arguments.root).results
-    read_ledger(arguments.root, None)
+    ledger_of(arguments.root, None)
     paths = [
         path
         for pattern in PINNED

@@ -103,9 +103,6 @@ class ModelEntry(Strict):
     licence: str = "Apache-2.0"
     sources: Sources | None = None
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
-    differs: list[str] = Field(
-        [], description="fields of `config` that differ from the source's own on purpose: fewer layers of it"
-    )
     standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from replica.errors import ConfigError, nearest
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.optimizers import make_optimizer
-from replica.meters.semantics import rules
+from replica.meters.semantics import autocasting, rules
 from replica.meters.tracker import SavedBytes, StorageTracker
 
 Step = Callable[[nn.Module, dict], torch.Tensor]
@@ -42,6 +42,8 @@ def measure_memory(
     projector: str | None = None,
     per_layer: bool = False,
     budget_gb: float | None = None,
+    autocast: str | None = None,
+    rounding: int = 1,
     step: Step | None = None,
     make_optimizer_of: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
 ) -> dict:
@@ -52,32 +54,35 @@ def measure_memory(
     allocator's rounding and fragments, the device's context.
 
     `step(model, batch) -> loss` replaces the model's own loss. `optimizer=None` stops after backward. `dtype` casts the whole
-    model (mixed precision is not emulated). `attention`, `dropout` and `era` name the rules of `semantics.rules`; under
-    `era="2021"` gradients also stay allocated between steps. `padding` says whether a batch has padded tokens, so that masks are
-    materialised (on the meta device). `foreach` groups the optimizer's update as torch does on CUDA by default, which
-    needs temporaries of the parameters' size. `rank` and `projector` are GaLore's, as `optimizer_bytes` has them. `per_layer`
-    updates every parameter in the backward pass as soon as its gradient is complete, and frees the gradient.
-    `budget_gb` adds the largest batch whose peak fits.
-    Raises ConfigError for an unknown dtype, era or attention.
+    model; `autocast` runs the forward pass in mixed precision as `semantics.autocasting` says, with weights in `dtype`.
+    `rounding` is what every storage is rounded up to: 512 for torch's CUDA allocator. `attention`, `dropout` and `era` name the
+    rules of `semantics.rules`; under `era="2021"` gradients also stay allocated between steps. `padding` says whether a batch
+    has padded tokens, so that masks are materialised (on the meta device). `foreach` groups the optimizer's update as torch
+    does on CUDA by default, which needs temporaries of the parameters' size. `rank` and `projector` are GaLore's, as
+    `optimizer_bytes` has them. `per_layer` updates every parameter in the backward pass as soon as its gradient is complete,
+    and frees the gradient. `budget_gb` adds the largest batch whose peak fits.
+    Raises ConfigError for an unknown dtype, era or attention, and for autocast with checkpointing.
     """
-    _check(dtype, era, attention)
+    _check(dtype, era, attention, autocast)
+    if autocast and checkpointing:
+        raise ConfigError("memory: autocast is not emulated where checkpointing recomputes; give one of them")
     if dtype != "float32":
         model = copy.deepcopy(model).to(DTYPES[dtype])
 
     def at(size: int) -> dict:
         with _undisturbed(model, train, checkpointing), rules(model, kernel=attention, dropout=dropout, era=era):
             inputs = make_batch(model, size, length, decoder_length, labels=train)
-            tracker = StorageTracker(next(model.parameters()).device, truth=not padding)
+            tracker = StorageTracker(next(model.parameters()).device, truth=not padding, rounding=rounding)
             saved = SavedBytes(tracker)
             tracker.add("parameter", model.parameters())
             tracker.add("buffer", model.buffers())
             tracker.add("input", inputs.values())
             if train:
                 make = make_optimizer_of or (lambda m: _optimizers(m, optimizer, foreach, rank, projector, per_layer))
-                _train(model, inputs, tracker, saved, step or loss_of, make, era == "2021", per_layer)
+                _train(model, inputs, tracker, saved, _mixed(step or loss_of, autocast), make, era == "2021", per_layer)
             else:
                 with torch.no_grad(), tracker:
-                    model(**inputs)
+                    _mixed(lambda m, given: m(**given), autocast)(model, inputs)
         return _result(tracker, saved, size)
 
     result = at(batch)
@@ -86,9 +91,22 @@ def measure_memory(
     return result
 
 
-def _check(dtype: str, era: str, attention: str) -> None:
+def _mixed(step: Callable, dtype: str | None) -> Callable:
+    """Return the step with its forward pass in mixed precision, or as it is without a `dtype`."""
+    if dtype is None:
+        return step
+
+    def mixed(model: nn.Module, inputs: dict) -> torch.Tensor:
+        with autocasting(DTYPES[dtype]):
+            return step(model, inputs)
+
+    return mixed
+
+
+def _check(dtype: str, era: str, attention: str, autocast: str | None) -> None:
     for what, value, known in (
         ("dtype", dtype, DTYPES),
+        ("autocast", autocast or "bfloat16", ("bfloat16", "float16")),
         ("era", era, ERAS),
         ("attention", attention, ("eager", "fused")),
     ):
@@ -157,7 +175,8 @@ def _undisturbed(model: nn.Module, train: bool, checkpointing: bool) -> Iterator
     gradients = [(p, p.grad) for p in model.parameters()]
     for parameter, _ in gradients:
         parameter.grad = None
-    gc.collect()
+    if gradients and not gradients[0][0].is_meta:
+        gc.collect()  # on meta there is nothing to free
     model.train(train)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})

@@ -53,7 +53,7 @@ def optimizer_bytes(
         if value not in known:
             raise ConfigError(f"optimizer: unknown {what} '{value}'{nearest(value, known)}")
     trained = [p for p in model.parameters() if every or p.requires_grad]
-    low = _projected(model, trained, rank) if rule in LOW_RANK else {}
+    low = projected_shapes(model, trained, rank) if rule in LOW_RANK else {}
     count = sum(p.numel() for p in trained)
     width, sizes = WIDTHS[dtype], []
     for parameter in trained:
@@ -83,10 +83,13 @@ def _check_rule(rule: str) -> None:
         raise ConfigError(f"unknown optimizer rule '{rule}'{nearest(rule, RULES)}")
 
 
-def _projected(
+def projected_shapes(
     model: nn.Module, trained: list[nn.Parameter], rank: int | None
 ) -> dict[int, tuple[tuple[int, int], tuple[int, int]]]:
-    """Return, by the id of each trained matrix of the layers, the shapes of GaLore's moments and of its projector."""
+    """Return, by the id of each trained matrix of the layers, the shapes of GaLore's moments and of its projector.
+
+    Raises ConfigError without a rank, and for one above a matrix's short side.
+    """
     if rank is None:
         raise ConfigError("optimizer galore: give a `rank`")
     wanted = {id(p) for p in trained}
@@ -170,7 +173,7 @@ class StandIn(torch.optim.Optimizer):
     """Stands for block-wise 8-bit AdamW and for GaLore in memory measurements: state and temporaries of the right size, no values.
 
     8-bit AdamW updates in one fused kernel, without temporaries. GaLore takes the singular vectors of the first gradient in fp32,
-    projects each gradient, and projects the update back to the size of the matrix. `low` holds what `_projected` returns.
+    projects each gradient, and projects the update back to the size of the matrix. `low` holds what `projected_shapes` returns.
     """
 
     def __init__(self, parameters, *, eight_bit: bool, low: dict | None = None, projector: str | None = None):
@@ -245,5 +248,5 @@ def make_optimizer(
         return torch.optim.Adafactor(parameters, foreach=foreach)
     if rule == "lion":
         return Lion(parameters)
-    low = _projected(model, parameters, rank) if rule in LOW_RANK else {}
+    low = projected_shapes(model, parameters, rank) if rule in LOW_RANK else {}
     return StandIn(parameters, eight_bit=rule.endswith("8bit"), low=low, projector=projector)

@@ -106,6 +106,8 @@ class MemoryOptions(Options):
     per_layer: bool = Field(
         False, description="update each parameter when its gradient is complete, and free the gradient"
     )
+    autocast: Literal["bfloat16", "float16"] | None = Field(None, description="forward pass in mixed precision")
+    rounding: int = Field(1, ge=1, description="bytes that every storage is rounded up to; 512 on CUDA")
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
 
     @model_validator(mode="after")
@@ -126,6 +128,20 @@ class MethodCostOptions(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class LinearPathOptions(Options):
+    """What `measure_path` is given."""
+
+    points: int = Field(
+        30, ge=2, description="evenly spaced points on the line between two states, its ends among them"
+    )
+
+
+class SearchSpaceOptions(Options):
+    """What `measure_space` is given."""
+
+    ranges: dict[str, tuple[float, float, float]] = Field(description="number of a shape: its lowest, highest and step")
+
+
 METERS: dict[str, type[BaseModel]] = {
     "parameters": ParametersOptions,
     "flops": FlopsOptions,
@@ -134,6 +150,8 @@ METERS: dict[str, type[BaseModel]] = {
     "memory": MemoryOptions,
     "method_cost": MethodCostOptions,
     "config": ConfigOptions,
+    "linear_path": LinearPathOptions,
+    "search_space": SearchSpaceOptions,
 }
 
 #: Meters of a measurement that names a data set.
@@ -148,6 +166,8 @@ ASSUMPTIONS = {
     "memory": "live tensor storages of two training steps; no kernel workspaces, allocator rounding or device context",
     "method_cost": "as each method's `expected` and `cost` say",
     "config": "the methods' configuration as it is run",
+    "linear_path": "one forward pass a point; running statistics are interpolated as weights are",
+    "search_space": "every number takes each of its values with each of the others; heads cost a twelfth of the width",
 }
 
 
@@ -284,6 +304,18 @@ def _config(measured: Measured, options: dict) -> dict:
     return {"model": numbers, **_with_single(configs)}
 
 
+def _linear_path(measured: Measured, options: dict) -> dict:
+    from replica.meters.linear_path import measure_path
+
+    return measure_path(measured.model, **options)
+
+
+def _search_space(_measured: Measured, options: dict) -> dict:
+    from replica.meters.search_space import measure_space
+
+    return measure_space(**options)
+
+
 def _with_single(by_method: dict[str, dict]) -> dict:
     """Let the keys of the only method stand at the top too, beside those under its name."""
     only = next(iter(by_method.values())) if len(by_method) == 1 else {}
@@ -298,4 +330,6 @@ _RUNNERS = {
     "memory": _memory,
     "method_cost": _method_cost,
     "config": _config,
+    "linear_path": _linear_path,
+    "search_space": _search_space,
 }

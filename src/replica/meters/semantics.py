@@ -117,6 +117,45 @@ def rules(model: nn.Module, *, kernel: str = "eager", dropout: bool = True, era:
         yield
 
 
+@contextmanager
+def autocasting(dtype: torch.dtype) -> Iterator[None]:
+    """Run the forward pass in this block in mixed precision, as `torch.autocast("cuda", dtype)` does; for the meta device.
+
+    `torch.autocast` has no rules for meta. What it does there: products with weights, `torch.matmul` and attention take their
+    inputs in `dtype`, softmax, normalisation and cross-entropy take theirs in fp32, everything else takes the wider type of
+    its inputs. A trained fp32 weight is cast once and the copy kept to the end of the block; any other value is cast each time.
+    """
+    kept: dict[int, torch.Tensor] = {}
+
+    def low(value):
+        if not (isinstance(value, torch.Tensor) and value.dtype == torch.float32):
+            return value
+        if not (value.is_leaf and value.requires_grad):
+            return value.to(dtype)
+        if id(value) not in kept:
+            kept[id(value)] = value.to(dtype)
+        return kept[id(value)]
+
+    def high(value):
+        return value.float() if isinstance(value, torch.Tensor) and value.dtype == dtype else value
+
+    def casting(function, cast):
+        def call(*arguments, **options):
+            return function(*map(cast, arguments), **{name: cast(value) for name, value in options.items()})
+
+        return call
+
+    with ExitStack() as stack:
+        for cast, places in (
+            (low, ((functional, "linear"), (functional, "scaled_dot_product_attention"), (torch, "matmul"))),
+            (high, ((functional, "softmax"), (functional, "layer_norm"), (functional, "cross_entropy"))),
+        ):
+            for place, name in places:
+                stack.enter_context(patch.object(place, name, casting(getattr(place, name), cast)))
+        yield
+        kept.clear()
+
+
 def _gpu_dropout(input, p=0.5, training=True, inplace=False):
     """`F.dropout` as CUDA runs it: a boolean mask is kept, where the CPU keeps a float one."""
     if not training or p == 0.0:

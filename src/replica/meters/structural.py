@@ -9,10 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+
 from replica.errors import AssetError, ConfigError, ReplicaError
+from replica.meters.parameters import count_parameters
 from replica.meters.registry import ASSUMPTIONS, Measured, check_splits, meters_of, plain, run_meter
 from replica.meters.rows import ASSUMPTION, RowsOptions, count_rows
+from replica.methods.base import Context
 from replica.methods.registry import parse
+from replica.models import build
 
 if TYPE_CHECKING:
     from replica.config import Project
@@ -100,10 +106,6 @@ def one_line(program: Callable[[], Any], where: str) -> Any:
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
     """Build a measurement's model on meta and put its methods in, in their order."""
-    from replica.meters.parameters import count_parameters
-    from replica.methods.base import Context
-    from replica.models import build
-
     entry = project.model(measurement.model)
     model = build(
         entry,
@@ -135,7 +137,4 @@ def _check_rank(method: str, config: Any, model_config: Any) -> None:
 
 
 def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
     return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,16 +33,96 @@ class AnswerItems(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class ShapeMemory:
+    """Runs operations on the meta device, and answers one that was seen before with empty tensors of the shapes it gave then.
+
+    Most operations work out their shapes in Python there, which takes longer than all else in a measurement, and layers and steps
+    repeat each other. Only what makes new storages (or changes its first argument in place) is remembered, by the operation and
+    the shapes, strides and types of all arguments; a view is always made anew, and so is what does not live on meta.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[tuple, tuple | None] = {}
+        self._in_place: dict[Any, bool] = {}
+
+    def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        """Return what `func` gives for these arguments."""
+        in_place = self._in_place.get(func)
+        if in_place is None:
+            in_place = self._in_place[func] = _is_in_place(func)
+        key = (func, _describe(args), _describe(tuple(kwargs.items())) if kwargs else None)
+        if key in self._made:
+            made = self._made[key]
+            if made is None:
+                return func(*args, **kwargs)
+            if made is _ITSELF:
+                return args[0]
+            if type(made[0]) is torch.Size:
+                return torch.empty_strided(made[0], made[1], dtype=made[2], device="meta")
+            return tuple(item and torch.empty_strided(item[0], item[1], dtype=item[2], device="meta") for item in made)
+        before = _layout(args[0]) if in_place else None
+        result = func(*args, **kwargs)
+        if in_place:
+            same = result is args[0] and args[0].is_meta and _layout(args[0]) == before
+            self._made[key] = _ITSELF if same else None
+        else:
+            self._made[key] = _outputs(result, args, kwargs)
+        return result
+
+
+#: An operation that gives back its first argument, changed.
+_ITSELF = ("itself",)
+
+
+def _is_in_place(func: Any) -> bool:
+    written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    return len(written) == 1 and written[0] is not None and func._schema.arguments[0].name == written[0].name
+
+
+def _layout(tensor: torch.Tensor) -> tuple:
+    return tensor.shape, tensor.stride(), tensor.storage_offset(), tensor.dtype, tensor.untyped_storage().nbytes()
+
+
+def _describe(value: Any) -> Any:
+    """Return what decides an operation's shapes, hashable; a number with its type, for 1, 1.0 and True are equal."""
+    if isinstance(value, torch.Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_describe, value))
+    return type(value), value
+
+
+def _outputs(result: Any, args: tuple, kwargs: dict) -> tuple | None:
+    """Return shape, stride and type of each output, or None where an operation's outputs are not new meta tensors alone."""
+    several = type(result) is tuple
+    outputs = result if several else (result,)
+    tensors = [item for item in outputs if item is not None]
+    if not tensors or not all(type(item) is torch.Tensor and item.is_meta for item in tensors):
+        return None
+    given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+    storages = {t.untyped_storage()._cdata for t in tensors}
+    if given & storages or len(storages) < len(tensors):
+        return None
+    made = tuple(None if item is None else (item.shape, item.stride(), item.dtype) for item in outputs)
+    for item in tensors:
+        again = torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
+        if item.storage_offset() or again.untyped_storage().nbytes() != item.untyped_storage().nbytes():
+            return None
+    return made if several else made[0]
+
+
 class StorageTracker(TorchDispatchMode):
     """Sums the bytes of all storages on one device that are alive, by the phase that made them.
 
     A storage counts once, whatever views it has, from the call that returns it until its last reference dies. Workspaces inside a
     kernel are not seen. `phase` is set by the caller; `peak` is the largest sum since `start`, `at_peak` its parts.
+    Every storage is rounded up to a multiple of `rounding` bytes, as an allocator does.
     """
 
-    def __init__(self, device: torch.device, truth: bool = True):
+    def __init__(self, device: torch.device, truth: bool = True, rounding: int = 1):
         super().__init__()
         self.device = device.type
+        self.rounding = rounding
         self.truth = truth
         self.phase = "forward"
         self.live = dict.fromkeys(CATEGORIES, 0)
@@ -49,12 +130,16 @@ class StorageTracker(TorchDispatchMode):
         self.peak, self.peak_phase, self.at_peak = 0, "", dict(self.live)
         self._storages: dict[int, tuple[weakref.ref, str, int]] = {}
         self._total = 0
+        self._shapes = ShapeMemory()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run the operation and take up the storages of what it returns."""
         if func is _ITEM and args[0].is_meta:
             return self.truth if args[0].dtype == torch.bool else 1
-        result = func(*args, **(kwargs or {}))
+        result = self._shapes.run(func, args, kwargs or {})
+        if isinstance(result, torch.Tensor):
+            self.take(result)
+            return result
         for value in tree_iter(result):
             if isinstance(value, torch.Tensor):
                 self.take(value)
@@ -78,7 +163,7 @@ class StorageTracker(TorchDispatchMode):
                 self._change(known[1], -known[2])
                 self._change(category, known[2])
             return
-        size, made_in = storage.nbytes(), category or self.phase
+        size, made_in = -(-storage.nbytes() // self.rounding) * self.rounding, category or self.phase
         reference = weakref.ref(storage, lambda dead, key=key: self._drop(key, dead))
         self._storages[key] = (reference, made_in, size)
         self._change(made_in, size)

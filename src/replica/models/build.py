@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
 from replica.models.heads import auto_class, check_head, is_head_key, label_count, supported_attention
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
-
     from replica.config.schema import ModelEntry
 
 WEIGHTS = "model.safetensors"
@@ -77,9 +76,8 @@ def make_config(
 
 def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
-    from transformers import CONFIG_MAPPING
-
-    import replica.models.vision  # noqa: F401 - registers the architectures that transformers lacks
+    import replica.models.residual
+    import replica.models.vision  # noqa: F401 - these register the architectures that transformers lacks
 
     if architecture not in CONFIG_MAPPING:
         raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")

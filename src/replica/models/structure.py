@@ -19,6 +19,7 @@ LAYERS = {
     "mt5": ("encoder.block", "decoder.block"),
     "gpt2": ("h",),
     "llama": ("layers",),
+    "opt": ("decoder.layers",),
     "bart": ("encoder.layers", "decoder.layers"),
     "albert": ("encoder.albert_layer_groups",),
     "deberta": ("encoder.layer",),

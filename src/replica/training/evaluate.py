@@ -10,7 +10,7 @@ from replica import models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task
-from replica.files import atomic_path, write_json
+from replica.files import atomic_path, finite, write_json
 from replica.paths import Layout
 from replica.plan.runs import Plan
 
@@ -21,7 +21,8 @@ RESAMPLES = 1000
 def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
     """Score one seed of a run on the report split of each of its tasks; writes metrics.json and predictions.parquet.
 
-    Every metric comes with a bootstrap interval over examples at the project's confidence level.
+    Every metric comes with a bootstrap interval over examples at the project's confidence level. One that comes out NaN or infinite
+    is stored without a value and with the reason, and claims that read it are `not-run` for that reason.
     """
     import pandas as pd
 
@@ -42,7 +43,12 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
         found[name] = {}
         for metric, value in metrics.items():
             low, high = tasks.bootstrap(task, predictions, metric, level, RESAMPLES, seed)
-            found[name][metric] = {"value": value, "low": low, "high": high, "n": len(predictions), "split": split}
+            facts = {"value": finite(value), "low": finite(low), "high": finite(high)}
+            if facts["value"] is None:
+                facts = dict.fromkeys(facts) | {
+                    "reason": f"{run_id} seed {seed}: {metric} on {name} came out as {value}"
+                }
+            found[name][metric] = {**facts, "n": len(predictions), "split": split}
         frames.append(predictions.assign(task=name))
         shown = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
         print(f"{run_id} seed {seed} on {name} ({split}): {shown}", file=sys.stderr, flush=True)

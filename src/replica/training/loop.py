@@ -48,6 +48,7 @@ class _Hooks(TrainerCallback):
     def _each(self, hook: str, state: Any) -> None:
         context = self.loop.context
         context.step, context.epoch = state.global_step, state.epoch or 0.0
+        context.optimizer = self.loop.optimizer
         for method in self.loop.methods:
             getattr(method, hook)(self.loop.model, context)
 

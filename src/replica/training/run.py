@@ -15,7 +15,7 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task, Train
 from replica.errors import ConfigError, TrainingError
-from replica.files import atomic_folder, sha256_file, write_text
+from replica.files import atomic_folder, finite, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
@@ -144,9 +144,10 @@ def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout)
     model.eval()
     scored = None
     if is_candidate:
-        _, scored = tasks.evaluate(
+        _, metrics = tasks.evaluate(
             model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=64
         )
+        scored = {name: finite(value) for name, value in metrics.items()}
     kept = [
         {"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent
     ]
@@ -199,7 +200,8 @@ def _expected(model: Any, methods: list[tuple[Any, Method]]) -> dict[str, dict[s
 def _history(history: list[dict[str, Any]]) -> str:
     import json
 
-    return "".join(json.dumps(entry) + "\n" for entry in history)
+    lines = [{key: finite(value) if isinstance(value, float) else value for key, value in e.items()} for e in history]
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
 
 def write_manifest(folder: Path, plan: Plan, run: Run, seed: int, layout: Layout, facts: dict[str, Any]) -> None:

@@ -80,7 +80,10 @@ class BottleneckAdapters(Method):
                 )
             with torch.device(device):
                 adapter = Adapter(
-                    self._linear(hidden, width, rule), self._linear(width, hidden, rule), config.activation
+                    self._linear(hidden, width, rule),
+                    self._linear(width, hidden, rule),
+                    config.activation,
+                    nn.LayerNorm(hidden) if config.norm else None,
                 )
             place.module.add_module("adapter", adapter)
             place.module.register_forward_hook(_through_adapter)
@@ -102,8 +105,12 @@ class BottleneckAdapters(Method):
             matrices = 2 * config.rank * (hidden + width)
         else:
             matrices = 2 * hidden * width
-        adapters = places * (matrices + width + hidden)
-        return {"trainable_parameters": adapters + shared + count(also_trained(model, config))}
+        norm = 2 * hidden if config.norm else 0
+        others = also_trained(model, config)
+        if config.norm and config.layer_norms:
+            own = {id(parameter) for adapter in self._adapters(model) for parameter in adapter.parameters()}
+            others = [parameter for parameter in others if id(parameter) not in own]
+        return {"trainable_parameters": places * (matrices + width + hidden + norm) + shared + count(others)}
 
     def bottleneck(self, hidden: int) -> int:
         """Return the width of the bottleneck; raises ConfigError where n does not divide the sizes."""

@@ -132,17 +132,20 @@ class FullLinear(nn.Linear):
 
 
 class Adapter(nn.Module):
-    """y = x + Up(f(Down(x))) on the output of a sublayer, before its residual sum; no norm of its own."""
+    """y = x + Up(f(Down(x))) on the output of a sublayer, before its residual sum; with `norm`, Down reads LayerNorm(x)."""
 
-    def __init__(self, down: nn.Module, up: nn.Module, activation: str):
+    def __init__(self, down: nn.Module, up: nn.Module, activation: str, norm: nn.LayerNorm | None = None):
         super().__init__()
-        self.down, self.up, self.activation = down, up, ACT2FN[activation]
+        self.down, self.up, self.activation, self.norm = down, up, ACT2FN[activation], norm
 
     def reset(self, seeds: torch.Generator) -> None:
-        """Draw both layers anew."""
+        """Draw both layers anew; a norm starts as the identity's: ones and zeros."""
         self.down.reset(seeds)
         self.up.reset(seeds)
+        if self.norm is not None:
+            self.norm.reset_parameters()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., hidden) to (..., hidden)."""
-        return x + self.up(self.activation(self.down(x)))
+        inner = x if self.norm is None else self.norm(x)
+        return x + self.up(self.activation(self.down(inner)))

@@ -10,19 +10,8 @@ from torch import nn
 from replica.errors import ConfigError, nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.methods.peft.places import QUERY_VALUE
 from replica.models import body
-
-#: Architecture: last parts of the names of the query and value projections.
-QUERY_VALUE = {
-    "bert": ("query", "value"),
-    "roberta": ("query", "value"),
-    "xlm-roberta": ("query", "value"),
-    "electra": ("query", "value"),
-    "distilbert": ("q_lin", "v_lin"),
-    "t5": ("q", "v"),
-    "mt5": ("q", "v"),
-    "vit": ("q_proj", "v_proj"),
-}
 
 
 class LoRA(Method):

@@ -19,6 +19,22 @@ OUTPUTS = {
     "distilbert": ("attention.out_lin", "ffn.lin2"),
     "t5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
     "mt5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
+    "opt": ("self_attn.out_proj", "fc2"),
+    "vit": ("attention.o_proj", "mlp.fc2"),
+    "clip_vision_model": ("self_attn.out_proj", "mlp.fc2"),
+}
+
+#: Architecture: last parts of the names of the query and value projections.
+QUERY_VALUE = {
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "xlm-roberta": ("query", "value"),
+    "electra": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "t5": ("q", "v"),
+    "mt5": ("q", "v"),
+    "vit": ("q_proj", "v_proj"),
+    "clip_vision_model": ("q_proj", "v_proj"),
 }
 
 
@@ -51,6 +67,28 @@ def sublayer_outputs(model: Any, places: str = "both", skip_layers: int = 0) -> 
         for sublayer, path in zip(("attention", "feed-forward"), OUTPUTS[kind], strict=True):
             if places in ("both", sublayer):
                 found.append(Place(index, sublayer, _walk(layer, path)))
+    return found
+
+
+def query_value(model: Any) -> list[tuple[nn.Module, nn.Linear, nn.Linear]]:
+    """Return each transformer layer with its query and value projection, in order.
+
+    Raises ConfigError for an architecture whose projections are not known here, or whose layers have more than one of each.
+    """
+    kind = body(model).config.model_type
+    if kind not in QUERY_VALUE:
+        raise ConfigError(
+            f"the query and value of architecture '{kind}' are not known; known: {', '.join(QUERY_VALUE)}"
+        )
+    found = []
+    for layer in encoder_layers(model):
+        named = [(name.rpartition(".")[2], m) for name, m in layer.named_modules() if isinstance(m, nn.Linear)]
+        pair = [[module for name, module in named if name == wanted] for wanted in QUERY_VALUE[kind]]
+        if [len(modules) for modules in pair] != [1, 1]:
+            raise ConfigError(
+                f"a layer of architecture '{kind}' has not one query and one value but {[len(m) for m in pair]}"
+            )
+        found.append((layer, pair[0][0], pair[1][0]))
     return found
 
 

@@ -1,0 +1,114 @@
+"""GaLore: Adam on gradients that are projected onto their leading singular vectors (Zhao et al. 2024)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from replica.meters.optimizers import projected_shapes
+from replica.methods.base import Context, Method
+
+
+class GaLore(Method):
+    """Adam with moments in a subspace for every matrix of the layers, and with full ones for everything else."""
+
+    def optimizer(self, model: Any, context: Context) -> torch.optim.Optimizer:
+        """Return the optimizer; raises ConfigError for a rank above the short side of one of the matrices."""
+        config = self.config
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        low = projected_shapes(model, trained, config.rank)
+        return GaLoreAdamW(
+            [
+                {"params": [p for p in trained if id(p) in low], "rank": config.rank},
+                {"params": [p for p in trained if id(p) not in low], "rank": None},
+            ],
+            lr=context.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=context.weight_decay,
+            update_every=config.update_every,
+            scale=config.scale,
+        )
+
+
+class GaLoreAdamW(torch.optim.Optimizer):
+    """AdamW whose moments for the matrices of groups with a `rank` are kept in a subspace of their gradient.
+
+    For a matrix W of m x n with gradient G, m <= n, the projector P (m x r) holds the leading left singular vectors of G, taken
+    anew every T steps; R = P^T G (r x n) goes through Adam, and W moves by alpha P N, N being Adam's normalised step (Algorithm 2).
+    For m > n the right singular vectors Q (n x r) take their place: R = G Q and alpha N Q^T. State of a matrix: two moments of R's
+    shape and the projector, in the type of the parameter; the singular vectors are computed in fp32. Moments are kept when the
+    projector changes, as in the paper. Weight decay is decoupled (Loshchilov and Hutter 2019).
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        update_every: int = 200,
+        scale: float = 0.25,
+    ):
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "update_every": update_every,
+            "scale": scale,
+            "rank": None,
+        }
+        super().__init__(parameters, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Update every parameter that has a gradient; returns the closure's loss where one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                if group["rank"] is None:
+                    update = self._adam(parameter, parameter.grad, group)
+                    parameter.add_(update, alpha=-group["lr"])
+                else:
+                    self._project(parameter, group)
+        return loss
+
+    def _project(self, parameter: nn.Parameter, group: dict) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        wide = gradient.shape[0] <= gradient.shape[1]
+        if state.get("step", 0) % group["update_every"] == 0:
+            state["projector"] = _leading_vectors(gradient, group["rank"], wide)
+        projector = state["projector"]
+        low = projector.T @ gradient if wide else gradient @ projector
+        update = self._adam(parameter, low, group)
+        back = projector @ update if wide else update @ projector.T
+        parameter.add_(back, alpha=-group["lr"] * group["scale"])
+
+    def _adam(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict) -> torch.Tensor:
+        """Return Adam's normalised step for a gradient, with corrected moments (Kingma and Ba 2015)."""
+        state, (first, second) = self.state[parameter], group["betas"]
+        if "exp_avg" not in state:
+            state["step"] = 0
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        state["step"] += 1
+        state["exp_avg"].lerp_(gradient, 1 - first)
+        state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        correction = (1 - second ** state["step"]) ** 0.5
+        denominator = state["exp_avg_sq"].sqrt().div_(correction).add_(group["eps"])
+        return (state["exp_avg"] / denominator).div_(1 - first ** state["step"])
+
+
+def _leading_vectors(gradient: torch.Tensor, rank: int, wide: bool) -> torch.Tensor:
+    """Return the leading singular vectors of the shorter side, as columns (short side, rank), in the gradient's type."""
+    left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
+    kept = left[:, :rank] if wide else right[:rank].T
+    return kept.to(gradient.dtype).clone(memory_format=torch.contiguous_format)

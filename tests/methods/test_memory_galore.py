@@ -1,0 +1,118 @@
+"""GaLore's optimizer: against its algorithm written out for one matrix, torch's AdamW, and its own count of state."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from replica.meters.optimizers import optimizer_bytes
+from replica.methods import Context, parse
+from replica.methods.memory.galore import GaLoreAdamW
+from tests.methods.peft_models import tiny
+
+RATE, SCALE, DECAY = 0.05, 0.25, 0.1
+
+
+def algorithm(weight: torch.Tensor, gradients: list[torch.Tensor], rank: int, every: int) -> torch.Tensor:
+    """Algorithm 2 of Zhao et al. 2024 on one matrix, in double precision; a tall matrix is the transposed problem.
+
+    The signs of singular vectors are free, and moments outlive a projector: both sides must decompose the same matrix.
+    """
+    tall = weight.shape[0] > weight.shape[1]
+    weight = (weight.T if tall else weight).clone()
+    first = second = projector = None
+    for step, gradient in enumerate(gradients):
+        if step % every == 0:
+            left, _, right = torch.linalg.svd(gradient, full_matrices=False)
+            projector = right[:rank].T if tall else left[:, :rank]
+        gradient = gradient.T if tall else gradient
+        low = projector.T @ gradient
+        if first is None:
+            first, second = torch.zeros_like(low), torch.zeros_like(low)
+        first = 0.9 * first + 0.1 * low
+        second = 0.999 * second + 0.001 * low**2
+        normal = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
+        weight = weight - RATE * DECAY * weight - RATE * SCALE * projector @ normal
+    return weight.T if tall else weight
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_matrix_follows_the_algorithm(shape, every):
+    torch.manual_seed(0)
+    start = torch.randn(shape, dtype=torch.float64)
+    gradients = [torch.randn(shape, dtype=torch.float32).double() for _ in range(7)]
+    parameter = nn.Parameter(start.clone())
+    groups = [{"params": [parameter], "rank": 2}]
+    optimizer = GaLoreAdamW(groups, lr=RATE, weight_decay=DECAY, update_every=every, scale=SCALE)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    torch.testing.assert_close(parameter.data, algorithm(start, gradients, 2, every), rtol=1e-4, atol=1e-5)
+    assert torch.linalg.matrix_rank(parameter.data - (1 - RATE * DECAY) ** 7 * start, rtol=1e-5) == (
+        2 if every == 100 else min(shape) if every == 1 else 6
+    )
+
+
+def test_what_is_not_projected_moves_as_torchs_adamw_moves_it():
+    torch.manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 12)) for _ in range(2))
+    first = GaLoreAdamW([ours], lr=RATE, weight_decay=DECAY)
+    second = torch.optim.AdamW([theirs], lr=RATE, weight_decay=DECAY)
+    for _ in range(5):
+        ours.grad = theirs.grad = torch.randn(12)
+        first.step()
+        second.step()
+    torch.testing.assert_close(ours.data, theirs.data, rtol=1e-5, atol=1e-7)
+
+
+def made(kind: str = "bert", rank: int = 4):
+    found, config = parse({"name": "galore", "rank": rank})
+    model = tiny(kind)
+    return model, found.load()(config).optimizer(model, Context(learning_rate=RATE))
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_its_state_has_the_bytes_that_the_meter_counts(kind):
+    model, optimizer = made(kind)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
+    size = sum(t.untyped_storage().nbytes() for t in tensors)
+    assert size == optimizer_bytes(model, "galore", rank=4)["bytes"]
+
+
+def test_stored_state_goes_on_to_equal_bytes():
+    model, optimizer = made()
+    gradients = [[torch.randn_like(p) for p in model.parameters()] for _ in range(4)]
+
+    def train(model, optimizer, steps):
+        for step in steps:
+            for parameter, gradient in zip(model.parameters(), gradients[step], strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+
+    train(model, optimizer, (0, 1))
+    other, resumed = made()
+    other.load_state_dict(model.state_dict())
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(model, optimizer, (2, 3))
+    train(other, resumed, (2, 3))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+def test_a_closure_is_called_with_gradients():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = GaLoreAdamW([parameter], lr=RATE)
+
+    def closure():
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 3.0
+    assert (parameter < 1).all()
