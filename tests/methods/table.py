@@ -47,6 +47,9 @@ ROWS: list[Row] = [
     Row("bipft", {"estimators": False}),
     Row("bipft", {"store": "packed"}),
     Row("bipft", head="pretraining"),
+    # less memory
+    Row("slimfit", {"rate": 0.5}),
+    Row("slimfit", {"rate": 0.75, "full_copy": False}, head="mlm"),
     # efficient fine-tuning
     Row("compacter", {"reduction": 4}),
     Row("compacter", {"reduction": 4, "places": "feed-forward"}, head="text2text", architecture="t5"),

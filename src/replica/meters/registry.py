@@ -80,6 +80,9 @@ class MemoryOptions(Options):
     per_layer: bool = Field(
         False, description="update each parameter when its gradient is complete, and free the gradient"
     )
+    all_states: bool = Field(
+        False, description="optimizer state exists for frozen parameters too: each was trained once"
+    )
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
 
 
