@@ -50,6 +50,10 @@ ROWS: list[Row] = [
     # less memory
     Row("slimfit", {"rate": 0.5}),
     Row("slimfit", {"rate": 0.75, "full_copy": False}, head="mlm"),
+    Row("galore", {"rank": 4, "scale": 1.0}),
+    Row("private-gradients", {"clip": 1.0, "batch": 8, "noise": 0.01}),
+    Row("s3pet", {"budget": 0.05}, head="text2text", architecture="t5", learning_rate=3e-2),
+    Row("s3pet", {"budget": 0.05, "space": "lora"}, head="text2text", architecture="t5", learning_rate=3e-2),
     # efficient fine-tuning
     Row("compacter", {"reduction": 4}),
     Row("compacter", {"reduction": 4, "places": "feed-forward"}, head="text2text", architecture="t5"),

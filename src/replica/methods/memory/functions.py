@@ -51,12 +51,14 @@ class FourBitGELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        """Compute exactly; keep what backward reads."""
         ctx.save_for_backward(pack_four(x))
         ctx.shape = x.shape
         return functional.gelu(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        """Return the gradients, from what was kept."""
         (packed,) = ctx.saved_tensors
         x = unpack_four(packed, ctx.shape, gradient.dtype)
         return torch.ops.aten.gelu_backward(gradient, x, approximate="none")
@@ -67,11 +69,13 @@ class QueryKeyProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        """Compute exactly; keep what backward reads."""
         ctx.save_for_backward(to_fixed(query), to_fixed(key))
         return query @ key.transpose(-1, -2)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients, from what was kept."""
         query, key = ctx.saved_tensors
         of_query = gradient @ from_fixed(key, gradient.dtype)
         return of_query, gradient.transpose(-1, -2) @ from_fixed(query, gradient.dtype)
@@ -82,12 +86,14 @@ class SoftmaxValueProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Compute exactly; keep what backward reads."""
         probabilities = torch.softmax(scores, -1)
         ctx.save_for_backward(to_unsigned(probabilities), to_fixed(value))
         return probabilities.to(value.dtype) @ value
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients, from what was kept."""
         codes, value = ctx.saved_tensors
         probabilities = from_unsigned(codes, gradient.dtype)
         of_value = probabilities.transpose(-1, -2) @ gradient
@@ -107,6 +113,7 @@ class PrunedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float, density: float
     ) -> torch.Tensor:
+        """Compute exactly; keep what backward reads."""
         variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
         deviation = torch.sqrt(variance + epsilon)
         normalised = (x - mean) / deviation
@@ -117,6 +124,7 @@ class PrunedNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients, from what was kept."""
         values, kept, deviation, weight = ctx.saved_tensors
         normalised = torch.zeros_like(gradient).flatten()
         normalised[kept.long()] = values.to(gradient.dtype)
@@ -132,12 +140,14 @@ class FixedPointProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Compute exactly; keep what backward reads."""
         trained = ctx.needs_input_grad[1]
         ctx.save_for_backward(weight, *([to_fixed(x)] if trained else []))
         return functional.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients, from what was kept."""
         weight, *kept = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         of_weight = rows.t() @ from_fixed(kept[0], gradient.dtype).flatten(0, -2) if kept else None
