@@ -19,8 +19,7 @@ def _model():
 
 def _method(**config):
     entry, parsed = parse({"name": "private-gradients", **config})
-    method = entry.load()(parsed)
-    return method
+    return entry.load()(parsed)
 
 
 @pytest.mark.parametrize("clip", [0.5, 1e6])
@@ -51,7 +50,7 @@ def test_micro_batches_add_up_and_noise_comes_once():
     """Two halves of a batch, each divided by two as a training loop accumulates them; then sigma C / B on every coordinate."""
     model, context = _model(), Context()
     batch = {"input_ids": torch.randint(0, 64, (8, 5)), "labels": torch.arange(8) % 2}
-    gradients = []
+    gradients, mean = [], []
     for parts in (1, 2):
         method = _method(clip=2.0, noise=3.0, batch=8)
         method.prepare(model, context)
@@ -62,7 +61,7 @@ def test_micro_batches_add_up_and_noise_comes_once():
         clean = [p.grad.clone() for p in model.parameters()]
         method.on_gradients(model, context)
         gradients.append([p.grad - c for p, c in zip(model.parameters(), clean, strict=True)])
-        mean = clean if parts == 1 else mean
+        mean = mean or clean
         for first, second in zip(mean, clean, strict=True):
             torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
     noise = torch.cat([g.flatten() for g in gradients[1]])
