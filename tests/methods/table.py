@@ -54,6 +54,13 @@ ROWS: list[Row] = [
     Row("bipft", {"estimators": False}),
     Row("bipft", {"store": "packed"}),
     Row("bipft", head="pretraining"),
+    # less memory
+    Row("slimfit", {"rate": 0.5}),
+    Row("slimfit", {"rate": 0.75, "full_copy": False}, head="mlm"),
+    Row("galore", {"rank": 4, "scale": 1.0}),
+    Row("private-gradients", {"clip": 1.0, "batch": 8, "noise": 0.01}),
+    Row("s3pet", {"budget": 0.05}, head="text2text", architecture="t5", learning_rate=3e-2),
+    Row("s3pet", {"budget": 0.05, "space": "lora"}, head="text2text", architecture="t5", learning_rate=3e-2),
     # efficient fine-tuning
     Row("compacter", {"reduction": 4}),
     Row("compacter", {"reduction": 4, "places": "feed-forward"}, head="text2text", architecture="t5"),
@@ -66,8 +73,6 @@ ROWS: list[Row] = [
     Row("lora", {"rank": 2}),
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("prefix-tuning", {"tokens": 5}, learning_rate=3e-2),
-    # memory
-    Row("galore", {"rank": 4}),
     Row("intrinsic-said", {"dimension": 200}, learning_rate=3e-2),
     Row("adapter", {"reduction": 4, "norm": True, "layer_norms": False}),
     Row("compacter", {"reduction": 4, "norm": True, "train_rule": False, "places": "feed-forward"}, "image", "vit"),

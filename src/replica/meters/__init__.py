@@ -42,12 +42,13 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 
 `memory: {batch: 32, length: 128, decoder_length: null, optimizer: adamw, train: true, dtype: float32, attention: eager,
     dropout: true, padding: false, checkpointing: false, era: today, foreach: false, rank: null, projector: null,
-    per_layer: false, autocast: null, rounding: 1, budget_gb: null}`
+    per_layer: false, all_states: false, autocast: null, rounding: 1, budget_gb: null}`
     (`measure_memory(model, batch, length, …)`; two training steps, or with train: false one forward pass)
     `attention`: eager | fused. `era`: today | 2021 (T5's decoder keeps keys and values, softmax also saves its input, gradients
     stay allocated between steps). `optimizer: null` stops after the backward pass. `per_layer: true` updates each parameter as
     soon as its gradient is complete and frees the gradient. `autocast: bfloat16` runs the forward pass in mixed precision, weights
     in `dtype`. `rounding: 512` rounds every storage up as torch's CUDA allocator does.
+    `all_states: true`: optimizer state exists for frozen parameters too, as where each has been trained once.
     `length` counts frames of 20 ms for sound; images have none.
     peak, peak_gib, peak_gb, peak_mb, peak_phase (text), batch, per_example (= peak / batch), per_example_mb
     at_peak: {parameter, buffer, input, forward, backward, gradient, optimizer} (bytes of each when the peak is reached)

@@ -108,6 +108,9 @@ class MemoryOptions(Options):
     )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="forward pass in mixed precision")
     rounding: int = Field(1, ge=1, description="bytes that every storage is rounded up to; 512 on CUDA")
+    all_states: bool = Field(
+        False, description="optimizer state exists for frozen parameters too: each was trained once"
+    )
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
 
     @model_validator(mode="after")

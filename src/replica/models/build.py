@@ -133,10 +133,19 @@ def from_config(
         with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
             torch.default_generator.manual_seed(seed)
             model = make(config, attn_implementation=supported_attention(config, head, attention))
+            if config.model_type == "mt5" and hasattr(model, "lm_head"):
+                _untie_output(model)
     except ValueError as error:
         raise ConfigError(f"architecture '{config.model_type}': {_one_line(error)}") from error
     model.eval()
     return model if device == "cpu" else model.to(device)  # on meta too: wav2vec 2.0 makes a parameter on the processor
+
+
+def _untie_output(model: PreTrainedModel) -> None:
+    """Give mT5 the output layer of its own that it was published with; transformers 5 ties it to the words' embedding."""
+    model._tied_weights_keys = {k: v for k, v in model._tied_weights_keys.items() if k != "lm_head.weight"}
+    weight = torch.empty_like(model.lm_head.weight).normal_(0.0, model.config.initializer_factor)
+    model.lm_head.weight = torch.nn.Parameter(weight)
 
 
 def build(
