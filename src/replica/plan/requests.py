@@ -59,8 +59,8 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
                 raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, known)}")
     for name, measurement in paper.measurements.items():
         where = f"config/papers/{paper.id}.yaml: measurements.{name}"
+        options = meters_of(measurement, f"{where}.meters")
         try:
-            options = meters_of(measurement, "meters")
             if measurement.datasets:
                 check_splits(project, measurement.datasets, options["rows"])
         except ConfigError as error:
