@@ -151,7 +151,7 @@ def test_a_measurement_is_of_a_model_or_of_data_sets(given):
 # --- where the data is not at hand -------------------------------------------------------------------------------------
 
 
-def project_of(tmp_path, rows, train=None):
+def project_of(tmp_path, rows, train=None, revision="0" * 40):
     """A paper that counts a data set of a mirror's, with splits train (`rows`, pinned to `train`) and test (not in the mirror)."""
     measured = {split: {"dataset": "counted", "meters": {"rows": {"splits": [split]}}} for split in ("train", "test")}
     claim = {
@@ -164,7 +164,10 @@ def project_of(tmp_path, rows, train=None):
     claim |= {"metric": "rows", "ours": "{0}.rows.{0}.rows"}
     del claim["not_run"], claim["trend"]
     root = write_project(tmp_path / "checkout", paper(measurements=measured, claims=[*PAPER["claims"], claim]))
-    entry = {**DATASETS["datasets"]["words"], "sources": {"hub": {"repo": "group/counted", "config": "default"}}}
+    entry = {
+        **DATASETS["datasets"]["words"],
+        "sources": {"hub": {"repo": "group/counted", "config": "default", "revision": revision}},
+    }
     entry["splits"] = {"train": train, "test": None}
     content = {"datasets": {**DATASETS["datasets"], "counted": entry}}
     (root / "config" / "datasets.yaml").write_text(json.dumps(content))
@@ -202,6 +205,8 @@ def test_without_a_mirror_everything_counted_is_not_run_and_counted_again_when_i
     rows = rows_of(root, tmp_path / "results")
     assert {row["verdict"] for row in rows.values()} == {"not-run"}
     assert "REPLICA_MIRROR is not set" in rows["size:train"]["reason"]
+    unpinned = rows_of(project_of(tmp_path / "unpinned", TRAIN, revision=None), tmp_path / "more")
+    assert "group/counted has no pinned revision" in unpinned["size:train"]["reason"]
     monkeypatch.setenv("REPLICA_MIRROR", str(tmp_path / "mirror"))
     assert fingerprint(project.paper("one"), "measurements", project) != before
 

@@ -45,6 +45,9 @@ def read_at_hand(project: Project, name: str, splits: list[str], scratch: Path) 
     for kind in project.settings.sources:
         if not (entry.sources.hub if kind == "mirror" else getattr(entry.sources, kind)):
             continue
+        if kind == "hub" and entry.sources.hub.revision is None:
+            said.append(f"hub: {entry.sources.hub.repo} has no pinned revision")
+            continue
         if kind not in LOCAL:
             said.append(f"{kind}: not retrieved (`snakemake assets/datasets/{name}/manifest.json`)")
             continue
