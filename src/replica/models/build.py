@@ -74,7 +74,8 @@ def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
     from transformers import CONFIG_MAPPING
 
-    import replica.models.vision  # noqa: F401 - registers the architectures that transformers lacks
+    import replica.models.vision
+    import replica.models.vision_language  # noqa: F401
 
     if architecture not in CONFIG_MAPPING:
         raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")

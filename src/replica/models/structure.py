@@ -20,6 +20,7 @@ LAYERS = {
     "gpt2": ("h",),
     "llama": ("layers",),
     "bart": ("encoder.layers", "decoder.layers"),
+    "clip-bart": ("encoder.layers", "decoder.layers"),
     "albert": ("encoder.albert_layer_groups",),
     "deberta": ("encoder.layer",),
     "longformer": ("encoder.layer",),
