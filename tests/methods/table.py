@@ -38,6 +38,8 @@ ROWS: list[Row] = [
     Row("lr-rewinding"),
     Row("pattern-lock"),
     Row("pattern-lock", head="mlm"),
+    Row("slimming-ticket", {"draw": 0.8, "heads": 0.25}),
+    Row("slimming-ticket", {"scores": "random"}),
     Row("quantization-aware-training"),
     Row("quantization-aware-training", head="mlm"),
     Row("quantization-aware-training", head="text2text", architecture="t5"),
