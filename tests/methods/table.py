@@ -44,6 +44,9 @@ ROWS: list[Row] = [
     Row("quantization-aware-training", head="mlm"),
     Row("quantization-aware-training", head="text2text", architecture="t5"),
     Row("quantization-aware-training", {"packed_density": 1.0}),
+    # pre-training
+    Row("throwaway-decoder", head="mlm"),
+    Row("throwaway-decoder", {"blocks": 3, "readmitted": [0.0, 0.5, 1.0]}, head="pretraining"),
     # binarization
     Row("bipft"),
     Row("bipft", {"estimators": False}),

@@ -52,7 +52,7 @@ def measure(project: Project, measurement: Measurement, meters: dict[str, Any] |
 
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
-    """Build a measurement's model on meta and put its methods in, in their order."""
+    """Build a measurement's model on meta and put its methods in, in their order; finalize them where the stored form is asked for."""
     from replica.meters.parameters import count_parameters
     from replica.methods.base import Context
     from replica.models import build
@@ -77,6 +77,9 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)
+    if measurement.stored:
+        for method in methods.values():
+            model = method.finalize(model)
     return Measured(model=model, base_parameters=base, methods=methods)
 
 
