@@ -63,6 +63,11 @@ SMALL = {
         {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 2},
         "causal",
     ),
+    "vim": (
+        {**IMAGE, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        "image",
+    ),
+    "m2-bert": ({**ENCODER, "max_position_embeddings": 32, "filter_order": 8}, "mlm"),
     "clip_vision_model": ({**IMAGE, **{k: ENCODER[k] for k in list(ENCODER)[1:5]}, "projection_dim": 8}, "projection"),
     "resnet": ({"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 2]}, "image"),
     "vgg": ({"image_size": 8, "stages": [[4, 4], [8]], "batch_norm": True, "hidden_sizes": [16]}, "image"),

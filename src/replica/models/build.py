@@ -74,6 +74,9 @@ def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
     from transformers import CONFIG_MAPPING
 
+    # These register the architectures that transformers lacks.
+    import replica.models.monarch
+    import replica.models.state_space
     import replica.models.vision
     import replica.models.vision_language  # noqa: F401
 

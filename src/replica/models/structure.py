@@ -27,6 +27,8 @@ LAYERS = {
     "big_bird": ("encoder.layer",),
     "nystromformer": ("encoder.layer",),
     "mamba": ("layers",),
+    "vim": ("layers",),
+    "m2-bert": ("encoder.layer",),
     "clip_vision_model": ("encoder.layers",),
     "wav2vec2": ("encoder.layers",),
     "vgg": ("layers",),
