@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from replica import models
 from replica.config import load_project
@@ -142,6 +143,18 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 
 # --- single architectures by hand ---------------------------------------------------------------------------------------
+
+
+def test_mamba_counted_at_once_is_mamba_run_step_by_step():
+    """Forward and backward, against torch's counter on the model as transformers runs it."""
+    model = small("mamba")
+    found = measure_flops(model, 2, LENGTH, backward=True)
+    with FlopCounterMode(display=False) as counter:
+        output = model(**make_batch(model, 2, LENGTH))
+        forward = counter.get_total_flops()
+        output.loss.backward()
+    assert found["forward"] == forward
+    assert found["total"] == counter.get_total_flops()
 
 
 def test_albert_stores_one_layer_and_computes_twelve():
