@@ -318,6 +318,7 @@ class Measurement(Strict):
         None, description="registered data set, or several counted as one; its only meter is `rows`"
     )
     methods: list[dict[str, Any] | str] = []
+    stored: bool = Field(False, description="measure the form that the methods leave to be evaluated and stored")
     head: str = "none"
     labels: int = 2
     config: dict[str, Any] = Field({}, description="changes to the registered configuration")

@@ -90,7 +90,7 @@ def count(project: Project, names: list[str], options: RowsOptions) -> dict:
 
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
-    """Build a measurement's model on meta and put its methods in, in their order."""
+    """Build a measurement's model on meta and put its methods in, in their order; finalize them where the stored form is asked for."""
     entry = project.model(measurement.model)
     model = build(
         entry,
@@ -111,6 +111,9 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)
+    if measurement.stored:
+        for method in methods.values():
+            model = method.finalize(model)
     return Measured(model=model, base_parameters=base, methods=methods)
 
 
