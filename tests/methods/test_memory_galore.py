@@ -74,5 +74,5 @@ def test_state_of_a_step_is_that_of_table_1():
 
 
 def test_a_rank_must_be_below_the_short_side():
-    with pytest.raises(ConfigError, match="rank 16 is not below the short side of '0.attention"):
+    with pytest.raises(ConfigError, match="rank 16 is not below the short side"):
         _method(rank=16).optimizer(_model("meta"), Context())
