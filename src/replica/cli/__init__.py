@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
 
 from replica.programs import main as run_program
 
@@ -32,9 +33,17 @@ MEASURE = {
 }
 
 
+class OneLine(argparse.ArgumentParser):
+    """A parser whose complaint is one line that says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and leave with status 2."""
+        self.exit(2, f"error: {message} (`{self.prog} --help`)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    top = argparse.ArgumentParser(
+    top = OneLine(
         prog="replica", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument("--root", default=".", help="root of the checkout (default: here)")

@@ -320,7 +320,7 @@ class Measurement(Strict):
     methods: list[dict[str, Any] | str] = []
     stored: bool = Field(False, description="measure the form that the methods leave to be evaluated and stored")
     head: str = "none"
-    labels: int = 2
+    labels: int = Field(2, ge=1, le=1_000_000, description="classes of the head")
     config: dict[str, Any] = Field({}, description="changes to the registered configuration")
     meters: dict[str, dict[str, Any]] = Field(description="meter: its options, e.g. flops: {batch: 1, length: 128}")
 

@@ -46,6 +46,8 @@ def make_batch(
         inputs["features"] = torch.zeros(*shape, config.feature_size, device=device, dtype=first.dtype)
         inputs["boxes"] = torch.zeros(*shape, 4, device=device, dtype=first.dtype)
     if getattr(config, "is_encoder_decoder", False):
+        if decoder_length is not None:
+            _check_length(config, decoder_length)
         target = torch.ones(batch, decoder_length or DECODER_LENGTH, dtype=torch.long, device=device)
         return {**inputs, "labels" if labels and _generates(model) else "decoder_input_ids": target}
     return {**inputs, **(_labels(model, batch, length, device) if labels else {})}

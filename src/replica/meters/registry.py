@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from replica.errors import ConfigError, nearest
 from replica.meters.rows import RowsOptions
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from replica.config.project import Project
     from replica.config.schema import Measurement
 
-Pattern = float | dict[str, float] | None
+Share = Annotated[float, Field(gt=0, le=1)]
+Bits = Annotated[float, Field(gt=0)]
 Rule = Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion", "galore", "galore8bit"]
 Projector = Literal["float32", "bfloat16", "float16", "int8"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -39,18 +41,32 @@ class FlopsOptions(Options):
     length: int = Field(128, ge=1)
     decoder_length: int | None = Field(None, ge=1, description="encoder-decoder models: length of the labels")
     backward: bool = False
-    density: Pattern = Field(None, description="share of a matrix's values that are kept, by part or glob")
+    density: Share | dict[str, Share] | None = Field(
+        None, description="share of a matrix's values that are kept, by part or glob"
+    )
 
 
 class StorageOptions(Options):
     """What `storage_bytes` is given."""
 
-    bits: Pattern = Field(None, description="bits a value, by part or glob; a number means layer_linears")
+    bits: Bits | dict[str, Bits] | None = Field(
+        None, description="bits a value, by part or glob; a number means layer_linears"
+    )
     default_bits: float = Field(32, gt=0)
-    density: Pattern = None
-    index: Literal["none", "mask"] | int = "none"
+    density: Share | dict[str, Share] | None = None
+    index: Literal["none", "mask"] | Annotated[int, Field(ge=1)] = "none"
     scales: dict[str, Literal["tensor", "row"]] | None = None
     exclude: list[str] = []
+
+
+def check_rank(rule: str | None, rank: int | None, projector: str | None) -> None:
+    """Raise ValueError for a rule of GaLore without a rank, and for a rank or projector of a rule that has none."""
+    low_rank = rule is not None and rule.startswith("galore")
+    if low_rank and rank is None:
+        raise ValueError(f"{rule} needs its `rank`, e.g. rank: 128")
+    given = "rank" if rank is not None else "projector" if projector is not None else None
+    if not low_rank and given:
+        raise ValueError(f"`{given}` belongs to galore and galore8bit; {rule or 'no optimizer'} has none")
 
 
 class OptimizerOptions(Options):
@@ -63,6 +79,11 @@ class OptimizerOptions(Options):
     dtype: Dtype = Field("float32", description="type of a value of state that is not quantised")
     rank: int | None = Field(None, ge=1, description="GaLore's rank; required by its rules")
     projector: Projector | None = Field(None, description="type of GaLore's projectors; `dtype` when absent")
+
+    @model_validator(mode="after")
+    def _rank_of_galore(self) -> OptimizerOptions:
+        check_rank(self.rule, self.rank, self.projector)
+        return self
 
 
 class MemoryOptions(Options):
@@ -91,6 +112,11 @@ class MemoryOptions(Options):
         False, description="optimizer state exists for frozen parameters too: each was trained once"
     )
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
+
+    @model_validator(mode="after")
+    def _rank_of_galore(self) -> MemoryOptions:
+        check_rank(self.optimizer, self.rank, self.projector)
+        return self
 
 
 class ConfigOptions(Options):
@@ -254,10 +280,21 @@ def _memory(measured: Measured, options: dict) -> dict:
 
 def _method_cost(measured: Measured, options: dict) -> dict:
     costs = {}
+    takes = {name: _options_of(method) for name, method in measured.methods.items()}
+    known = {option for options in takes.values() for option in options}
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"method_cost: no method of the measurement takes '{option}'{nearest(option, known)}")
     for name, method in measured.methods.items():
-        given = method.cost(measured.model, **options) if hasattr(method, "cost") else {}
+        mine = {option: value for option, value in options.items() if option in takes[name]}
+        given = method.cost(measured.model, **mine) if hasattr(method, "cost") else {}
         costs[name] = {"expected": method.expected(measured.model), **given}
     return _with_single(costs)
+
+
+def _options_of(method: Any) -> list[str]:
+    """Return the names of what a method's `cost` takes besides the model."""
+    return list(inspect.signature(method.cost).parameters)[1:] if hasattr(method, "cost") else []
 
 
 def _config(measured: Measured, options: dict) -> dict:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from replica.config.schema import Measurement
 
 
+#: What torch and transformers raise for a model, head, method or batch that they cannot make.
+_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
+
+
 def measure_paper(project: Project, paper_id: str, report: Callable[[str], None] = lambda line: None) -> dict:
     """Measure everything that a paper's `measurements:` name; needs no weights, no network and no accelerator.
 
@@ -39,7 +43,7 @@ def measure_paper(project: Project, paper_id: str, report: Callable[[str], None]
     for name, measurement in paper.measurements.items():
         start = time.perf_counter()
         try:
-            results[name] = measure(project, measurement, checked[name])
+            results[name] = one_line(lambda m=measurement, n=name: measure(project, m, checked[n]), "the model")
         except ReplicaError as error:
             raise type(error)(f"{where}.{name}: {error}") from error
         said = results[name].get("unavailable") or f"{time.perf_counter() - start:.1f} s"
@@ -87,6 +91,17 @@ def count(project: Project, names: list[str], options: RowsOptions) -> dict:
         except AssetError as error:
             return {"unavailable": f"the data is not at hand: {error}", "assumptions": shown}
     return {"rows": plain(counted), "assumptions": {**shown, "source": "; ".join(dict.fromkeys(sources))}}
+
+
+def one_line(program: Callable[[], Any], where: str) -> Any:
+    """Call a program; what torch or transformers cannot do becomes a ConfigError that says where, in one line."""
+    try:
+        return program()
+    except ReplicaError:
+        raise
+    except _CANNOT as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"{where} cannot be measured: {said[:300]}") from error
 
 
 def prepare(project: Project, measurement: Measurement) -> Measured:

@@ -31,6 +31,11 @@ _SIZES = (
     "num_hidden_layers",
     "intermediate_size",
     "vocab_size",
+    "max_position_embeddings",
+    "d_kv",
+    "head_dim",
+    "patch_size",
+    "image_size",
 )
 
 
@@ -63,7 +68,7 @@ def make_config(
     fields.pop("torch_dtype", None)
     try:
         config = kind(**fields)
-    except (StrictDataclassError, TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"architecture '{architecture}': {_one_line(error)}") from None
     _check_shape(config, fields)
     return config
@@ -94,6 +99,10 @@ def _check_shape(config: PretrainedConfig, fields: dict[str, Any]) -> None:
     for name, size in sizes.items():
         if size < (0 if name == "num_hidden_layers" else 1):
             raise ConfigError(f"architecture '{config.model_type}': {name} is {size}, which makes no model")
+    if sizes.get("patch_size", 1) > sizes.get("image_size", sizes.get("patch_size", 1)):
+        raise ConfigError(
+            f"architecture '{config.model_type}': patch_size {sizes['patch_size']} is above image_size {sizes['image_size']}"
+        )
     own_width = hasattr(config, "d_kv") or fields.get("head_dim") is not None
     for name in ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads"):
         if name in sizes and not own_width and sizes.get("hidden_size", 0) % sizes[name]:
