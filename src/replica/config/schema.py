@@ -190,6 +190,14 @@ class Train(Strict):
             raise ValueError("give exactly one of `steps` and `epochs`")
         return self
 
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"`accumulate: {self.accumulate}` does not divide `batch_size: {self.batch_size}` into whole micro-batches"
+            )
+        return self
+
 
 class Measure(Strict):
     """What is measured of a finished run besides its metrics."""
