@@ -72,8 +72,8 @@ class Evidence:
 
     def unavailable(self, measurement: str) -> str | None:
         """Return why a measurement could not be made where it was tried (its data set is not here); None where it was."""
-        stored = self._json(self.structural_file) or {"measurements": {}}
-        return stored["measurements"].get(measurement, {}).get("unavailable")
+        stored = self._stored(self.structural_file, "measurements") or {}
+        return stored.get(measurement, {}).get("unavailable")
 
     def run_of(self, name: str, section: str) -> tuple[str, str, str]:
         """Return run name, run id and the rest of a `runs.` name.
