@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -52,6 +53,22 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(path: Path | str) -> list[Path]:
+    """Remove and return what `atomic_path` and `atomic_folder` left beside `path` in a process that was killed.
+
+    Only for a path that no other process writes now.
+    """
+    path = Path(path)
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    found = [item for item in sorted(path.parent.glob(".*")) if name.fullmatch(item.name)]
+    for item in found:
+        if item.is_dir():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
+    return found
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import prune
 
+from replica import models
 from replica.errors import ConfigError
 from replica.methods import Context, parse
 from replica.methods.peft.sparse_update import SparseLowRankUpdate, sparse_support
@@ -177,6 +178,34 @@ def test_pruning_is_drawn_once_at_its_step():
         method.on_step_begin(model, Context(total_steps=9, step=step))
         masks.append(float(attentions(model)[0].self.key.weight_mask.float().mean()))
     assert masks[:3] == [1.0] * 3 and masks[3] < 1 and len(set(masks[3:])) == 1
+
+
+def test_a_checkpoint_brings_masks_support_and_removed_heads_back():
+    model, method = prepared(sparsity=0.3, heads=1)
+    randomise_updates(model)
+    method.draw(model)
+    other, _ = prepared(sparsity=0.3, heads=1)
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(logits(other), logits(model))
+
+
+def test_a_stored_model_trains_on_without_being_pruned_again(tmp_path):
+    model, method = prepared(sparsity=0.3, heads=1)
+    randomise_updates(model)
+    method.draw(model)
+    finished = method.finalize(model)
+    fields = {"name": "dsee", **method.config.model_dump(exclude_defaults=True, mode="json")}
+    models.save(finished, tmp_path, head="classification", labels=2, structure=[fields])
+    loaded, _ = models.load(tmp_path)
+    assert torch.equal(logits(loaded), logits(finished))
+    again = parse(fields)[0].load()(method.config)
+    again.prepare(loaded, Context(total_steps=4, restored=frozenset({"dsee"})))
+    before = attentions(loaded)[0].self.key.weight.detach().clone()
+    for step in range(4):
+        again.on_step_begin(loaded, Context(total_steps=4, step=step))
+    assert torch.equal(attentions(loaded)[0].self.key.weight, before) and (before == 0).any()
+    trained = sum(p.numel() for p in loaded.parameters() if p.requires_grad)
+    assert trained == again.expected(loaded)["trainable_parameters"] == 2 * 2 * (2 * (32 + 24) + 5) + 2 * 32 + 2
 
 
 def test_cost_counts_a_model_with_three_quarters_of_its_heads():

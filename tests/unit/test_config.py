@@ -58,6 +58,13 @@ def test_number_out_of_range(tmp_path):
     )
 
 
+def test_micro_batches_that_do_not_make_a_batch(tmp_path):
+    broken = _with_run("plain", train={"steps": 10, "batch_size": 32, "accumulate": 5})
+    _fails(tmp_path, broken, match=("runs.laptop.plain", "`accumulate: 5` does not divide `batch_size: 32`"))
+    tuned = _with_run("student", train={"steps": 10, "accumulate": 4}, tune={"batch_size": [16, 18]})
+    _fails(tmp_path / "b", tuned, match=("runs.laptop.student", "does not divide `batch_size: 18`"))
+
+
 @pytest.mark.parametrize("key, value", [("task", "wrds"), ("model", "bse")])
 def test_unknown_task_and_model(tmp_path, key, value):
     _fails(tmp_path, _with_run("plain", **{key: value}), match=("runs.laptop.plain", value, "did you mean"))

@@ -190,6 +190,14 @@ class Train(Strict):
             raise ValueError("give exactly one of `steps` and `epochs`")
         return self
 
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"`accumulate: {self.accumulate}` does not divide `batch_size: {self.batch_size}` into whole micro-batches"
+            )
+        return self
+
 
 class Measure(Strict):
     """What is measured of a finished run besides its metrics."""
@@ -318,6 +326,7 @@ class Measurement(Strict):
         None, description="registered data set, or several counted as one; its only meter is `rows`"
     )
     methods: list[dict[str, Any] | str] = []
+    stored: bool = Field(False, description="measure the form that the methods leave to be evaluated and stored")
     head: str = "none"
     labels: int = Field(2, ge=1, le=1_000_000, description="classes of the head")
     config: dict[str, Any] = Field({}, description="changes to the registered configuration")

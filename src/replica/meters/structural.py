@@ -105,7 +105,7 @@ def one_line(program: Callable[[], Any], where: str) -> Any:
 
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
-    """Build a measurement's model on meta and put its methods in, in their order."""
+    """Build a measurement's model on meta and put its methods in, in their order; finalize them where the stored form is asked for."""
     entry = project.model(measurement.model)
     model = build(
         entry,
@@ -126,6 +126,9 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)
+    if measurement.stored:
+        for method in methods.values():
+            model = method.finalize(model)
     return Measured(model=model, base_parameters=base, methods=methods)
 
 

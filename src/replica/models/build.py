@@ -76,8 +76,12 @@ def make_config(
 
 def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
+    # These register the architectures that transformers lacks.
+    import replica.models.monarch
     import replica.models.residual
-    import replica.models.vision  # noqa: F401 - these register the architectures that transformers lacks
+    import replica.models.state_space
+    import replica.models.vision
+    import replica.models.vision_language  # noqa: F401
 
     if architecture not in CONFIG_MAPPING:
         raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")

@@ -10,7 +10,7 @@ from replica import models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task
-from replica.files import atomic_path, finite, write_json
+from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.paths import Layout
 from replica.plan.runs import Plan
 
@@ -28,6 +28,8 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
 
     run = plan.run(run_id)
     folder = layout.run(plan.scale, run_id, seed)
+    for name in ("predictions.parquet", "metrics.json"):
+        remove_leftovers(folder / name)
     manifest.verify(folder)
     level = project.settings.confidence_level
     found: dict[str, dict[str, Any]] = {}
@@ -74,6 +76,8 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
 
     run = plan.run(run_id)
     folder = layout.run(plan.scale, run_id, seed)
+    for name in ("model.onnx", "measures.json"):
+        remove_leftovers(folder / name)
     facts = manifest.verify(folder)
     options = run.measure or {}
     batch, length = options["batch_size"], options["length"]

@@ -15,7 +15,7 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task, Train
 from replica.errors import ConfigError, TrainingError
-from replica.files import atomic_folder, finite, sha256_file, write_text
+from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
@@ -84,6 +84,7 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
 
     Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there.
     """
+    remove_leftovers(layout.run(plan.scale, run_id, seed))
     with recorded(layout.resume(plan.scale, run_id, seed)):
         return _train(project, plan, run_id, seed, layout)
 
@@ -256,6 +257,7 @@ def _processor() -> str:
 def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
     """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
     state = layout.resume(plan.scale, run_id, seed)
+    remove_leftovers(layout.run(plan.scale, run_id, seed))
     with recorded(state):
         _store_signals(project, plan, run_id, seed, layout)
     shutil.rmtree(state, ignore_errors=True)

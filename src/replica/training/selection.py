@@ -8,7 +8,7 @@ from typing import Any
 from replica.assets import manifest
 from replica.config.schema import Task
 from replica.errors import TrainingError
-from replica.files import atomic_folder, finite
+from replica.files import atomic_folder, finite, remove_leftovers
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 
@@ -59,7 +59,9 @@ def adopt_winner(layout: Layout, plan: Plan, run: Run, task: Task) -> str:
     facts = manifest.verify(source)
     files = facts.pop("files")
     facts.update(run=run.id, spec=run.spec, tuning=selection, adopted_from=facts["run"], candidates=run.candidates)
-    with atomic_folder(layout.run(plan.scale, run.id, 0)) as folder:
+    out = layout.run(plan.scale, run.id, 0)
+    remove_leftovers(out)
+    with atomic_folder(out) as folder:
         for name in files:
             shutil.copyfile(source / name, folder / name)
         manifest.write(folder, **facts)

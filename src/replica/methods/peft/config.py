@@ -24,6 +24,7 @@ class Trained(MethodConfig):
     output_layer: bool = Field(
         False, description="train a pretrained output layer as well (in T5 it is the word embedding, too)"
     )
+    also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
 class Places(Trained):
@@ -36,7 +37,12 @@ class Places(Trained):
     places: Literal["both", "feed-forward"] = Field(
         "both", description="after the self-attention and the feed-forward sublayer of each layer, or only the latter"
     )
+    cross_attention: bool = Field(
+        False, description="after the cross-attention of a decoder's layers too (with `places: both`)"
+    )
     skip_layers: int = Field(0, ge=0, description="first layers of each stack that get no adapter")
+    tasks: int = Field(1, ge=1, description="tasks that have adapters of their own; 1: one adapter, whatever the task")
+    shared: Literal["none", "down", "up"] = Field("none", description="half of an adapter that all its tasks share")
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
     norm: bool = Field(False, description="a trained layer norm of the adapter's own before its first layer")
 
@@ -112,6 +118,29 @@ class AdapterLowRankConfig(Places):
     rank: int = Field(1, ge=1, description="rank of the factors")
 
 
+@method(
+    "hyperformer",
+    version=1,
+    implementation=f"{_PACKAGE}.hypernetwork:Hyperformer",
+    changes={"structure"},
+    persistent=True,
+)
+class HyperformerConfig(Trained):
+    """Hyperformer (Karimi Mahabadi et al. 2021): the weights of all adapters are made from embeddings of task and layer.
+
+    Each stack has its own hypernetwork. Sizes that papers leave out are those of the published code.
+    """
+
+    tasks: int = Field(1, ge=1, description="tasks, each with an embedding")
+    reduction: int = Field(32, ge=1, description="bottleneck = hidden size / reduction")
+    cross_attention: bool = Field(False, description="after the cross-attention of a decoder's layers too")
+    embedding: int = Field(512, ge=1, description="t: width of the embeddings of tasks and layers")
+    hidden: int = Field(128, ge=1, description="e: width of the net that joins the two")
+    projected: int = Field(64, ge=1, description="t': width of what the net gives to the generators of weights")
+    initial_std: float = Field(0.01, ge=0, description="linear layers start as normal(0, this); biases at zero")
+    activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
+
+
 @method("bitfit", version=1, implementation=f"{_PACKAGE}.biases:BitFit", changes={"structure"}, persistent=True)
 class BitFitConfig(MethodConfig):
     """BitFit (Ben Zaken et al. 2022): only biases are trained; layers without a bias get one that starts at zero.
@@ -149,6 +178,7 @@ class LoRAConfig(MethodConfig):
     layer_norms: bool = Field(False, description="train every layer norm as well")
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
+    also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
 @method(
@@ -165,9 +195,13 @@ class PromptTuningConfig(MethodConfig):
     init: Literal["vocabulary", "random"] = Field(
         "vocabulary", description="embeddings of words drawn by the seed, or normal(0, 1)"
     )
+    hidden: int | None = Field(
+        None, ge=1, description="width of a two-layer net that the prompt goes through; none when absent"
+    )
     layer_norms: bool = Field(False, description="train every layer norm as well")
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
+    also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
 @method(

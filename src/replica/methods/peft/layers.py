@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from replica.errors import ConfigError
+
 
 def fill(
     parameter: torch.Tensor, *, std: float | None = None, bound: float | None = None, seeds: torch.Generator
@@ -129,6 +131,35 @@ class FullLinear(nn.Linear):
         fill(self.weight, std=self.std, seeds=seeds)
         with torch.no_grad():
             self.bias.zero_()
+
+
+class TaskLayers(nn.ModuleList):
+    """One layer for each task; the one of `task` is run."""
+
+    task = 0
+
+    def reset(self, seeds: torch.Generator) -> None:
+        """Draw every task's layer anew."""
+        for layer in self:
+            layer.reset(seeds)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs) by the layer of the task."""
+        return self[self.task](x)
+
+
+def select_task(model: nn.Module, task: int) -> None:
+    """Let the adapters of a model, or its hypernetworks, act for a task (from 0) until the next call.
+
+    Raises ConfigError where a layer has no such task.
+    """
+    for name, module in model.named_modules():
+        tasks = len(module) if isinstance(module, TaskLayers) else getattr(module, "tasks", None)
+        if not hasattr(module, "task") or tasks is None:
+            continue
+        if not 0 <= task < tasks:
+            raise ConfigError(f"task {task}: '{name}' has tasks 0 to {tasks - 1}")
+        module.task = task
 
 
 class Adapter(nn.Module):
