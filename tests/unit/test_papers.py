@@ -81,22 +81,3 @@ def test_what_is_measured_stands_in_a_table_and_in_a_figure(name):
     tabled = {claim for table in paper.tables for claim in table.claims}
     assert _measured(paper) & tabled, "no table shows a measured claim"
     assert any(_shows_a_measurement(paper, figure) for figure in paper.figures), "no figure shows a measurement"
-
-
-@pytest.mark.parametrize("name", PAPERS)
-def test_every_measurement_is_used_by_a_claim_or_a_figure(name):
-    """Or named by the sentence that explains a difference."""
-    paper = PROJECT.paper(name)
-    said = " ".join(str(claim.explain) for claim in paper.claims)
-    texts = [cell.ours for claim in paper.claims for cell in cells(claim) if cell.ours is not None]
-    claims = {claim.id for claim in paper.claims}
-    texts += [text for figure in paper.figures for text in _expressions(figure.series) if text not in claims]
-    used = {
-        name for text in texts for name in names(text) if not name.startswith(("runs.", "ours.", "paper.", "history."))
-    }
-    idle = [
-        item
-        for item in paper.measurements
-        if not any(name.startswith(f"{item}.") for name in used) and item not in said
-    ]
-    assert idle == []
