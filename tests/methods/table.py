@@ -54,6 +54,8 @@ ROWS: list[Row] = [
     Row("adapter", {"reduction": 4}),
     Row("adapter-drop", {"skip_layers": 1, "reduction": 4}),
     Row("adapter-lowrank", {"reduction": 4}),
+    Row("sparse-adapter", {"reduction": 4, "sparsity": 0.5}),
+    Row("sparse-adapter", {"reduction": 4, "score": "magnitude", "scope": "local"}),
     Row("bitfit"),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),

@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from replica.methods.pruning.masks import masked_weight
+
 
 def fill(
     parameter: torch.Tensor, *, std: float | None = None, bound: float | None = None, seeds: torch.Generator
@@ -118,7 +120,9 @@ class LowRankLinear(nn.Module):
 
 
 class FullLinear(nn.Linear):
-    """A linear layer that starts at normal(0, std) with a zero bias."""
+    """A linear layer that starts at normal(0, std) with a zero bias; it computes with its mask where it has one."""
+
+    honours_mask = True
 
     def __init__(self, inputs: int, outputs: int, std: float):
         super().__init__(inputs, outputs)
@@ -129,6 +133,10 @@ class FullLinear(nn.Linear):
         fill(self.weight, std=self.std, seeds=seeds)
         with torch.no_grad():
             self.bias.zero_()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return functional.linear(input, masked_weight(self), self.bias)
 
 
 class Adapter(nn.Module):
