@@ -77,6 +77,8 @@ ROWS: list[Row] = [
     Row("hyperformer", {"reduction": 4, "embedding": 16, "hidden": 8, "projected": 4, "tasks": 2}),
     Row("adapter-drop", {"skip_layers": 1, "reduction": 4}),
     Row("adapter-lowrank", {"reduction": 4}),
+    Row("sparse-adapter", {"reduction": 4, "sparsity": 0.5}),
+    Row("sparse-adapter", {"reduction": 4, "score": "magnitude", "scope": "local"}),
     Row("bitfit"),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),

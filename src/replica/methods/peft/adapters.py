@@ -10,7 +10,13 @@ from transformers.activations import ACT2FN
 
 from replica.errors import ConfigError, nearest
 from replica.methods.base import Context, Method
-from replica.methods.peft.config import AdapterConfig, AdapterLowRankConfig, CompacterConfig, PHMAdapterConfig
+from replica.methods.peft.config import (
+    AdapterConfig,
+    AdapterLowRankConfig,
+    CompacterConfig,
+    PHMAdapterConfig,
+    SparseAdapterConfig,
+)
 from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.layers import (
     Adapter,
@@ -49,9 +55,9 @@ class BottleneckAdapters(Method):
                 if not rule.is_meta:
                     with torch.no_grad():
                         rule.copy_(torch.empty(rule.shape).normal_(0.0, self.config.rule_std, generator=seeds))
-            for adapter in self._adapters(model):
+            for adapter in self.adapters(model):
                 adapter.reset(seeds)
-        added = [parameter for adapter in self._adapters(model) for parameter in adapter.parameters()]
+        added = [parameter for adapter in self.adapters(model) for parameter in adapter.parameters()]
         if isinstance(self.config, CompacterConfig) and self.config.train_rule:
             added.append(getattr(body(model), RULE).weight)
         train_only(model, [*added, *also_trained(model, self.config)])
@@ -108,7 +114,7 @@ class BottleneckAdapters(Method):
         adapters = places * (downs * (matrices // 2 + width) + ups * (matrices // 2 + hidden) + norm)
         others = also_trained(model, config)
         if config.norm and config.layer_norms:
-            own = {id(parameter) for adapter in self._adapters(model) for parameter in adapter.parameters()}
+            own = {id(parameter) for adapter in self.adapters(model) for parameter in adapter.parameters()}
             others = [parameter for parameter in others if id(parameter) not in own]
         return {"trainable_parameters": adapters + shared + count(others)}
 
@@ -138,7 +144,8 @@ class BottleneckAdapters(Method):
             return LowRankLinear(inputs, outputs, config.rank)
         return FullLinear(inputs, outputs, config.initial_std)
 
-    def _adapters(self, model: Any) -> list[Adapter]:
+    def adapters(self, model: Any) -> list[Adapter]:
+        """Return the adapters of a prepared or restored model, in the order of their places."""
         return [place.module.adapter for place in self._places(model)]
 
     def _places(self, model: Any) -> list[Place]:
@@ -147,5 +154,6 @@ class BottleneckAdapters(Method):
 
     def _name(self) -> str:
         names = {CompacterConfig: "compacter", PHMAdapterConfig: "phm-adapter", AdapterLowRankConfig: "adapter-lowrank"}
+        names[SparseAdapterConfig] = "sparse-adapter"
         default = "adapter" if type(self.config) is AdapterConfig else "adapter-drop"
         return names.get(type(self.config), default)

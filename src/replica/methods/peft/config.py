@@ -141,6 +141,25 @@ class HyperformerConfig(Trained):
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
 
 
+@method(
+    "sparse-adapter",
+    version=1,
+    implementation=f"{_PACKAGE}.sparse_adapters:SparseAdapters",
+    changes={"structure"},
+    persistent=True,
+)
+class SparseAdapterConfig(AdapterConfig):
+    """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained."""
+
+    sparsity: float = Field(0.4, ge=0, lt=1, description="share of the matrices' weights that the masks take away")
+    score: Literal["snip", "magnitude", "random"] = Field(
+        "snip",
+        description="what is pruned has the lowest |gradient * weight| of the first batch, |weight|, or a random number",
+    )
+    scope: Literal["global", "local"] = Field("global", description="rank all matrices together, or each by itself")
+    initial_std: float = Field(0.02, ge=0, description="weights start as normal(0, this); biases at zero")
+
+
 @method("bitfit", version=1, implementation=f"{_PACKAGE}.biases:BitFit", changes={"structure"}, persistent=True)
 class BitFitConfig(MethodConfig):
     """BitFit (Ben Zaken et al. 2022): only biases are trained; layers without a bias get one that starts at zero.

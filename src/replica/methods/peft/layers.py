@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers.activations import ACT2FN
 
 from replica.errors import ConfigError
+from replica.methods.pruning.masks import masked_weight
 
 
 def fill(
@@ -120,7 +121,9 @@ class LowRankLinear(nn.Module):
 
 
 class FullLinear(nn.Linear):
-    """A linear layer that starts at normal(0, std) with a zero bias."""
+    """A linear layer that starts at normal(0, std) with a zero bias; it computes with its mask where it has one."""
+
+    honours_mask = True
 
     def __init__(self, inputs: int, outputs: int, std: float):
         super().__init__(inputs, outputs)
@@ -131,6 +134,10 @@ class FullLinear(nn.Linear):
         fill(self.weight, std=self.std, seeds=seeds)
         with torch.no_grad():
             self.bias.zero_()
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return functional.linear(input, masked_weight(self), self.bias)
 
 
 class TaskLayers(nn.ModuleList):
