@@ -107,7 +107,9 @@ def bars(series: list[Series]) -> Drawing:
     labels = list(dict.fromkeys(point.label for one in series for point in one.points))
     alone = all(len(one.points) == 1 and one.points[0].label == one.label for one in series)
     width = 0.8 if alone else 0.8 / len(series)
-    drawing, axes = plt.subplots(figsize=(max(4.5, 0.55 * len(labels) * max(1, len(series) * 0.5) + 1.5), 3.4))
+    drawing, axes = plt.subplots(
+        figsize=(max(4.5, 0.55 * len(labels) * (1 if alone else max(1, len(series) * 0.5)) + 1.5), 3.4)
+    )
     marked = False
     for index, one in enumerate(series):
         offset = 0.0 if alone else (index - (len(series) - 1) / 2) * width

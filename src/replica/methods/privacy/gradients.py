@@ -19,10 +19,6 @@ class PrivateGradients(Method):
     norm must be off (`max_grad_norm: 0`): it would come before the noise. What privacy a noise buys is an accountant's to say.
     """
 
-    def prepare(self, model: Any, context: Context) -> None:
-        """Start the noise by the run's seed."""
-        self.noise = torch.Generator().manual_seed(context.seed)
-
     def loss(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Return the mean loss of the batch, whose gradient is the mean of the clipped gradients of its examples.
 
@@ -37,15 +33,21 @@ class PrivateGradients(Method):
 
     def on_gradients(self, model: Any, context: Context) -> None:
         """Add the noise, of standard deviation sigma C / B a coordinate, to the gradient of the logical batch."""
+        seeds = self.generator(context.seed, context.step)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
-                self.add_noise(parameter.grad)
+                self.add_noise(parameter.grad, seeds)
 
-    def add_noise(self, gradient: torch.Tensor) -> None:
+    @staticmethod
+    def generator(seed: int, step: int) -> torch.Generator:
+        """Return the source of a step's noise, from the run's seed and the step alone, so that a resumed run draws the same."""
+        return torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
+
+    def add_noise(self, gradient: torch.Tensor, seeds: torch.Generator) -> None:
         """Add noise of standard deviation sigma C / B to every coordinate of a gradient, in place."""
-        draw = torch.empty(gradient.shape).normal_(0.0, self.deviation, generator=self.noise)
+        draw = torch.empty(gradient.shape).normal_(0.0, self.deviation, generator=seeds)
         gradient.add_(draw.to(gradient.device, gradient.dtype))
 
     @property
@@ -58,11 +60,11 @@ class PrivateGradients(Method):
 
         noise_std (of all coordinates), noise_norm (of all tensors jointly), trained (coordinates).
         """
-        squares, total, count = 0.0, 0.0, 0
+        squares, total, count, seeds = 0.0, 0.0, 0, self.generator(0, 0)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 gradient = torch.zeros(parameter.shape)
-                self.add_noise(gradient)
+                self.add_noise(gradient, seeds)
                 squares += float(gradient.double().square().sum())
                 total += float(gradient.double().sum())
                 count += gradient.numel()
