@@ -140,7 +140,9 @@ def wanted_metrics(wildcards):
 
 def present(files):
     """Return files; with `--config measured=true` (`make report`) only those that are there: what is missing is not run."""
-    return [file for file in files if not config.get("measured") or os.path.exists(file)]
+    return [
+        file for file in files if not config.get("measured") or os.path.exists(file)
+    ]
 
 
 def all_evidence(wildcards):
