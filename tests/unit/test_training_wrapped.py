@@ -11,7 +11,7 @@ from replica import models
 from replica.methods import Context, parse
 from replica.training.loop import inside
 
-from .test_models import entry
+from .small_models import entry
 
 
 @pytest.fixture
