@@ -19,7 +19,7 @@ smoke: env  ## every paper's whole chain on generated data, minutes
 	@$(BIN)/snakemake --config scale=smoke && $(BIN)/replica scorecard --ledger results/smoke/claims.json
 
 report: env  ## tables, figures and page from what was measured
-	@$(BIN)/snakemake --allowed-rules compare ledger tables figures report --rerun-triggers mtime params && $(BIN)/replica scorecard
+	@$(BIN)/snakemake --config measured=true --forcerun compare --allowed-rules all compare ledger tables figures report --rerun-triggers mtime params && $(BIN)/replica scorecard
 
 test: env  ## every test tier that this machine allows
 	@$(BIN)/pytest
@@ -27,8 +27,10 @@ test: env  ## every test tier that this machine allows
 lint: env
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow/rules && $(BIN)/snakemake --lint
 
-clean:  ## delete results, data and resume state, after asking
-	@read -r -p "Delete assets/, state/, logs/ and everything below results/? [y/N] " answer && [ "$$answer" = y ] && rm -rf assets state logs results .snakemake || echo "nothing deleted"
+clean:  ## delete results, data, records and resume state, after asking; what is under version control stays
+	@read -r -p "Delete assets/, state/, logs/, the folders in benchmarks/ and all of results/ but results/pinned/? [y/N] " answer; \
+	if [ "$$answer" = y ]; then rm -rf assets state logs .snakemake benchmarks/*/ && find results -mindepth 1 -maxdepth 1 ! -name pinned -exec rm -rf {} +; \
+	else echo "nothing deleted"; fi
 
 env: .venv/installed  ## the locked environment in .venv
 

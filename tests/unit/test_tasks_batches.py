@@ -30,14 +30,6 @@ def test_every_row_stands_in_exactly_one_batch():
     assert sorted(map(len, batches)) == [11] + [32] * 31
 
 
-def test_drop_last_keeps_whole_batches_only():
-    sampler = LengthBucketSampler(LENGTHS, 32, seed=1, drop_last=True)
-    batches = list(sampler)
-    assert [len(b) for b in batches] == [32] * 31
-    assert len(sampler) == 31
-    assert len({i for b in batches for i in b}) == 31 * 32
-
-
 def test_padding_is_far_below_that_of_random_batches():
     order = np.random.default_rng(1).permutation(1003)
     random = padding([order[i : i + 32].tolist() for i in range(0, 1003, 32)])

@@ -12,7 +12,7 @@ import pytest
 from replica.config import load_project
 from replica.plan import build_plan
 
-from .checkout import make_checkout, snakemake
+from .checkout import ROOT, make_checkout, snakemake
 
 pytestmark = pytest.mark.workflow
 COLUMNS = [
@@ -95,6 +95,21 @@ def test_deleted_measurement_is_made_again_from_the_model_that_is_there(smoke, t
     run = next(run for run in plan.runs.values() if run.seeds and run.evaluate)
     (folder / "results" / "smoke" / "runs" / run.id / "seed0" / "metrics.json").unlink()
     assert _would_run(folder) == AFTER_CLAIMS | {"evaluate"}
+
+
+def test_report_of_what_is_measured_shows_a_deleted_number_as_not_run(smoke, tmp_path):
+    folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
+    plan = build_plan(load_project(folder, quick=False), "smoke")
+    run = next(run for run in plan.runs.values() if run.seeds and run.evaluate)
+    path = f"results/smoke/runs/{run.id}/seed0/metrics.json"
+    (folder / path).unlink()
+    [command] = re.findall(
+        r"^\t@\$\(BIN\)/snakemake (.*--forcerun compare.*) &&", (ROOT / "Makefile").read_text(), re.MULTILINE
+    )
+    snakemake(folder, *command.replace("measured=true", "measured=true scale=smoke").split())
+    assert not (folder / path).exists(), "the report starts no evaluation"
+    rows = [row for row in _rows(folder) if f"{path} is missing" in row["reason"]]
+    assert rows and all((row["verdict"], row["our_value"]) == ("not-run", "") for row in rows)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ shell.prefix(
     f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; "
 )
 
-KEYS = ("papers", "scale", "quick", "paper")
+KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
     if key not in KEYS:
         raise WorkflowError(f"--config {key}: unknown key{nearest(key, KEYS)}")
@@ -138,18 +138,25 @@ def wanted_metrics(wildcards):
     ]
 
 
+def present(files):
+    """Return files; with `--config measured=true` (`make report`) only those that are there: what is missing is not run."""
+    return [
+        file for file in files if not config.get("measured") or os.path.exists(file)
+    ]
+
+
 def all_evidence(wildcards):
     """Every paper's measurements and claims: Snakemake makes a deleted file again only where a target asks for it."""
     claims = [f"results/{SCALE}/papers/{name}/claims.json" for name in PROJECT.papers]
     measured = {
         file for name in PROJECT.papers for file in paper_inputs(PROJECT, PLAN, name)
     }
-    return [*claims, *sorted(measured)]
+    return [*claims, *present(sorted(measured))]
 
 
 def compare_inputs(wildcards):
     """Everything a paper's claims are computed from."""
-    return paper_inputs(PROJECT, PLAN, wildcards.paper)
+    return present(paper_inputs(PROJECT, PLAN, wildcards.paper))
 
 
 def compare_fingerprint(wildcards):

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from replica.config.schema import Tolerance
 
-STRUCTURAL = ("match", "better", "worse", "paper-inconsistent")
-TREND = ("reproduced", "inconclusive", "contradicted")
-FULL = ("match", "better", "worse", "within-noise")
-UNMEASURED = ("not-run", "blocked")
 #: All verdicts in the order in which they are listed.
 ALL = (
     "match", "better", "worse", "within-noise", "paper-inconsistent", "reproduced", "inconclusive", "contradicted",

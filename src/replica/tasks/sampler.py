@@ -17,7 +17,7 @@ class LengthBucketSampler(Sampler[list[int]]):
     lengths:
         Length of every row.
     batch_size:
-        Rows per batch; the last batch of an epoch may be smaller, unless `drop_last`.
+        Rows per batch; the last batch of an epoch may be smaller.
     seed:
         With the epoch (`set_epoch`) it decides the order, and nothing else does: skipping the first k batches of an
         epoch gives exactly its remaining ones, which is how a run is resumed.
@@ -33,7 +33,6 @@ class LengthBucketSampler(Sampler[list[int]]):
         batch_size: int,
         seed: int = 0,
         *,
-        drop_last: bool = False,
         megabatch: int = 50,
         followers: Sequence[Any] = (),
     ):
@@ -42,7 +41,6 @@ class LengthBucketSampler(Sampler[list[int]]):
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
-        self.drop_last = drop_last
         self.megabatch = megabatch
         self.followers = tuple(followers)
         self.epoch = 0
@@ -55,7 +53,7 @@ class LengthBucketSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.lengths), self.batch_size)
-        return whole + int(rest > 0 and not self.drop_last)
+        return whole + int(rest > 0)
 
     def __iter__(self) -> Iterator[list[int]]:
         yield from self.batches()
@@ -64,8 +62,6 @@ class LengthBucketSampler(Sampler[list[int]]):
         """Return the epoch's batches as lists of row indices."""
         generator = np.random.default_rng([self.seed, self.epoch, 0x5A])
         order = generator.permutation(len(self.lengths))
-        if self.drop_last:
-            order = order[: len(order) - len(order) % self.batch_size]
         size = self.batch_size * self.megabatch
         batches = []
         for start in range(0, len(order), size):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
@@ -157,7 +158,8 @@ class Loop(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the objective's scalar; a loss that is not finite ends the run and names step and method."""
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self._objective(model, inputs, self.context)
+            inner = self.accelerator.unwrap_model(model)
+            loss = inside(model, inner, lambda: self._objective(inner, inputs, self.context))
         if not torch.isfinite(loss.detach()):
             raise TrainingError(
                 f"the loss is {float(loss.detach())} at step {self.state.global_step + 1} of {self.state.max_steps} "
@@ -230,6 +232,33 @@ class Loop(Trainer):
             seconds=time.monotonic() - started,
             precision=self.precision,
         )
+
+
+def inside(wrapper: nn.Module, model: nn.Module, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Return `compute()`, called within the forward pass of a wrapper (DistributedDataParallel, …) around `model`.
+
+    An objective may call the model's parts in any order, and only what is computed between the wrapper's entry and exit has its
+    gradients averaged over the processes. So the wrapper is called without arguments, and the model's place in it is taken by
+    `compute`, for which the model is itself again. Without a wrapper it is `compute()`.
+    """
+    if wrapper is model:
+        return compute()
+    own = vars(model).get("forward")  # accelerate and others set one on the instance
+
+    def restore() -> None:
+        vars(model).pop("forward", None)
+        if own is not None:
+            model.forward = own
+
+    def forward() -> torch.Tensor:
+        restore()
+        return compute()
+
+    model.forward = forward
+    try:
+        return wrapper()
+    finally:
+        restore()
 
 
 def total_steps(train: Train, rows: int) -> int:
