@@ -1,13 +1,15 @@
 """Score one seed of a finished run on all its tasks: metrics.json with intervals, predictions.parquet."""
 
-from replica.programs import main, project_and_plan, run_parser
+from replica.programs import importing, main, project_and_plan, run_parser
 
 
 def program() -> None:
     arguments = run_parser(__doc__).parse_args()
     project, plan = project_and_plan(arguments.root, arguments.scale, arguments.run)
     from replica.paths import Layout
-    from replica.training.evaluate import evaluate_run
+
+    with importing():
+        from replica.training.evaluate import evaluate_run
 
     evaluate_run(project, plan, arguments.run, arguments.seed, Layout(arguments.root))
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from replica.programs import main
+from replica.programs import importing, main
 
 
 def program() -> None:
@@ -19,7 +19,9 @@ def program() -> None:
     from replica.claims.ledger import read_claims
     from replica.config import load_project
     from replica.plan import build_plan
-    from replica.report.figures import write
+
+    with importing():
+        from replica.report.figures import write
 
     project = load_project(arguments.root, papers=[arguments.paper])
     paper = project.paper(arguments.paper)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from replica.errors import AssetError, ConfigError, nearest
-from replica.programs import main
+from replica.programs import importing, main
 
 
 def program(arguments: list[str] | None = None) -> None:
@@ -21,7 +21,9 @@ def program(arguments: list[str] | None = None) -> None:
 
     from replica.assets import manifest
     from replica.config import load_project
-    from replica.tasks import prepare
+
+    with importing():
+        from replica.tasks import prepare
 
     project = load_project(options.root)
     if options.task not in project.tasks:

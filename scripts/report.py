@@ -17,12 +17,12 @@ def program() -> None:
 
     from rich.console import Console
 
+    from replica.claims.ledger import read_ledger
     from replica.config import load_project
-    from replica.files import read_json
     from replica.report.page import write
     from replica.report.scorecard import scorecard
 
-    rows = read_json(arguments.ledger)
+    rows = read_ledger(arguments.ledger)
     project = load_project(arguments.root, papers=list(dict.fromkeys(row["paper"] for row in rows)))
     level = project.settings.confidence_level
     write(list(project.papers.values()), rows, arguments.scale, arguments.results, arguments.out, level)

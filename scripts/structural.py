@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from replica.programs import main
+from replica.programs import importing, main
 
 
 def program() -> None:
@@ -18,9 +18,12 @@ def program() -> None:
 
     from replica.config import load_project
     from replica.files import write_json
-    from replica.meters.structural import measure_paper
 
     project = load_project(arguments.root, papers=arguments.paper)
+    project.paper(arguments.paper)  # a mistake in its file is said before the libraries are there
+    with importing():
+        from replica.meters.structural import measure_paper
+
     result = measure_paper(project, arguments.paper, lambda line: print(line, file=sys.stderr, flush=True))
     write_json(arguments.out, result)
 

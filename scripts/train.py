@@ -7,7 +7,7 @@ SIGTERM and SIGUSR1 write a checkpoint and stop with exit status 85.
 import sys
 
 from replica.paths import Layout
-from replica.programs import main, project_and_plan, run_parser
+from replica.programs import importing, main, project_and_plan, run_parser
 from replica.training.selection import adopt_winner
 
 
@@ -19,7 +19,8 @@ def program() -> int:
         winner = adopt_winner(layout, plan, run, project.task(run.spec["task"][0]))
         print(f"{run.id} seed 0 is {winner}", file=sys.stderr)
         return 0
-    from replica.training.run import train_run
+    with importing():
+        from replica.training.run import train_run
 
     return train_run(project, plan, arguments.run, arguments.seed, layout)
 

@@ -22,6 +22,10 @@ class TrainingError(ReplicaError):
     """A training run cannot go on (a loss that is not finite, a checkpoint that cannot be read)."""
 
 
+class ResultError(ReplicaError):
+    """A stored result is missing, cannot be read, or holds what no result may hold (a number that is not finite)."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name closest to `name`, or the list of known names when none is close."""
     known = sorted({str(k) for k in known})

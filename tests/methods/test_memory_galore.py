@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from replica import models
+from replica.config.schema import ModelEntry
 from replica.meters.optimizers import optimizer_bytes
 from replica.methods import Context, parse
 from replica.methods.memory.galore import GaLoreAdamW
@@ -116,3 +118,31 @@ def test_a_closure_is_called_with_gradients():
 
     assert optimizer.step(closure) == 3.0
     assert (parameter < 1).all()
+
+
+SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 40}
+
+
+def small(device: str = "cpu"):
+    entry = ModelEntry(title="small", architecture="bert", config=SMALL)
+    return models.build(entry, head="classification", labels=2, device=device)
+
+
+def test_state_of_a_step_is_that_of_table_1():
+    """mr + 2nr numbers for a matrix of m x n, m <= n; two for each other parameter."""
+    found, config = parse({"name": "galore", "rank": 4})
+    model, method = small(), found.load()(config)
+    optimizer = method.optimizer(model, Context(learning_rate=1e-3))
+    model(input_ids=torch.randint(0, 64, (2, 5)), labels=torch.tensor([0, 1])).loss.backward()
+    optimizer.step()
+    matrices = {id(p) for p in method.matrices(model).values()}
+    assert len(matrices) == 2 * 6
+    total = 0
+    for parameter, state in optimizer.state.items():
+        numbers = sum(value.numel() for value in state.values() if isinstance(value, torch.Tensor))
+        short, long = sorted(parameter.shape) if parameter.dim() == 2 else (0, 0)
+        assert numbers == (short * 4 + 2 * long * 4 if id(parameter) in matrices else 2 * parameter.numel())
+        total += numbers
+    cost = method.cost(small("meta"))
+    assert cost["states"] == total
+    assert cost["matrices"]["output.dense"]["stored"] == 16 * 40 + 16 * 4 + 2 * 40 * 4

@@ -36,6 +36,15 @@ SIZES = {
         "pad_token_id": 0,
         "eos_token_id": 1,
     },
+    "vit": {
+        "image_size": 8,
+        "patch_size": 4,
+        "num_channels": 1,
+        "hidden_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+    },
 }
 IDS = [f"{row.method}-{row.head}-{row.architecture}-{index}" for index, row in enumerate(ROWS)]
 
@@ -49,8 +58,11 @@ def _model(row: Row, seed: int = 0, device: str = "cpu"):
 
 
 def _batch(row: Row) -> dict[str, torch.Tensor]:
-    """Eight sentences of a learnable rule: the label says whether a word below 32 comes first."""
+    """Eight sentences of a learnable rule: the label says whether a word below 32 comes first (or, of images, how bright one is)."""
     generator = torch.Generator().manual_seed(1)
+    if row.head == "image":
+        pixels = torch.randn(8, 1, 8, 8, generator=generator)
+        return {"pixel_values": pixels, "labels": (pixels.mean((1, 2, 3)) > 0).long(), "example_id": torch.arange(8)}
     ids = torch.randint(4, 64, (8, 10), generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "example_id": torch.arange(8)}
     batch["attention_mask"][:2, 7:] = 0
@@ -142,7 +154,7 @@ def test_training_lowers_the_loss_and_storage_keeps_the_result(row, tmp_path):
     loaded, structure = models.load(tmp_path)
     assert structure == kept
     batch = _batch(row)
-    inputs = {key: value for key, value in batch.items() if key in ("input_ids", "attention_mask", "labels")}
+    inputs = {key: value for key, value in batch.items() if key != "example_id" and key != "next_sentence_label"}
     with torch.no_grad():
         first, second = model(**copy.deepcopy(inputs)), loaded.eval()(**inputs)
     key = (

@@ -8,8 +8,9 @@ import shutil
 import pytest
 
 from replica.claims.compare import COLUMNS, compare, report
-from replica.claims.ledger import merge, read_claims, to_csv, to_json
-from replica.errors import ConfigError
+from replica.claims.ledger import merge, read_claims, read_ledger, to_csv, to_json
+from replica.errors import ConfigError, ResultError
+from replica.files import write_json
 from replica.plan import build_plan
 from tests.unit.synthetic_checkout import CLAIMS, STRUCTURAL, TREND, claim, fill, make, store, store_metrics
 
@@ -263,3 +264,47 @@ def test_results_can_move_without_a_trace_in_the_numbers(checkout, tmp_path):
     shutil.copytree(checkout.root / "results", tmp_path / "moved")
     after = compare(checkout, "toy", "laptop", tmp_path / "moved", ids)
     assert [row["our_value"] for row in before] == [row["our_value"] for row in after]
+
+
+def test_a_metric_without_a_number_is_not_run_with_its_reason(checkout):
+    ids = ids_of(checkout)
+    results = checkout.root / "results"
+    fill(results, ids)
+    entry = {"value": None, "low": None, "high": None, "n": 9, "reason": "accuracy on toy-task came out as nan"}
+    path = results / "laptop" / "runs" / ids["laptop"]["plain"] / "seed1" / "metrics.json"
+    store(path, {"tasks": {"toy-task": {"accuracy": entry, "f1": entry}}})
+    row = rows_at(checkout, "laptop", ids)["toy-trend:trend"]
+    assert (row["verdict"], row["our_value"]) == ("not-run", None)
+    assert row["reason"] == "accuracy on toy-task came out as nan"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ('{"tasks": {"toy-ta', "corrupt, not JSON"),
+        ('{"tasks": {"toy-task": {"accuracy": {"value": NaN}}}}', "NaN is not a number"),
+        ('["tasks"]', "corrupt, lacks `tasks`"),
+    ],
+)
+def test_a_corrupt_result_is_named_with_what_to_do(checkout, text, message):
+    ids = ids_of(checkout)
+    fill(checkout.root / "results", ids)
+    path = checkout.root / "results" / "laptop" / "runs" / ids["laptop"]["plain"] / "seed1" / "metrics.json"
+    path.write_text(text)
+    with pytest.raises(ResultError) as caught:
+        rows_at(checkout, "laptop", ids)
+    for part in (str(path), message, "remove the file and run `snakemake` again"):
+        assert part in str(caught.value)
+
+
+def test_missing_claims_or_ledger_is_one_message(tmp_path):
+    with pytest.raises(ResultError, match=r"claims\.json: no such file; `scripts/compare.py` writes"):
+        read_claims(tmp_path / "claims.json")
+    with pytest.raises(ResultError, match=r"ledger\.json: no such file; make it with `make reproduce`"):
+        read_ledger(tmp_path / "ledger.json")
+
+
+def test_numbers_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ResultError, match=r"m\.json: a\.b\.1 would be inf"):
+        write_json(tmp_path / "m.json", {"a": {"b": [1.0, float("inf")]}})
+    assert not list(tmp_path.iterdir())

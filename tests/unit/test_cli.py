@@ -52,8 +52,8 @@ def test_status_counts_what_is_not_run(tmp_path):
     [
         (["plan", "onne"], "unknown paper 'onne'; did you mean 'one'?"),
         (["plan", "--scale", "laptp"], "unknown scale 'laptp'; did you mean 'laptop'?"),
-        (["scorecard"], "no ledger there"),
-        (["pin"], "no ledger there"),
+        (["scorecard"], "claims.json: no such file; make it with `make reproduce`"),
+        (["pin"], "claims.json: no such file; make it with `make reproduce`"),
     ],
 )
 def test_mistakes_are_one_line_and_status_two(tmp_path, arguments, message):
@@ -128,13 +128,13 @@ def test_broken_ledger_is_one_line(tmp_path):
     (folder / "results").mkdir()
     (folder / "results" / "claims.json").write_text("[{")
     done = _replica(folder, "scorecard")
-    assert done.returncode == 2 and "not a ledger" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == 2 and "corrupt, not JSON" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_explain_names_the_nearest_claim(tmp_path):
     folder = write_project(tmp_path)
     (folder / "results").mkdir()
-    (folder / "results" / "claims.json").write_text(json.dumps([{"claim": "gain"}]))
+    (folder / "results" / "claims.json").write_text(json.dumps([{"paper": "one", "claim": "gain"}]))
     done = _replica(folder, "explain", "gian")
     assert done.returncode == 2 and "did you mean 'gain'" in done.stderr
 

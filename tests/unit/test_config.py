@@ -58,6 +58,13 @@ def test_number_out_of_range(tmp_path):
     )
 
 
+def test_micro_batches_that_do_not_make_a_batch(tmp_path):
+    broken = _with_run("plain", train={"steps": 10, "batch_size": 32, "accumulate": 5})
+    _fails(tmp_path, broken, match=("runs.laptop.plain", "`accumulate: 5` does not divide `batch_size: 32`"))
+    tuned = _with_run("student", train={"steps": 10, "accumulate": 4}, tune={"batch_size": [16, 18]})
+    _fails(tmp_path / "b", tuned, match=("runs.laptop.student", "does not divide `batch_size: 18`"))
+
+
 @pytest.mark.parametrize("key, value", [("task", "wrds"), ("model", "bse")])
 def test_unknown_task_and_model(tmp_path, key, value):
     _fails(tmp_path, _with_run("plain", **{key: value}), match=("runs.laptop.plain", value, "did you mean"))
@@ -111,6 +118,36 @@ def test_table_of_an_unknown_claim_and_measurement_of_an_unknown_model(tmp_path)
     _fails(tmp_path / "a", paper(tables=[table]), match=("tables.t", "did you mean 'gain'"))
     measured = {"m": {"model": "smal", "meters": {"parameters": {}}}}
     _fails(tmp_path / "b", paper(measurements=measured), match=("measurements.m", "did you mean 'small'"))
+
+
+@pytest.mark.parametrize(
+    "meters, message",
+    [
+        ({"paramters": {}}, "meters: unknown meter 'paramters'; did you mean 'parameters'"),
+        ({"flops": {"lenght": 128}}, "meters.flops: unknown key 'lenght'; did you mean 'length'"),
+    ],
+)
+def test_unknown_meter_or_option_is_found_before_anything_runs(tmp_path, meters, message):
+    measured = {"m": {"model": "small", "meters": meters}}
+    _fails(tmp_path, paper(measurements=measured), match=(f"config/papers/one.yaml: measurements.m.{message}",))
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        ("config.yaml", "- one", "config/config.yaml: expected a mapping of keys to values, got list"),
+        ("config.yaml", "one", "config/config.yaml: expected a mapping of keys to values, got str"),
+        ("models.yaml", "3", "config/models.yaml: expected a mapping of keys to values, got int"),
+        ("models.yaml", "models: [a]", "config/models.yaml: models: expected a mapping of keys to values, got list"),
+        ("papers/one.yaml", "[]", "config/papers/one.yaml: expected a mapping, got list"),
+    ],
+)
+def test_a_file_that_is_no_mapping_is_named(tmp_path, name, text, message):
+    folder = write_project(tmp_path)
+    (folder / "config" / name).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        build_plan(load_project(folder), "laptop")
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from replica import models
 from replica.config import load_project
@@ -63,6 +64,11 @@ SMALL = {
         {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4, "time_step_rank": 2},
         "causal",
     ),
+    "vim": (
+        {**IMAGE, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        "image",
+    ),
+    "m2-bert": ({**ENCODER, "max_position_embeddings": 32, "filter_order": 8}, "mlm"),
     "clip_vision_model": ({**IMAGE, **{k: ENCODER[k] for k in list(ENCODER)[1:5]}, "projection_dim": 8}, "projection"),
     "resnet": ({"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 2]}, "image"),
     "vgg": ({"image_size": 8, "stages": [[4, 4], [8]], "batch_norm": True, "hidden_sizes": [16]}, "image"),
@@ -137,6 +143,18 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 
 
 # --- single architectures by hand ---------------------------------------------------------------------------------------
+
+
+def test_mamba_counted_at_once_is_mamba_run_step_by_step():
+    """Forward and backward, against torch's counter on the model as transformers runs it."""
+    model = small("mamba")
+    found = measure_flops(model, 2, LENGTH, backward=True)
+    with FlopCounterMode(display=False) as counter:
+        output = model(**make_batch(model, 2, LENGTH))
+        forward = counter.get_total_flops()
+        output.loss.backward()
+    assert found["forward"] == forward
+    assert found["total"] == counter.get_total_flops()
 
 
 def test_albert_stores_one_layer_and_computes_twelve():

@@ -329,3 +329,9 @@ def test_retrieved_weights_of_such_an_architecture_are_read(tmp_path):
     assert torch.equal(found.state_dict()[f"deberta.{words}"], stored.state_dict()[words])
     with pytest.raises(ConfigError, match="architecture 'deberta' has no head 'causal'"):
         models.from_asset(entry, tmp_path, head="causal")
+
+
+@pytest.mark.parametrize(("name", "published"), [("mt5-small", 300_176_768), ("mt5-base", 582_401_280)])
+def test_mt5_has_an_output_layer_of_its_own(name, published):
+    """Numbers of the released checkpoints: one embedding for both stacks, and a separate output layer."""
+    assert count(name, head="text2text") == published

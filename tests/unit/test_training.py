@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,12 +16,14 @@ from replica.assets import manifest
 from replica.config import load_project
 from replica.config.schema import Train
 from replica.errors import AssetError, TrainingError
-from replica.files import write_json
+from replica.files import read_result, write_json
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.tasks.metrics import METRICS, MetricEntry
 from replica.training import checkpoints, signals
-from replica.training.loop import total_steps
-from replica.training.run import parent_folder
+from replica.training.evaluate import evaluate_run
+from replica.training.loop import micro_batch, total_steps
+from replica.training.run import _history, parent_folder
 from replica.training.selection import choose_candidate
 
 from .small_project import write_project
@@ -120,9 +125,52 @@ def test_run_that_was_trained_before_anybody_tried_its_value_is_scored_late(tmp_
     assert found["winner"] == run.candidates[expected.index(max(expected))]
 
 
+def test_a_value_whose_score_is_not_finite_is_not_chosen(tmp_path):
+    project, plan, layout, names = _planned(tmp_path)
+    run, task = plan.runs[names["student"]], project.task("words")
+    for candidate, score in zip(run.candidates, (None, 50.0), strict=True):
+        _store_candidate(project, plan, layout, candidate, 0, {"accuracy": score})
+    found = choose_candidate(layout, plan, run, task)
+    assert found["winner"] == run.candidates[1]
+    assert list(found["scores"].values()) == [None, 50.0]
+    for candidate in run.candidates:
+        manifest.write(layout.run("laptop", candidate, 0), run=candidate, seed=0, selection={"accuracy": None})
+    with pytest.raises(TrainingError, match=rf"{run.id}: accuracy of task 'words' is NaN .*learning_rate=0.001"):
+        choose_candidate(layout, plan, run, task)
+
+
+def test_a_metric_that_is_not_finite_is_stored_as_missing_with_the_reason(tmp_path, monkeypatch):
+    project, plan, layout, names = _planned(tmp_path)
+    run = plan.runs[names["plain"]]
+    _store_candidate(project, plan, layout, run.id, 0, None)
+    prepared = layout.prepared(run.evaluate["words"])
+    prepared.mkdir(exist_ok=True)
+    source = layout.prepared(run.data)
+    for name, target in (("select.parquet", "report.parquet"), ("facts.json", "facts.json")):
+        (prepared / target).write_bytes((source / name).read_bytes())
+    wrong = MetricEntry("percent", "higher", lambda p, task: np.full((len(p), 1), np.nan), lambda sums: sums[..., 0])
+    monkeypatch.setitem(METRICS, "accuracy", wrong)
+    evaluate_run(project, plan, run.id, 0, layout)
+    stored = read_result(layout.run("laptop", run.id, 0) / "metrics.json")["tasks"]["words"]["accuracy"]
+    assert (stored["value"], stored["low"], stored["high"], stored["n"]) == (None, None, None, 6)
+    assert stored["reason"] == f"{run.id} seed 0: accuracy on words came out as nan"
+
+
+def test_history_holds_no_bare_nan():
+    [line] = _history([{"step": 1, "loss": 0.5, "grad_norm": math.inf}]).splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {"step": 1, "loss": 0.5, "grad_norm": None}
+
+
 def test_steps_of_epochs_count_the_last_smaller_batch():
     assert total_steps(Train(epochs=3, batch_size=32), 100) == 12  # ceil(100 / 32) = 4 batches an epoch
     assert total_steps(Train(steps=7), 100) == 7
+
+
+def test_processes_share_a_batch_evenly_or_not_at_all():
+    assert micro_batch(Train(steps=1, batch_size=32, accumulate=2), 1) == 16
+    assert micro_batch(Train(steps=1, batch_size=32, accumulate=2), 4) == 4  # 4 processes x 2 micro-batches x 4 = 32
+    with pytest.raises(TrainingError, match="batch_size 32 cannot be shared by 3 processes"):
+        micro_batch(Train(steps=1, batch_size=32), 3)
 
 
 def _signals(batch_ids, lengths, width):

@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replica.assets import layout
+from replica.assets.sources import MIRROR_VARIABLE as VARIABLE
 from replica.assets.sources import SourceUnavailable, safe_member
 from replica.config.schema import HubSource
 from replica.errors import AssetError
 from replica.files import read_json, sha256_file
-
-VARIABLE = "REPLICA_MIRROR"
 
 
 def root() -> Path:

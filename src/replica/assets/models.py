@@ -145,7 +145,7 @@ def check(entry: ModelEntry, folder: Path, where: str) -> None:
         raise AssetError(f"{where}: brings no {WEIGHTS}")
     config = _json(folder / "config.json", where)
     for key, value in {"model_type": entry.architecture, **entry.config}.items():
-        if key in config and config[key] != value and key not in entry.differs:
+        if key in config and config[key] != value:
             raise AssetError(
                 f"{where}: config.json says {key} = {config[key]!r}, config/models.yaml {value!r}: another model"
             )

@@ -9,6 +9,9 @@ from pathlib import Path, PurePosixPath
 
 from replica.errors import AssetError
 
+#: Names the folder of a mirror.
+MIRROR_VARIABLE = "REPLICA_MIRROR"
+
 
 class SourceUnavailable(AssetError):
     """This source does not have the asset now (no network, no such folder): the next may be asked."""

@@ -12,12 +12,14 @@ from typing import Any
 from replica.claims.expressions import Expression, UnknownName, parse, split_run
 from replica.config.project import Project
 from replica.config.schema import Paper
-from replica.errors import ConfigError, nearest
-from replica.files import read_json
+from replica.errors import ConfigError, ResultError, nearest
+from replica.files import read_result
 from replica.plan.expand import expand_section, task_at
 
 #: Measures that differ from seed to seed; every other one counts something that all seeds share.
 _TIMED = ("latency",)
+#: How a stored result that cannot be read is made again.
+AGAIN = "remove the file and run `snakemake` again"
 
 
 class Missing(Exception):
@@ -60,13 +62,18 @@ class Evidence:
         self.project, self.paper, self.scale = project, paper, scale
         self.results, self.run_ids = Path(results), run_ids
         self.structural_file = self.results / "structural" / f"{paper.id}.json"
-        self._json = cache(lambda path: read_json(path) if path.is_file() else None)
+        self._stored = cache(lambda path, key: read_result(path, [key], AGAIN)[key] if path.is_file() else None)
         self._entries = cache(lambda section: expand_section(paper, section))
 
     def structural(self) -> dict[str, float | None] | None:
         """Return the paper's structural measurements by dotted name; None where the file is missing."""
-        found = self._json(self.structural_file)
-        return None if found is None else flat(found["measurements"])
+        found = self._stored(self.structural_file, "measurements")
+        return None if found is None else flat(found)
+
+    def unavailable(self, measurement: str) -> str | None:
+        """Return why a measurement could not be made where it was tried (its data set is not here); None where it was."""
+        stored = self._stored(self.structural_file, "measurements") or {}
+        return stored.get(measurement, {}).get("unavailable")
 
     def run_of(self, name: str, section: str) -> tuple[str, str, str]:
         """Return run name, run id and the rest of a `runs.` name.
@@ -122,8 +129,11 @@ class Evidence:
         path = self._folder(run_id, seed) / "history.jsonl"
         if not path.is_file():
             raise Missing(f"not measured: {path} is missing")
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        return [float(line[key]) for line in lines if line.get(key) is not None]
+        try:
+            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            return [float(line[key]) for line in lines if line.get(key) is not None]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
 
     def _structural_values(self, names: Iterable[str]) -> dict[str, float]:
         names = sorted(names)
@@ -138,6 +148,8 @@ class Evidence:
             raise Missing(f"not measured: {self.structural_file} is missing (`snakemake structural` makes it)")
         for name in names:
             measurement = max((m for m in self.paper.measurements if name.startswith(f"{m}.")), key=len)
+            if reason := self.unavailable(measurement):
+                raise Missing(f"not measured: {reason}")
             if not any(other.startswith(f"{measurement}.") for other in stored):
                 raise Missing(f"not measured: {self.structural_file} holds no '{measurement}'")
             if name in stored and stored[name] is None:
@@ -153,11 +165,10 @@ class Evidence:
         if rest.startswith("measures."):
             return self._measure(run_id, rest.removeprefix("measures."), seed), None
         path = self._folder(run_id, seed) / "metrics.json"
-        stored = self._json(path)
-        if stored is None:
+        scored = self._stored(path, "tasks")
+        if scored is None:
             raise Missing(f"not measured: {path} is missing")
         task, metric = self._task_and_metric(rest)
-        scored = stored.get("tasks", {})
         if task not in scored:
             raise UnknownName(f"run {run_id} is not scored on task '{task}'{nearest(task, scored)}")
         if metric not in scored[task]:
@@ -168,7 +179,7 @@ class Evidence:
             metric = next(iter(scored[task]))  # a stand-in task may be scored by another metric
         entry = scored[task][metric]
         if entry["value"] is None:
-            raise Missing(f"{path} holds no value for {task}.{metric}")
+            raise Missing(entry.get("reason") or f"{path} holds no value for {task}.{metric}")
         low, high = entry.get("low"), entry.get("high")
         return float(entry["value"]), None if low is None or high is None else (float(low), float(high))
 
@@ -182,12 +193,10 @@ class Evidence:
 
     def _measure(self, run_id: str, key: str, seed: int) -> float:
         path = self._folder(run_id, seed) / "measures.json"
-        stored = self._json(path)
+        stored = self._stored(path, "measures")
         if stored is None:
-            stored = self._json(path.with_name("metrics.json")) or {}
-            if not stored.get("measures"):
-                raise Missing(f"not measured: {path} is missing")
-        found = flat(stored["measures"])
+            raise Missing(f"not measured: {path} is missing")
+        found = flat(stored)
         if key not in found:
             raise UnknownName(f"run {run_id} has no measure '{key}'{nearest(key, found)}")
         if found[key] is None:

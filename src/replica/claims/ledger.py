@@ -12,21 +12,28 @@ from typing import Any
 
 from replica.claims.compare import COLUMNS, Row
 from replica.claims.numbers import text
-from replica.errors import ConfigError
-from replica.files import read_json
+from replica.errors import ConfigError, ResultError
+from replica.files import read_result
 
 
 def read_claims(path: Path | str) -> dict[str, Any]:
-    """Read a paper's claims.json; ConfigError where it is not one."""
-    value = read_json(path)
-    if not isinstance(value, dict) or "rows" not in value:
-        raise ConfigError(f"{path}: not a paper's claims; `scripts/compare.py` writes them")
+    """Read a paper's claims.json; ResultError where there is none or it is not one, ConfigError where its columns are others."""
+    value = read_result(path, ["rows"], "`scripts/compare.py` writes a paper's claims")
     for row in value["rows"]:
         if set(row) != set(COLUMNS):
             raise ConfigError(
                 f"{path}: row {row.get('claim')} has other columns than the ledger; compare the paper again"
             )
     return value
+
+
+def read_ledger(path: Path | str) -> list[Row]:
+    """Read the ledger's JSON; ResultError where there is none or it is not one."""
+    again = "make it with `make reproduce` (or `snakemake`)"
+    rows = read_result(path, again=again)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and {"paper", "claim"} <= set(row) for row in rows):
+        raise ResultError(f"{path}: not a ledger, which is a list of rows with paper and claim; {again}")
+    return rows
 
 
 def merge(claims: Iterable[dict[str, Any]]) -> list[Row]:

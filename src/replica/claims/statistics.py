@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 #: How a claim's seeds become one number.
 AGGREGATES: dict[str, Callable[[Sequence[float]], float]] = {
@@ -33,7 +33,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
         return None
     mean = math.fsum(values) / count
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * deviation / math.sqrt(count)
+    half = float(stdtrit(count - 1, 0.5 + level / 2)) * deviation / math.sqrt(count)
     return mean - half, mean + half
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import NoReturn
 
 from replica.programs import main as run_program
 
 EPILOG = """examples:
   replica plan                         what the configured scale would run, before anything starts
   replica plan --scale paper minilm    GPU hours, disk and the longest path of one paper at its published size
-  replica status                       what is done, running, interrupted, failed or not run
+  replica status                       what is done, running, interrupted, failed or not run; verdicts by paper
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
   replica scorecard                    the verdicts of the last ledger
   replica measure t5-base --method compacter:n=4 --batch 16   memory, parameters and FLOPs of a fine-tuning
@@ -32,9 +33,17 @@ MEASURE = {
 }
 
 
+class OneLine(argparse.ArgumentParser):
+    """A parser whose complaint is one line that says where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the mistake and leave with status 2."""
+        self.exit(2, f"error: {message} (`{self.prog} --help`)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
-    top = argparse.ArgumentParser(
+    top = OneLine(
         prog="replica", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument("--root", default=".", help="root of the checkout (default: here)")
@@ -46,10 +55,14 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
     plan.add_argument("--runs", action="store_true", help="a line per run")
 
-    status = verbs.add_parser("status", help="what is done, running, interrupted, failed, not run")
+    status = verbs.add_parser(
+        "status", help="what is done, running, interrupted, failed, not run; and each paper's claims"
+    )
     status.add_argument("papers", nargs="*", metavar="PAPER")
     status.add_argument("--scale")
     status.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
+    status.add_argument("--runs", action="store_true", help="a line per run, however many there are")
+    status.add_argument("--ledger", help="ledger to count claims in (default: results/claims.json)")
 
     explain = verbs.add_parser(
         "explain", help="walk a claim's number back to its jobs, configuration, data and weights"
@@ -93,6 +106,10 @@ def main() -> None:
             from replica.cli.measure import measure
 
             return measure(arguments)
+        if arguments.verb == "status":
+            from replica.cli.status import status
+
+            return status(arguments)
         from replica.cli import verbs
 
         return getattr(verbs, arguments.verb)(arguments)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from replica.config.schema import Measurement, ModelEntry
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.meters.registry import ASSUMPTIONS, Rule, parse_meters, plain, run_meter
+from replica.meters.structural import one_line
 from replica.methods.registry import entries, explain, parse
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     head: str | None = None
-    labels: int | None = Field(None, ge=1)
+    labels: int | None = Field(None, ge=1, le=1_000_000)
     methods: list[dict[str, Any]] = []
     memory: dict[str, Any]
     flops: dict[str, Any]
@@ -147,7 +148,10 @@ def read_request(arguments: Namespace) -> Request:
     methods = [parse_method(text) for text in arguments.method]
     for reference in methods:
         parse(reference)
-    parse_meters({"memory": memory, "flops": flops, **({"optimizer": optimizer} if optimizer else {})}, "measure")
+    try:
+        parse_meters({"memory": memory, "flops": flops, **({"optimizer": optimizer} if optimizer else {})}, "measure")
+    except ConfigError as error:
+        raise ConfigError(_as_flag(str(error))) from None
     storage = {"default_bits": 32 if dtype == "float32" else 16}
     try:
         return Request(
@@ -160,13 +164,27 @@ def read_request(arguments: Namespace) -> Request:
             storage=storage,
         )
     except ValidationError as error:
-        raise ConfigError(f"measure: {explain(error, Request)}") from None
+        raise ConfigError(_as_flag(f"measure: {explain(error, Request)}")) from None
+
+
+def _as_flag(message: str) -> str:
+    """Name the flag that a person gave where the check names a meter's option: `measure.memory: era: …` is of `--semantics`."""
+    found = re.match(r"measure(?:\.\w+)?: (\w+): (.*)", message, re.DOTALL)
+    if not found:
+        return message
+    option, rest = found.groups()
+    if option in OPTIMIZER_OPTIONS or option in ("optimizer", "rule", "value"):
+        said = rest.removeprefix("Value error, ") if option == "value" else f"{option}: {rest}"
+        return f"--optimizer: {said.partition(' (got {')[0]}"
+    return f"--{'semantics' if option == 'era' else option.replace('_', '-')}: {rest}"
 
 
 def parse_optimizer(text: str | None) -> tuple[str | None, dict[str, Any]]:
     """Turn `galore:rank=128` into the rule and its options; `none` means no optimizer, and nothing AdamW."""
     name, options = _split(text or "adamw", "--optimizer")
     if name == "none":
+        if options:
+            raise ConfigError(f"--optimizer none takes no options, and got {', '.join(options)}")
         return None, {}
     if name not in get_args(Rule):
         raise ConfigError(f"unknown optimizer '{name}'{nearest(name, [*get_args(Rule), 'none'])}")
@@ -188,7 +206,7 @@ def parse_budget(text: str) -> float:
     """Return the bytes of `16GB`, `512 MiB` or `24G`; raises ConfigError for anything else, and for nothing at all."""
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
     unit = UNITS.get(found.group(2).upper()) if found else None
-    if not found or unit is None or float(found.group(1)) <= 0:
+    if not found or unit is None or not 0 < float(found.group(1)) * unit < float("inf"):
         raise ConfigError(f"--budget '{text}' is no amount of memory; write e.g. 16GB, 512MB or 24GiB")
     return float(found.group(1)) * unit
 
@@ -244,7 +262,10 @@ def build(name: str, entry: ModelEntry, request: Request, methods: list[dict[str
     labels = request.labels or (usual_labels(entry) if head == "image" else 2)
     measurement = Measurement(model=name, head=head, labels=labels, methods=methods, meters={})
     project = SimpleNamespace(model=lambda _: entry)
-    return one_line(lambda: prepare(project, measurement), f"{name} with head '{head}'"), head, labels
+    measured = one_line(lambda: prepare(project, measurement), f"{name} with head '{head}'")
+    if "decoder_length" in request.memory and not getattr(measured.model.config, "is_encoder_decoder", False):
+        raise ConfigError(f"--decoder-length: {name} has no decoder beside an encoder; leave it out")
+    return measured, head, labels
 
 
 def usual_labels(entry: ModelEntry) -> int:
@@ -277,17 +298,6 @@ def run(name: str, head: str, meter: str, options: dict[str, Any], measured: Mea
     """Run one meter; what a model cannot do on the meta device is a ConfigError in one line."""
     checked = parse_meters({meter: options})[meter]
     return one_line(lambda: run_meter(meter, checked, measured), f"{name} with head '{head}': {meter}")
-
-
-def one_line(program: Any, where: str) -> Any:
-    """Call a program; an error of torch or transformers becomes a ConfigError that says where, in one line."""
-    try:
-        return program()
-    except ReplicaError:
-        raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ConfigError(f"{where} cannot be measured: {said[:300]}") from error
 
 
 def notes(measured: Measured, request: Request) -> list[str]:

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 from argparse import Namespace
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from replica.assets import manifest
 from replica.config import Project, load_project
 from replica.errors import ConfigError, nearest
-from replica.files import atomic_folder, read_json
+from replica.files import atomic_folder, read_result
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
 from replica.plan.resources import longest_path, resources_of
@@ -25,7 +24,7 @@ from replica.plan.resources import longest_path, resources_of
 console = Console(soft_wrap=True)
 
 
-def _planned(arguments: Namespace) -> tuple[Project, Plan]:
+def planned(arguments: Namespace) -> tuple[Project, Plan]:
     """Return the project and the plan of the named papers (enabled in config/config.yaml or not), or of the enabled ones."""
     project = load_project(
         arguments.root, quick=False if arguments.all else None, papers=list(dict.fromkeys(arguments.papers)) or None
@@ -35,7 +34,7 @@ def _planned(arguments: Namespace) -> tuple[Project, Plan]:
 
 def plan(arguments: Namespace) -> int:
     """Print what a scale would run."""
-    project, made = _planned(arguments)
+    project, made = planned(arguments)
     runs = [run for run in made.runs.values() if run.seeds]
     costs = {run.id: resources_of(project, made, run.id) for run in runs}
     table = Table(title=f"plan at scale {made.scale}: {', '.join(made.named)}", title_justify="left")
@@ -79,11 +78,9 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     """Say whether one seed of a run is done, starting, running, interrupted, failed or not run."""
     if (layout.run(made.scale, run.id, seed) / "manifest.json").exists():
         return "done"
-    try:
-        facts = read_json(layout.resume(made.scale, run.id, seed) / "process.json")
-    except FileNotFoundError:
-        facts = None
-    if facts is not None:
+    record = layout.resume(made.scale, run.id, seed) / "process.json"
+    if record.exists():
+        facts = read_result(record, ["pid", "host"])
         if facts["host"] != socket.gethostname():
             return f"started on {facts['host']}"
         try:
@@ -100,40 +97,17 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     return "failed" if log.stat().st_size else "starting"  # a job that fails says why
 
 
-def status(arguments: Namespace) -> int:
-    """Print the state of every run of a scale."""
-    _, made = _planned(arguments)
-    layout = Layout(arguments.root)
-    counts: Counter[str] = Counter()
-    table = Table(title=f"runs at scale {made.scale}", title_justify="left")
-    for column in ("run", "papers", "seeds: state"):
-        table.add_column(column, overflow="fold")
-    for run in sorted(made.runs.values(), key=lambda r: r.id):
-        states = {seed: state_of(layout, made, run, seed) for seed in sorted(run.seeds)}
-        counts.update(states.values())
-        if states:
-            distinct = set(states.values())
-            shown = distinct.pop() if len(distinct) == 1 else "  ".join(f"{s}: {v}" for s, v in states.items())
-            table.add_row(run.id, ", ".join(sorted(run.papers)), f"{len(states)}: {shown}")
-    console.print(table)
-    console.print("  ".join(f"{state} {count}" for state, count in sorted(counts.items())) or "nothing to run")
-    return 0
+def ledger_of(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]]]:
+    """Return the path and the rows of a ledger: the one given, or the root's; raises ResultError where there is none."""
+    from replica.claims.ledger import read_ledger
 
-
-def read_ledger(root: str, given: str | None) -> tuple[Path, list[dict[str, Any]]]:
-    """Read a ledger; raises ConfigError where there is none."""
     path = Path(given) if given else Path(root) / "results" / "claims.json"
-    if not path.exists():
-        raise ConfigError(f"{path}: no ledger there; make one with `make reproduce` (or `snakemake`)")
-    try:
-        return path, read_json(path)
-    except ValueError as error:
-        raise ConfigError(f"{path}: not a ledger ({error}); make it again with `snakemake`") from None
+    return path, read_ledger(path)
 
 
 def explain(arguments: Namespace) -> int:
     """Print where a claim's number comes from."""
-    path, rows = read_ledger(arguments.root, arguments.ledger)
+    path, rows = ledger_of(arguments.root, arguments.ledger)
     wanted = arguments.claim
     found = [row for row in rows if row["claim"] == wanted or row["claim"].startswith(f"{wanted}:")]
     if not found:
@@ -200,7 +174,7 @@ def scorecard(arguments: Namespace) -> int:
     """Print the scorecard of a ledger."""
     from replica.report.scorecard import scorecard as render
 
-    path, rows = read_ledger(arguments.root, arguments.ledger)
+    path, rows = ledger_of(arguments.root, arguments.ledger)
     Console().print(render(rows))
     page = path.parent / "report" / "index.html"
     if page.exists():
@@ -226,7 +200,7 @@ PINNED = (
 def pin(arguments: Namespace) -> int:
     """Copy the text results of the last run to results/pinned/, replacing what was pinned before."""
     results = Layout(arguments.root).results
-    read_ledger(arguments.root, None)
+    ledger_of(arguments.root, None)
     paths = [
         path
         for pattern in PINNED

@@ -85,7 +85,7 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
     config = root / "config"
     if not config.is_dir():
         raise ConfigError(f"{config}: no such folder; run from the root of a checkout")
-    values = dict(read_yaml(config / "config.yaml") or {})
+    values = dict(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"))
     values.update({key: value for key, value in overrides.items() if value is not None})
     if isinstance(values.get("papers"), str):
         values["papers"] = [name for name in values["papers"].replace(",", " ").split() if name]
@@ -103,10 +103,21 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
 
 
 def _registry(path: Path, key: str, model: type) -> dict[str, Any]:
-    content = read_yaml(path) or {}
+    where = f"config/{path.name}"
+    content = _mapping(read_yaml(path), where)
     if set(content) != {key}:
-        raise ConfigError(f"{path.name}: expected the single key '{key}', got {sorted(content)}")
-    return {name: validate(model, value, f"config/{path.name}: {key}.{name}") for name, value in content[key].items()}
+        raise ConfigError(f"{where}: expected the single key '{key}', got {', '.join(map(repr, content)) or 'none'}")
+    entries = _mapping(content[key], f"{where}: {key}")
+    return {name: validate(model, value, f"{where}: {key}.{name}") for name, value in entries.items()}
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    """Return a mapping (an empty file is one without keys); ConfigError where it is something else."""
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: expected a mapping of keys to values, got {type(content).__name__}")
+    return content
 
 
 def _folder(folder: Path, model: type) -> dict[str, Any]:

@@ -103,9 +103,6 @@ class ModelEntry(Strict):
     licence: str = "Apache-2.0"
     sources: Sources | None = None
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
-    differs: list[str] = Field(
-        [], description="fields of `config` that differ from the source's own on purpose: fewer layers of it"
-    )
     standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
 
 
@@ -191,6 +188,14 @@ class Train(Strict):
     def _steps_or_epochs(self) -> Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
+        return self
+
+    @model_validator(mode="after")
+    def _whole_micro_batches(self) -> Train:
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"`accumulate: {self.accumulate}` does not divide `batch_size: {self.batch_size}` into whole micro-batches"
+            )
         return self
 
 
@@ -314,14 +319,34 @@ class Claim(Strict):
 
 
 class Measurement(Strict):
-    """A full-size model, with methods, measured on the meta device."""
+    """A full-size model, with methods, measured on the meta device; or data sets whose rows are counted."""
 
-    model: str
+    model: str | None = Field(None, description="registered model; this or `dataset`")
+    dataset: str | list[str] | None = Field(
+        None, description="registered data set, or several counted as one; its only meter is `rows`"
+    )
     methods: list[dict[str, Any] | str] = []
+    stored: bool = Field(False, description="measure the form that the methods leave to be evaluated and stored")
     head: str = "none"
-    labels: int = 2
+    labels: int = Field(2, ge=1, le=1_000_000, description="classes of the head")
     config: dict[str, Any] = Field({}, description="changes to the registered configuration")
     meters: dict[str, dict[str, Any]] = Field(description="meter: its options, e.g. flops: {batch: 1, length: 128}")
+
+    @model_validator(mode="after")
+    def _model_or_dataset(self) -> Measurement:
+        if (self.model is None) == (self.dataset is None):
+            raise ValueError("give exactly one of `model` and `dataset`")
+        mine = sorted(self.model_fields_set & {"methods", "head", "labels", "config"})
+        if self.dataset is not None and mine:
+            raise ValueError(f"`{mine[0]}` goes with a model; a data set has only `meters: {{rows: …}}`")
+        if self.dataset == []:
+            raise ValueError("`dataset` is an empty list; name a registered data set")
+        return self
+
+    @property
+    def datasets(self) -> list[str]:
+        """Names of the data sets whose rows are counted; empty for a model."""
+        return [self.dataset] if isinstance(self.dataset, str) else list(self.dataset or [])
 
 
 class Figure(Strict):

@@ -42,12 +42,13 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 
 `memory: {batch: 32, length: 128, decoder_length: null, optimizer: adamw, train: true, dtype: float32, attention: eager,
     dropout: true, padding: false, checkpointing: false, era: today, foreach: false, rank: null, projector: null,
-    per_layer: false, autocast: null, rounding: 1, budget_gb: null}`
+    per_layer: false, all_states: false, autocast: null, rounding: 1, budget_gb: null}`
     (`measure_memory(model, batch, length, …)`; two training steps, or with train: false one forward pass)
     `attention`: eager | fused. `era`: today | 2021 (T5's decoder keeps keys and values, softmax also saves its input, gradients
     stay allocated between steps). `optimizer: null` stops after the backward pass. `per_layer: true` updates each parameter as
     soon as its gradient is complete and frees the gradient. `autocast: bfloat16` runs the forward pass in mixed precision, weights
     in `dtype`. `rounding: 512` rounds every storage up as torch's CUDA allocator does.
+    `all_states: true`: optimizer state exists for frozen parameters too, as where each has been trained once.
     `length` counts frames of 20 ms for sound; images have none.
     peak, peak_gib, peak_gb, peak_mb, peak_phase (text), batch, per_example (= peak / batch), per_example_mb
     at_peak: {parameter, buffer, input, forward, backward, gradient, optimizer} (bytes of each when the peak is reached)
@@ -57,6 +58,24 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 `method_cost: {…}`: <method>: {expected: {…}, … what the method's `cost(model, **options)` gives}
 `config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(config, total_steps)` gives}},
     model: {… numbers of its configuration}. In both, the keys of a measurement's only method also stand at the top.
+
+A measurement that names a `dataset` (or several, counted as one) instead of a `model` has one meter:
+
+`rows: {splits: [], counts: {name: {where: {column: value | [values] | {empty: bool}}, distinct: …, each: word, sum: …, by: …}}}`
+    (`count_rows(splits, options)`; streamed, the registry's pins checked, nothing stored but numbers)
+    by split, and under `all` where there are several: rows, and each count: rows under its conditions, distinct values of a column
+    (or of columns together, or words of a text), the sum of a column, or nested numbers by the values of columns (`null` for none)
+    Data comes from assets/datasets/<name> where it was retrieved, else from the mirror, a generator or a package, never from a
+    network. Where a split is not at hand whole the measurement is {unavailable: reason}, and its claims are not-run with that reason;
+    when the files come, the paper is measured again.
+
+`linear_path: {points: 30}` (`measure_path(model, points)`: the line between two states of the model, a forward pass at each point)
+    evaluations, first_alpha, last_alpha, step, interpolated (numbers that move), state_bytes (of a point), stable_below and
+    matching_within (points of error at which the rules stop to hold)
+
+`search_space: {ranges: {name: [lowest, highest, step]}}` (`measure_space(ranges)`; the measured model does not matter)
+    count (closed form), enumerated (one by one), values: {name: how many}; for layers, hidden, ratio and heads also
+    encoder_parameters, encoder_macs (128 tokens): {least, most} over all shapes
 
 For real models: `latency(model_or_callable, batch, length, …)` gives median_ms, mean_ms, p10_ms, p90_ms, samples_per_second, runs,
 threads, device; `count_nonzero(model)` gives total, nonzero, density, sparsity, by_part; `file_bytes(path)`.
@@ -76,6 +95,9 @@ _WHERE = {
     "optimizer_bytes": "optimizers",
     "measure_memory": "memory",
     "latency": "timing",
+    "count_rows": "rows",
+    "measure_path": "linear_path",
+    "measure_space": "search_space",
     "measure_paper": "structural",
     "parse_meters": "registry",
     "METERS": "registry",

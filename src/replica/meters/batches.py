@@ -21,7 +21,8 @@ def make_batch(
     """Return a batch that the model accepts, with labels.
 
     Inputs are `input_ids` and `attention_mask` (batch, length); `pixel_values` (batch, channels, side, side), without a length; or
-    `input_values` (batch, samples), with as many samples as give `length` frames of 20 ms.
+    `input_values` (batch, samples), with as many samples as give `length` frames of 20 ms. CLIP-BART gets the features and boxes of
+    its regions besides the words.
     Token ids are 1 and the mask is all ones. `decoder_length` is the length of an encoder-decoder model's labels (without labels:
     of its `decoder_input_ids`). The head's labels follow from the class of the model; a model without a head gets none.
     Raises ConfigError for a length beyond the model's position embeddings.
@@ -40,7 +41,13 @@ def make_batch(
         inputs["attention_mask"] = torch.ones_like(ids)
     if getattr(config, "type_vocab_size", 0) and config.model_type == "bert":
         inputs["token_type_ids"] = torch.zeros_like(ids)
+    if config.model_type == "clip-bart":
+        shape = (batch, config.regions)
+        inputs["features"] = torch.zeros(*shape, config.feature_size, device=device, dtype=first.dtype)
+        inputs["boxes"] = torch.zeros(*shape, 4, device=device, dtype=first.dtype)
     if getattr(config, "is_encoder_decoder", False):
+        if decoder_length is not None:
+            _check_length(config, decoder_length)
         target = torch.ones(batch, decoder_length or DECODER_LENGTH, dtype=torch.long, device=device)
         return {**inputs, "labels" if labels and _generates(model) else "decoder_input_ids": target}
     return {**inputs, **(_labels(model, batch, length, device) if labels else {})}

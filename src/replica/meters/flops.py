@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.parts import EMBEDDING_MODULES, Located, check_patterns, layer_modules, locate, matching
-from replica.meters.semantics import attention, steady
+from replica.meters.semantics import attention, scan_at_once, steady
 from replica.meters.tracker import AnswerItems
 
 #: Products of two activations: batched matrix products, as eager attention makes them.
@@ -82,7 +82,7 @@ def measure_flops(
     training = model.training
     model.eval()
     try:
-        with attention(model, "eager"), steady(model), AnswerItems():
+        with attention(model, "eager"), steady(model), scan_at_once(model), AnswerItems():
             forward = _forward(model, make_batch(model, batch, length, decoder_length, labels=False))
             back = _backward(model, make_batch(model, batch, length, decoder_length)) if backward else {}
     finally:

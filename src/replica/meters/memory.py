@@ -12,7 +12,7 @@ from torch import nn
 
 from replica.errors import ConfigError, nearest
 from replica.meters.batches import loss_of, make_batch
-from replica.meters.optimizers import make_optimizer
+from replica.meters.optimizers import LOW_RANK, make_optimizer
 from replica.meters.semantics import autocasting, rules
 from replica.meters.tracker import SavedBytes, StorageTracker
 
@@ -41,6 +41,7 @@ def measure_memory(
     rank: int | None = None,
     projector: str | None = None,
     per_layer: bool = False,
+    all_states: bool = False,
     budget_gb: float | None = None,
     autocast: str | None = None,
     rounding: int = 1,
@@ -60,7 +61,8 @@ def measure_memory(
     has padded tokens, so that masks are materialised (on the meta device). `foreach` groups the optimizer's update as torch
     does on CUDA by default, which needs temporaries of the parameters' size. `rank` and `projector` are GaLore's, as
     `optimizer_bytes` has them. `per_layer` updates every parameter in the backward pass as soon as its gradient is complete,
-    and frees the gradient. `budget_gb` adds the largest batch whose peak fits.
+    and frees the gradient. `all_states` gives frozen parameters optimizer state too, as methods have it that train other parameters
+    at each step. `budget_gb` adds the largest batch whose peak fits.
     Raises ConfigError for an unknown dtype, era or attention, and for autocast with checkpointing.
     """
     _check(dtype, era, attention, autocast)
@@ -79,6 +81,8 @@ def measure_memory(
             tracker.add("input", inputs.values())
             if train:
                 make = make_optimizer_of or (lambda m: _optimizers(m, optimizer, foreach, rank, projector, per_layer))
+                kept = _frozen_states(model, optimizer) if all_states else []
+                tracker.add("optimizer", kept)
                 _train(model, inputs, tracker, saved, _mixed(step or loss_of, autocast), make, era == "2021", per_layer)
             else:
                 with torch.no_grad(), tracker:
@@ -123,6 +127,20 @@ def _optimizers(
         return []
     groups = [[p] for p in trained] if per_layer else [trained]
     return [make_optimizer(rule, group, foreach, model=model, rank=rank, projector=projector) for group in groups]
+
+
+def _frozen_states(model: nn.Module, rule: str | None) -> list[torch.Tensor]:
+    """Return the optimizer state that parameters frozen now would have, from a step of stand-ins with zero gradients."""
+    frozen = [nn.Parameter(torch.zeros_like(p)) for p in model.parameters() if not p.requires_grad]
+    if rule is None or not frozen:
+        return []
+    if rule in LOW_RANK:
+        raise ConfigError(f"memory: all_states with optimizer '{rule}' is not known; use a rule without rank")
+    for parameter in frozen:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer = make_optimizer(rule, frozen)
+    optimizer.step()
+    return list(_state(optimizer))
 
 
 def _train(model, inputs, tracker, saved, step, make, keep_gradients: bool, per_layer: bool) -> None:

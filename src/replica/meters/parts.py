@@ -47,6 +47,7 @@ EMBEDDING_MODULES = _POSITIONS | {
     "feature_extractor",
     "feature_projection",
     "masked_spec_embed",
+    "visual",
 }
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from replica.errors import ConfigError, nearest
+from replica.meters.rows import RowsOptions
 from replica.methods.registry import explain
 
-Pattern = float | dict[str, float] | None
+if TYPE_CHECKING:
+    from replica.config.project import Project
+    from replica.config.schema import Measurement
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Bits = Annotated[float, Field(gt=0)]
 Rule = Literal["adamw", "adamw8bit", "sgd", "adafactor", "lion", "galore", "galore8bit"]
 Projector = Literal["float32", "bfloat16", "float16", "int8"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -34,18 +41,32 @@ class FlopsOptions(Options):
     length: int = Field(128, ge=1)
     decoder_length: int | None = Field(None, ge=1, description="encoder-decoder models: length of the labels")
     backward: bool = False
-    density: Pattern = Field(None, description="share of a matrix's values that are kept, by part or glob")
+    density: Share | dict[str, Share] | None = Field(
+        None, description="share of a matrix's values that are kept, by part or glob"
+    )
 
 
 class StorageOptions(Options):
     """What `storage_bytes` is given."""
 
-    bits: Pattern = Field(None, description="bits a value, by part or glob; a number means layer_linears")
+    bits: Bits | dict[str, Bits] | None = Field(
+        None, description="bits a value, by part or glob; a number means layer_linears"
+    )
     default_bits: float = Field(32, gt=0)
-    density: Pattern = None
-    index: Literal["none", "mask"] | int = "none"
+    density: Share | dict[str, Share] | None = None
+    index: Literal["none", "mask"] | Annotated[int, Field(ge=1)] = "none"
     scales: dict[str, Literal["tensor", "row"]] | None = None
     exclude: list[str] = []
+
+
+def check_rank(rule: str | None, rank: int | None, projector: str | None) -> None:
+    """Raise ValueError for a rule of GaLore without a rank, and for a rank or projector of a rule that has none."""
+    low_rank = rule is not None and rule.startswith("galore")
+    if low_rank and rank is None:
+        raise ValueError(f"{rule} needs its `rank`, e.g. rank: 128")
+    given = "rank" if rank is not None else "projector" if projector is not None else None
+    if not low_rank and given:
+        raise ValueError(f"`{given}` belongs to galore and galore8bit; {rule or 'no optimizer'} has none")
 
 
 class OptimizerOptions(Options):
@@ -58,6 +79,11 @@ class OptimizerOptions(Options):
     dtype: Dtype = Field("float32", description="type of a value of state that is not quantised")
     rank: int | None = Field(None, ge=1, description="GaLore's rank; required by its rules")
     projector: Projector | None = Field(None, description="type of GaLore's projectors; `dtype` when absent")
+
+    @model_validator(mode="after")
+    def _rank_of_galore(self) -> OptimizerOptions:
+        check_rank(self.rule, self.rank, self.projector)
+        return self
 
 
 class MemoryOptions(Options):
@@ -82,7 +108,15 @@ class MemoryOptions(Options):
     )
     autocast: Literal["bfloat16", "float16"] | None = Field(None, description="forward pass in mixed precision")
     rounding: int = Field(1, ge=1, description="bytes that every storage is rounded up to; 512 on CUDA")
+    all_states: bool = Field(
+        False, description="optimizer state exists for frozen parameters too: each was trained once"
+    )
     budget_gb: float | None = Field(None, gt=0, description="GB (10**9) that the largest batch must fit in")
+
+    @model_validator(mode="after")
+    def _rank_of_galore(self) -> MemoryOptions:
+        check_rank(self.optimizer, self.rank, self.projector)
+        return self
 
 
 class ConfigOptions(Options):
@@ -97,6 +131,20 @@ class MethodCostOptions(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
+class LinearPathOptions(Options):
+    """What `measure_path` is given."""
+
+    points: int = Field(
+        30, ge=2, description="evenly spaced points on the line between two states, its ends among them"
+    )
+
+
+class SearchSpaceOptions(Options):
+    """What `measure_space` is given."""
+
+    ranges: dict[str, tuple[float, float, float]] = Field(description="number of a shape: its lowest, highest and step")
+
+
 METERS: dict[str, type[BaseModel]] = {
     "parameters": ParametersOptions,
     "flops": FlopsOptions,
@@ -105,7 +153,12 @@ METERS: dict[str, type[BaseModel]] = {
     "memory": MemoryOptions,
     "method_cost": MethodCostOptions,
     "config": ConfigOptions,
+    "linear_path": LinearPathOptions,
+    "search_space": SearchSpaceOptions,
 }
+
+#: Meters of a measurement that names a data set.
+DATA_METERS: dict[str, type[BaseModel]] = {"rows": RowsOptions}
 
 #: What each meter takes for granted; written beside its results.
 ASSUMPTIONS = {
@@ -116,6 +169,8 @@ ASSUMPTIONS = {
     "memory": "live tensor storages of two training steps; no kernel workspaces, allocator rounding or device context",
     "method_cost": "as each method's `expected` and `cost` say",
     "config": "the methods' configuration as it is run",
+    "linear_path": "one forward pass a point; running statistics are interpolated as weights are",
+    "search_space": "every number takes each of its values with each of the others; heads cost a twelfth of the width",
 }
 
 
@@ -128,17 +183,45 @@ class Measured:
     methods: dict[str, Any]
 
 
-def parse_meters(meters: Mapping[str, Mapping[str, Any]], where: str = "meters") -> dict[str, BaseModel]:
-    """Check the meters of a measurement and their options; raises ConfigError with the nearest known name. Imports no torch."""
+def parse_meters(
+    meters: Mapping[str, Mapping[str, Any]],
+    where: str = "meters",
+    known: Mapping[str, type[BaseModel]] = METERS,
+) -> dict[str, BaseModel]:
+    """Check the meters of a measurement and their options; raises ConfigError with the nearest known name. Imports no torch.
+
+    `known` are the meters of a model, or `DATA_METERS`, those of a data set.
+    """
     parsed = {}
     for name, options in meters.items():
-        if name not in METERS:
-            raise ConfigError(f"{where}: unknown meter '{name}'{nearest(name, METERS)}")
+        if name not in known and name in (METERS | DATA_METERS):
+            what, right = ("a data set", "dataset") if name in DATA_METERS else ("a model", "model")
+            raise ConfigError(f"{where}: the meter '{name}' is of {what}; name one with `{right}:`")
+        if name not in known:
+            raise ConfigError(f"{where}: unknown meter '{name}'{nearest(name, known)}")
         try:
-            parsed[name] = METERS[name](**(options or {}))
+            parsed[name] = known[name](**(options or {}))
         except ValidationError as error:
-            raise ConfigError(f"{where}.{name}: {explain(error, METERS[name])}") from None
+            raise ConfigError(f"{where}.{name}: {explain(error, known[name])}") from None
     return parsed
+
+
+def meters_of(measurement: Measurement, where: str = "meters") -> dict[str, BaseModel]:
+    """Check a measurement's meters, those of a model or of a data set; raises ConfigError with the nearest known name."""
+    if measurement.datasets and "rows" not in measurement.meters:
+        raise ConfigError(f"{where}: a data set is measured by the meter 'rows'; write `rows: {{}}`")
+    return parse_meters(measurement.meters, where, DATA_METERS if measurement.datasets else METERS)
+
+
+def check_splits(project: Project, names: list[str], options: RowsOptions) -> list[str]:
+    """Return the splits to count; raises ConfigError where a data set is not registered or lacks one of them."""
+    entries = {name: project.dataset(name) for name in names}
+    splits = list(options.splits) or list(entries[names[0]].splits)
+    for name, entry in entries.items():
+        for split in splits:
+            if split not in entry.splits:
+                raise ConfigError(f"data set '{name}' has no split '{split}'{nearest(split, entry.splits)}")
+    return splits
 
 
 def run_meter(name: str, options: BaseModel, measured: Measured) -> dict:
@@ -197,10 +280,21 @@ def _memory(measured: Measured, options: dict) -> dict:
 
 def _method_cost(measured: Measured, options: dict) -> dict:
     costs = {}
+    takes = {name: _options_of(method) for name, method in measured.methods.items()}
+    known = {option for options in takes.values() for option in options}
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"method_cost: no method of the measurement takes '{option}'{nearest(option, known)}")
     for name, method in measured.methods.items():
-        given = method.cost(measured.model, **options) if hasattr(method, "cost") else {}
+        mine = {option: value for option, value in options.items() if option in takes[name]}
+        given = method.cost(measured.model, **mine) if hasattr(method, "cost") else {}
         costs[name] = {"expected": method.expected(measured.model), **given}
     return _with_single(costs)
+
+
+def _options_of(method: Any) -> list[str]:
+    """Return the names of what a method's `cost` takes besides the model."""
+    return list(inspect.signature(method.cost).parameters)[1:] if hasattr(method, "cost") else []
 
 
 def _config(measured: Measured, options: dict) -> dict:
@@ -211,6 +305,18 @@ def _config(measured: Measured, options: dict) -> dict:
             configs[name]["schedule"] = method.schedule(method.config, options["total_steps"])
     numbers = {k: v for k, v in measured.model.config.to_dict().items() if isinstance(v, (bool, int, float))}
     return {"model": numbers, **_with_single(configs)}
+
+
+def _linear_path(measured: Measured, options: dict) -> dict:
+    from replica.meters.linear_path import measure_path
+
+    return measure_path(measured.model, **options)
+
+
+def _search_space(_measured: Measured, options: dict) -> dict:
+    from replica.meters.search_space import measure_space
+
+    return measure_space(**options)
 
 
 def _with_single(by_method: dict[str, dict]) -> dict:
@@ -227,4 +333,6 @@ _RUNNERS = {
     "memory": _memory,
     "method_cost": _method_cost,
     "config": _config,
+    "linear_path": _linear_path,
+    "search_space": _search_space,
 }

@@ -78,6 +78,32 @@ def notes(model: nn.Module) -> list[str]:
     return found
 
 
+@contextmanager
+def scan_at_once(model: nn.Module) -> Iterator[None]:
+    """Let Mamba's scan make the output of all tokens in one product, for counting: the same products, not the same values.
+
+    Step by step, as transformers runs it, a pass over 128 tokens takes thousands of operations.
+    """
+    if getattr(getattr(model, "config", None), "model_type", "") != "mamba":
+        yield
+        return
+    from transformers.models.mamba import modeling_mamba
+
+    with patch.object(modeling_mamba, "mamba_selective_scan", _scan_at_once):
+        yield
+
+
+def _scan_at_once(x, dt, a, b, c, D=None, z=None, delta_bias=None, return_last_state=False, **_):
+    """Shapes and products of the scan of x and dt (batch, inner, length), a (inner, state), b and c (batch, state, length)."""
+    dt = dt if delta_bias is None else dt + delta_bias[..., None]
+    given = (dt * x)[..., None] * b.transpose(1, 2)[:, None]
+    states = torch.exp(a[None, :, None, :] * dt[..., None]) + given
+    output = (states.transpose(1, 2) @ c.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+    output = output if D is None else output + x * D[None, :, None]
+    output = output if z is None else output * z
+    return (output, states[:, :, -1]) if return_last_state else output
+
+
 def _one_global_token(is_global: torch.Tensor) -> tuple:
     """Return what Longformer derives from a mask (batch, length) in which only the first token of each example is global."""
     rows = torch.arange(is_global.shape[0], device=is_global.device)

@@ -1,44 +1,61 @@
-"""A paper's structural measurements: each model at its published size on the meta device, with its methods, under the meters."""
+"""A paper's structural measurements: models at their published size on the meta device, and rows of data sets that are at hand."""
 
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from replica.errors import ConfigError, ReplicaError
-from replica.meters.registry import ASSUMPTIONS, Measured, parse_meters, plain, run_meter
+import torch
+import transformers
+
+from replica.errors import AssetError, ConfigError, ReplicaError
+from replica.meters.parameters import count_parameters
+from replica.meters.registry import ASSUMPTIONS, Measured, check_splits, meters_of, plain, run_meter
+from replica.meters.rows import ASSUMPTION, RowsOptions, count_rows
+from replica.methods.base import Context
 from replica.methods.registry import parse
+from replica.models import build
 
 if TYPE_CHECKING:
     from replica.config import Project
     from replica.config.schema import Measurement
 
 
+#: What torch and transformers raise for a model, head, method or batch that they cannot make.
+_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
+
+
 def measure_paper(project: Project, paper_id: str, report: Callable[[str], None] = lambda line: None) -> dict:
     """Measure everything that a paper's `measurements:` name; needs no weights, no network and no accelerator.
 
     Returns `{"paper", "versions", "measurements": {name: {meter: {...}, "assumptions": {...}}}}`, safe for JSON. `report` gets one
-    line for each measurement. Raises ConfigError naming the measurement for an unknown model, method, meter or option.
+    line for each measurement. A measurement of a data set that is not at hand is `{"unavailable": reason}`: its claims are not
+    run, and the paper's others are measured. Raises ConfigError naming the measurement for an unknown model, method, meter or option.
     """
     paper = project.paper(paper_id)
     where = f"config/papers/{paper_id}.yaml: measurements"
-    checked = {name: parse_meters(m.meters, f"{where}.{name}.meters") for name, m in paper.measurements.items()}
+    checked = {name: meters_of(m, f"{where}.{name}.meters") for name, m in paper.measurements.items()}
     results = {}
     for name, measurement in paper.measurements.items():
         start = time.perf_counter()
         try:
-            results[name] = measure(project, measurement, checked[name])
+            results[name] = one_line(lambda m=measurement, n=name: measure(project, m, checked[n]), "the model")
         except ReplicaError as error:
             raise type(error)(f"{where}.{name}: {error}") from error
-        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({time.perf_counter() - start:.1f} s)")
+        said = results[name].get("unavailable") or f"{time.perf_counter() - start:.1f} s"
+        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({said})")
     return {"paper": paper_id, "versions": _versions(), "measurements": results}
 
 
 def measure(project: Project, measurement: Measurement, meters: dict[str, Any] | None = None) -> dict:
     """Run one measurement's meters."""
-    meters = meters if meters is not None else parse_meters(measurement.meters)
+    meters = meters if meters is not None else meters_of(measurement)
+    if measurement.datasets:
+        return count(project, measurement.datasets, meters["rows"])
     results: dict[str, Any] = {}
     measured = prepare(project, measurement)
     for name, options in meters.items():
@@ -51,12 +68,44 @@ def measure(project: Project, measurement: Measurement, meters: dict[str, Any] |
     return results
 
 
-def prepare(project: Project, measurement: Measurement) -> Measured:
-    """Build a measurement's model on meta and put its methods in, in their order."""
-    from replica.meters.parameters import count_parameters
-    from replica.methods.base import Context
-    from replica.models import build
+def count(project: Project, names: list[str], options: RowsOptions) -> dict:
+    """Count the rows of data sets as one, split by split; `{"unavailable": reason}` where one of them is not at hand whole.
 
+    Raises ConfigError for an unknown data set, split or column.
+    """
+    from replica.assets.at_hand import read_at_hand
+
+    splits = check_splits(project, names, options)
+    parts: dict[str, list] = {split: [] for split in splits}
+    sources = []
+    shown = {"rows": ASSUMPTION, "rows_options": plain(options.model_dump(exclude_defaults=True))}
+    shown["licence"] = "; ".join(dict.fromkeys(project.dataset(name).licence for name in names))
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            for name in names:
+                found, source = read_at_hand(project, name, splits, Path(scratch))
+                sources.append(source)
+                for split in splits:
+                    parts[split].append(found[split])
+            counted = count_rows(parts, options)
+        except AssetError as error:
+            return {"unavailable": f"the data is not at hand: {error}", "assumptions": shown}
+    return {"rows": plain(counted), "assumptions": {**shown, "source": "; ".join(dict.fromkeys(sources))}}
+
+
+def one_line(program: Callable[[], Any], where: str) -> Any:
+    """Call a program; what torch or transformers cannot do becomes a ConfigError that says where, in one line."""
+    try:
+        return program()
+    except ReplicaError:
+        raise
+    except _CANNOT as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"{where} cannot be measured: {said[:300]}") from error
+
+
+def prepare(project: Project, measurement: Measurement) -> Measured:
+    """Build a measurement's model on meta and put its methods in, in their order; finalize them where the stored form is asked for."""
     entry = project.model(measurement.model)
     model = build(
         entry,
@@ -77,6 +126,9 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)
+    if measurement.stored:
+        for method in methods.values():
+            model = method.finalize(model)
     return Measured(model=model, base_parameters=base, methods=methods)
 
 
@@ -88,7 +140,4 @@ def _check_rank(method: str, config: Any, model_config: Any) -> None:
 
 
 def _versions() -> dict[str, str]:
-    import torch
-    import transformers
-
     return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}

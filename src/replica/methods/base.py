@@ -21,6 +21,7 @@ class Context:
 
     `teacher` is a frozen model in eval mode (or None). `stored` looks up a teacher's stored signals for a batch (or None).
     `restored` names the methods whose structure was already in the loaded model. `step` counts finished optimizer steps.
+    `optimizer` is there once training has begun, for methods whose changes make its state stale.
     """
 
     seed: int = 0
@@ -35,6 +36,7 @@ class Context:
     step: int = 0
     epoch: float = 0.0
     recorded: dict[str, float] = field(default_factory=dict)
+    optimizer: Any = None
 
     def forward(self, model: nn.Module, batch: dict[str, torch.Tensor], **options: Any) -> Any:
         """Run the model on a batch and return its output (`.loss` where the batch has labels, `.logits`, …)."""

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
 from replica.models.heads import auto_class, check_head, is_head_key, label_count, supported_attention
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
-
     from replica.config.schema import ModelEntry
 
 WEIGHTS = "model.safetensors"
@@ -32,6 +31,11 @@ _SIZES = (
     "num_hidden_layers",
     "intermediate_size",
     "vocab_size",
+    "max_position_embeddings",
+    "d_kv",
+    "head_dim",
+    "patch_size",
+    "image_size",
 )
 
 
@@ -64,7 +68,7 @@ def make_config(
     fields.pop("torch_dtype", None)
     try:
         config = kind(**fields)
-    except (StrictDataclassError, TypeError, ValueError) as error:
+    except (StrictDataclassError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"architecture '{architecture}': {_one_line(error)}") from None
     _check_shape(config, fields)
     return config
@@ -72,9 +76,12 @@ def make_config(
 
 def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
-    from transformers import CONFIG_MAPPING
-
-    import replica.models.vision  # noqa: F401 - registers the architectures that transformers lacks
+    # These register the architectures that transformers lacks.
+    import replica.models.monarch
+    import replica.models.residual
+    import replica.models.state_space
+    import replica.models.vision
+    import replica.models.vision_language  # noqa: F401
 
     if architecture not in CONFIG_MAPPING:
         raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")
@@ -92,6 +99,10 @@ def _check_shape(config: PretrainedConfig, fields: dict[str, Any]) -> None:
     for name, size in sizes.items():
         if size < (0 if name == "num_hidden_layers" else 1):
             raise ConfigError(f"architecture '{config.model_type}': {name} is {size}, which makes no model")
+    if sizes.get("patch_size", 1) > sizes.get("image_size", sizes.get("patch_size", 1)):
+        raise ConfigError(
+            f"architecture '{config.model_type}': patch_size {sizes['patch_size']} is above image_size {sizes['image_size']}"
+        )
     own_width = hasattr(config, "d_kv") or fields.get("head_dim") is not None
     for name in ("num_attention_heads", "encoder_attention_heads", "decoder_attention_heads"):
         if name in sizes and not own_width and sizes.get("hidden_size", 0) % sizes[name]:
@@ -126,10 +137,19 @@ def from_config(
         with torch.random.fork_rng(devices=[]), torch.device("meta" if device == "meta" else "cpu"):
             torch.default_generator.manual_seed(seed)
             model = make(config, attn_implementation=supported_attention(config, head, attention))
+            if config.model_type == "mt5" and hasattr(model, "lm_head"):
+                _untie_output(model)
     except ValueError as error:
         raise ConfigError(f"architecture '{config.model_type}': {_one_line(error)}") from error
     model.eval()
     return model if device == "cpu" else model.to(device)  # on meta too: wav2vec 2.0 makes a parameter on the processor
+
+
+def _untie_output(model: PreTrainedModel) -> None:
+    """Give mT5 the output layer of its own that it was published with; transformers 5 ties it to the words' embedding."""
+    model._tied_weights_keys = {k: v for k, v in model._tied_weights_keys.items() if k != "lm_head.weight"}
+    weight = torch.empty_like(model.lm_head.weight).normal_(0.0, model.config.initializer_factor)
+    model.lm_head.weight = torch.nn.Parameter(weight)
 
 
 def build(

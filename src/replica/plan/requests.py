@@ -9,6 +9,7 @@ from replica.claims.expressions import names, split_run
 from replica.config.project import Project
 from replica.config.schema import Claim, Paper, RunEntry, Scale
 from replica.errors import ConfigError, nearest
+from replica.meters.registry import check_splits, meters_of
 from replica.methods import registry
 
 Entries = Mapping[str, RunEntry]
@@ -58,7 +59,13 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
                 raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, known)}")
     for name, measurement in paper.measurements.items():
         where = f"config/papers/{paper.id}.yaml: measurements.{name}"
-        if measurement.model not in project.models:
+        try:
+            options = meters_of(measurement, "meters")
+            if measurement.datasets:
+                check_splits(project, measurement.datasets, options["rows"])
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if measurement.model is not None and measurement.model not in project.models:
             raise ConfigError(
                 f"{where}: unknown model '{measurement.model}'{nearest(measurement.model, project.models)}"
             )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from replica.assets.at_hand import presence
 from replica.config.project import Project
 from replica.config.schema import DatasetEntry, ModelEntry, Paper
 from replica.plan.runs import Plan
@@ -39,6 +40,7 @@ def paper_inputs(project: Project, plan: Plan, paper: str) -> list[str]:
 def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
     """Return a hash of the part of a paper's file that a rule depends on: `claims`, `measurements` or `layout`.
 
+    The hash of measurements that count a data set's rows covers whether its files are here.
     With a project the hash of the claims covers what the settings say of them: default tolerances and confidence level.
     """
     if part == "claims":
@@ -46,7 +48,8 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
         if project is not None:
             value = [value, project.settings.model_dump(mode="json", include={"tolerances", "confidence_level"})]
     elif part == "measurements":
-        models = {item.model for item in paper.measurements.values()}
+        models = {item.model for item in paper.measurements.values() if item.model is not None}
+        counted = {name for item in paper.measurements.values() for name in item.datasets}
         value = [
             {name: item.model_dump(mode="json", exclude_defaults=True) for name, item in paper.measurements.items()},
             {
@@ -55,6 +58,8 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
             },
             _method_versions(paper),
         ]
+        if counted:
+            value.append({n: [asset_fingerprint(project.dataset(n)), presence(project, n)] for n in sorted(counted)})
     else:
         value = paper.model_dump(mode="json", exclude={"claims", "measurements", "runs", "seeds"})
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -13,11 +13,12 @@ import jinja2
 from replica import __version__
 from replica.claims.cells import cells, row_name
 from replica.claims.compare import Row
+from replica.claims.evidence import AGAIN
 from replica.claims.numbers import text
 from replica.claims.verdicts import ALL
 from replica.config.schema import Paper
 from replica.errors import ConfigError
-from replica.files import atomic_folder, read_json, write_text
+from replica.files import atomic_folder, read_result, write_text
 from replica.report.marks import MARKS, UNSURE, UNSURE_MEANS
 from replica.report.scorecard import EVIDENCE, counts
 from replica.report.tables import grids
@@ -76,7 +77,7 @@ def write(
 
 def _paper(paper: Paper, rows: list[Row], scale: str, folder: Path, results: Path, figures: Path) -> dict[str, Any]:
     stored = folder / "claims.json"
-    trends = read_json(stored)["trends"] if stored.is_file() else {}
+    trends = read_result(stored, ["trends"], AGAIN)["trends"] if stored.is_file() else {}
     by_name = {row["claim"]: row for row in rows}
     claims = []
     for claim in paper.claims:
@@ -131,7 +132,7 @@ def _figures(paper: Paper, source: Path, target: Path) -> list[dict[str, Any]]:
     if not listing.is_file():
         return []
     found = []
-    for entry in read_json(listing):
+    for entry in read_result(listing, again=AGAIN):
         if entry["drawn"]:
             (target / paper.id).mkdir(exist_ok=True)
             shutil.copyfile(source / f"{entry['id']}.svg", target / paper.id / f"{entry['id']}.svg")
@@ -146,7 +147,7 @@ def _environment(rows: list[Row], results: Path) -> dict[str, Any] | None:
     runs = sorted({(row["scale"], run) for row in rows for run in (row["runs"] or "").split()})
     for scale, run in runs:
         for path in sorted((results / scale / "runs" / run).glob("seed*/manifest.json")):
-            facts = read_json(path)
+            facts = read_result(path)
             seen += 1
             for key in ("versions", "hardware"):
                 for name, value in sorted((facts.get(key) or {}).items()):

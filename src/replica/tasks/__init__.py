@@ -6,26 +6,31 @@ batch_sampler=LengthBucketSampler(split.lengths, …), collate_fn=collate(task, 
 the head at masked words.
 """
 
-from replica.models.heads import head_of
-from replica.tasks.batches import Collator, collate, task_loss
-from replica.tasks.evaluation import evaluate
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 from replica.tasks.metrics import METRICS
 from replica.tasks.prepare import label_count, prepare
 from replica.tasks.prepared import PreparedSplit
-from replica.tasks.sampler import LengthBucketSampler
-from replica.tasks.scoring import bootstrap, score
 
-__all__ = [
-    "METRICS",
-    "Collator",
-    "LengthBucketSampler",
-    "PreparedSplit",
-    "bootstrap",
-    "collate",
-    "evaluate",
-    "head_of",
-    "label_count",
-    "prepare",
-    "score",
-    "task_loss",
-]
+#: What needs torch, imported when it is first asked for: data are prepared without it.
+_WITH_TORCH = {
+    "Collator": "replica.tasks.batches",
+    "LengthBucketSampler": "replica.tasks.sampler",
+    "bootstrap": "replica.tasks.scoring",
+    "collate": "replica.tasks.batches",
+    "evaluate": "replica.tasks.evaluation",
+    "head_of": "replica.models.heads",
+    "score": "replica.tasks.scoring",
+    "task_loss": "replica.tasks.batches",
+}
+
+__all__ = ["METRICS", "PreparedSplit", "label_count", "prepare", *_WITH_TORCH]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'replica.tasks' has no attribute '{name}'")
+    return getattr(importlib.import_module(_WITH_TORCH[name]), name)

@@ -10,7 +10,7 @@ from replica import models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task
-from replica.files import atomic_path, write_json
+from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.paths import Layout
 from replica.plan.runs import Plan
 
@@ -21,12 +21,15 @@ RESAMPLES = 1000
 def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
     """Score one seed of a run on the report split of each of its tasks; writes metrics.json and predictions.parquet.
 
-    Every metric comes with a bootstrap interval over examples at the project's confidence level.
+    Every metric comes with a bootstrap interval over examples at the project's confidence level. One that comes out NaN or infinite
+    is stored without a value and with the reason, and claims that read it are `not-run` for that reason.
     """
     import pandas as pd
 
     run = plan.run(run_id)
     folder = layout.run(plan.scale, run_id, seed)
+    for name in ("predictions.parquet", "metrics.json"):
+        remove_leftovers(folder / name)
     manifest.verify(folder)
     level = project.settings.confidence_level
     found: dict[str, dict[str, Any]] = {}
@@ -42,7 +45,12 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
         found[name] = {}
         for metric, value in metrics.items():
             low, high = tasks.bootstrap(task, predictions, metric, level, RESAMPLES, seed)
-            found[name][metric] = {"value": value, "low": low, "high": high, "n": len(predictions), "split": split}
+            facts = {"value": finite(value), "low": finite(low), "high": finite(high)}
+            if facts["value"] is None:
+                facts = dict.fromkeys(facts) | {
+                    "reason": f"{run_id} seed {seed}: {metric} on {name} came out as {value}"
+                }
+            found[name][metric] = {**facts, "n": len(predictions), "split": split}
         frames.append(predictions.assign(task=name))
         shown = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
         print(f"{run_id} seed {seed} on {name} ({split}): {shown}", file=sys.stderr, flush=True)
@@ -68,6 +76,8 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
 
     run = plan.run(run_id)
     folder = layout.run(plan.scale, run_id, seed)
+    for name in ("model.onnx", "measures.json"):
+        remove_leftovers(folder / name)
     facts = manifest.verify(folder)
     options = run.measure or {}
     batch, length = options["batch_size"], options["length"]

@@ -48,6 +48,7 @@ class _Hooks(TrainerCallback):
     def _each(self, hook: str, state: Any) -> None:
         context = self.loop.context
         context.step, context.epoch = state.global_step, state.epoch or 0.0
+        context.optimizer = self.loop.optimizer
         for method in self.loop.methods:
             getattr(method, hook)(self.loop.model, context)
 
@@ -99,7 +100,7 @@ class Loop(Trainer):
         objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor],
         state_folder: Path,
     ):
-        batch = max(1, train.batch_size // train.accumulate)
+        batch = micro_batch(train, _world())
         self.sampler = LengthBucketSampler(split.lengths, batch, context.seed, followers=[collate])
         self.split, self.context, self._collate_rows = split, context, collate
         self.methods = [method for _, method in methods]
@@ -118,7 +119,7 @@ class Loop(Trainer):
         arguments = TrainingArguments(
             output_dir=str(state_folder),
             max_steps=steps,
-            per_device_train_batch_size=max(1, train.batch_size // (train.accumulate * _world())),
+            per_device_train_batch_size=batch,
             gradient_accumulation_steps=train.accumulate,
             learning_rate=train.learning_rate,
             weight_decay=train.weight_decay,
@@ -236,6 +237,20 @@ def total_steps(train: Train, rows: int) -> int:
     if train.steps is not None:
         return train.steps
     return max(1, round(train.epochs * math.ceil(rows / train.batch_size)))
+
+
+def micro_batch(train: Train, processes: int) -> int:
+    """Return the sentences of one process in one micro-batch: all of them together make `batch_size` a step.
+
+    Raises TrainingError where the batch cannot be shared evenly.
+    """
+    size, rest = divmod(train.batch_size, train.accumulate * processes)
+    if rest:
+        raise TrainingError(
+            f"batch_size {train.batch_size} cannot be shared by {processes} processes with accumulate {train.accumulate}: "
+            "take a number of processes that divides batch_size / accumulate"
+        )
+    return size
 
 
 def _world() -> int:

@@ -15,7 +15,7 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task, Train
 from replica.errors import ConfigError, TrainingError
-from replica.files import atomic_folder, sha256_file, write_text
+from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
@@ -84,6 +84,7 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
 
     Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there.
     """
+    remove_leftovers(layout.run(plan.scale, run_id, seed))
     with recorded(layout.resume(plan.scale, run_id, seed)):
         return _train(project, plan, run_id, seed, layout)
 
@@ -144,9 +145,10 @@ def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout)
     model.eval()
     scored = None
     if is_candidate:
-        _, scored = tasks.evaluate(
+        _, metrics = tasks.evaluate(
             model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=64
         )
+        scored = {name: finite(value) for name, value in metrics.items()}
     kept = [
         {"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent
     ]
@@ -199,7 +201,8 @@ def _expected(model: Any, methods: list[tuple[Any, Method]]) -> dict[str, dict[s
 def _history(history: list[dict[str, Any]]) -> str:
     import json
 
-    return "".join(json.dumps(entry) + "\n" for entry in history)
+    lines = [{key: finite(value) if isinstance(value, float) else value for key, value in e.items()} for e in history]
+    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
 
 
 def write_manifest(folder: Path, plan: Plan, run: Run, seed: int, layout: Layout, facts: dict[str, Any]) -> None:
@@ -254,6 +257,7 @@ def _processor() -> str:
 def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
     """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
     state = layout.resume(plan.scale, run_id, seed)
+    remove_leftovers(layout.run(plan.scale, run_id, seed))
     with recorded(state):
         _store_signals(project, plan, run_id, seed, layout)
     shutil.rmtree(state, ignore_errors=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from replica.assets import manifest
 from replica.config.schema import Task
-from replica.files import atomic_folder
+from replica.errors import TrainingError
+from replica.files import atomic_folder, finite, remove_leftovers
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 
@@ -15,22 +16,25 @@ from replica.plan.runs import Plan, Run
 def choose_candidate(layout: Layout, plan: Plan, run: Run, task: Task) -> dict[str, Any]:
     """Pick among a run's candidates by the task's primary metric on the select split; ties go to the first tried.
 
-    Returns `chosen` (the values), `winner` (the candidate's id) and `scores` (by tried values).
+    Returns `chosen` (the values), `winner` (the candidate's id) and `scores` (by tried values; None where the metric was NaN or
+    infinite). Raises TrainingError where no candidate has a score.
     """
     metric = task.primary
-    scores = {candidate: _score(layout, plan, candidate, task)[metric.name] for candidate in run.candidates}
-    best = (max if metric.direction == "higher" else min)(scores.values())
-    winner = next(candidate for candidate in run.candidates if scores[candidate] == best)
     tried = run.spec["tune"]
-    return {
-        "chosen": tried[winner],
-        "winner": winner,
-        "metric": metric.name,
-        "scores": {", ".join(f"{k}={v}" for k, v in tried[c].items()): score for c, score in scores.items()},
-    }
+    scores = {candidate: _score(layout, plan, candidate, task)[metric.name] for candidate in run.candidates}
+    labelled = {", ".join(f"{key}={value}" for key, value in tried[c].items()): score for c, score in scores.items()}
+    usable = [score for score in scores.values() if score is not None]
+    if not usable:
+        raise TrainingError(
+            f"run {run.id}: {metric.name} of task '{task.name}' is NaN or infinite for every value tried "
+            f"({'; '.join(labelled)}); try others in `tune`"
+        )
+    best = (max if metric.direction == "higher" else min)(usable)
+    winner = next(candidate for candidate in run.candidates if scores[candidate] == best)
+    return {"chosen": tried[winner], "winner": winner, "metric": metric.name, "scores": labelled}
 
 
-def _score(layout: Layout, plan: Plan, candidate: str, task: Task) -> dict[str, float]:
+def _score(layout: Layout, plan: Plan, candidate: str, task: Task) -> dict[str, float | None]:
     """Return a candidate's metrics on the select split, as its manifest has them.
 
     A run that was trained before anybody tried its value for another, or before the task had this metric, is scored here.
@@ -41,7 +45,8 @@ def _score(layout: Layout, plan: Plan, candidate: str, task: Task) -> dict[str, 
         return scored
     from replica.training.evaluate import score_select
 
-    return score_select(folder, task, layout.prepared(plan.run(candidate).data))
+    metrics = score_select(folder, task, layout.prepared(plan.run(candidate).data))
+    return {name: finite(value) for name, value in metrics.items()}
 
 
 def adopt_winner(layout: Layout, plan: Plan, run: Run, task: Task) -> str:
@@ -54,7 +59,9 @@ def adopt_winner(layout: Layout, plan: Plan, run: Run, task: Task) -> str:
     facts = manifest.verify(source)
     files = facts.pop("files")
     facts.update(run=run.id, spec=run.spec, tuning=selection, adopted_from=facts["run"], candidates=run.candidates)
-    with atomic_folder(layout.run(plan.scale, run.id, 0)) as folder:
+    out = layout.run(plan.scale, run.id, 0)
+    remove_leftovers(out)
+    with atomic_folder(out) as folder:
         for name in files:
             shutil.copyfile(source / name, folder / name)
         manifest.write(folder, **facts)

@@ -10,21 +10,28 @@ from torch import nn
 
 from replica.meters.optimizers import projected_shapes
 from replica.methods.base import Context, Method
+from replica.methods.memory.config import GaLoreConfig
+from replica.models import encoder_layers
 
 
 class GaLore(Method):
-    """Adam with moments in a subspace for every matrix of the layers, and with full ones for everything else."""
+    """The matrices of the layers are projected; embeddings, norms, biases, heads and the output layer get plain Adam."""
+
+    config: GaLoreConfig
 
     def optimizer(self, model: Any, context: Context) -> torch.optim.Optimizer:
         """Return the optimizer; raises ConfigError for a rank above the short side of one of the matrices."""
         config = self.config
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         low = projected_shapes(model, trained, config.rank)
+        rest = [p for p in trained if id(p) not in low]
+        groups = [
+            {"params": [p for p in trained if id(p) in low], "rank": config.rank},
+            {"params": [p for p in rest if p.dim() > 1]},
+            {"params": [p for p in rest if p.dim() <= 1], "weight_decay": 0.0},
+        ]
         return GaLoreAdamW(
-            [
-                {"params": [p for p in trained if id(p) in low], "rank": config.rank},
-                {"params": [p for p in trained if id(p) not in low], "rank": None},
-            ],
+            [group for group in groups if group["params"]],
             lr=context.learning_rate,
             betas=config.betas,
             eps=config.epsilon,
@@ -32,6 +39,48 @@ class GaLore(Method):
             update_every=config.update_every,
             scale=config.scale,
         )
+
+    def matrices(self, model: Any) -> dict[str, nn.Parameter]:
+        """Return the trainable weights of the linear modules in the layers, by `<layer>.<module>`."""
+        return {
+            f"{index}.{name}": module.weight
+            for index, layer in enumerate(encoder_layers(model))
+            for name, module in layer.named_modules()
+            if isinstance(module, nn.Linear) and module.weight.requires_grad
+        }
+
+    def cost(self, model: Any) -> dict[str, Any]:
+        """Return what one step of the optimizer keeps, counted on its state tensors, in numbers.
+
+        `matrices`: {module of the first layer: weights, projector, moments, states, stored (weights and states)}; `states` of the
+        whole model, `projected_states` of the matrices. The step is taken with gradients of zero; it needs no values.
+        """
+        optimizer = self.optimizer(model, Context())
+        matrices = self.matrices(model)
+        kept = [p.grad for p in model.parameters()]
+        try:
+            for parameter in model.parameters():
+                parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+            optimizer.step()
+        finally:
+            for parameter, gradient in zip(model.parameters(), kept, strict=True):
+                parameter.grad = gradient
+        sizes = {id(p): _numbers(state) for p, state in optimizer.state.items()}
+        first = {}
+        for name, parameter in matrices.items():
+            index, _, module = name.partition(".")
+            if index == "0":
+                moments, base = (sizes[id(parameter)][part] for part in ("moments", "projector"))
+                states = moments + base
+                first[module] = {
+                    "weights": parameter.numel(), "moments": moments, "projector": base,
+                    "states": states, "stored": parameter.numel() + states,
+                }  # fmt: skip
+        return {
+            "matrices": first,
+            "states": sum(size["moments"] + size["projector"] for size in sizes.values()),
+            "projected_states": sum(sum(sizes[id(p)].values()) for p in matrices.values()),
+        }
 
 
 class GaLoreAdamW(torch.optim.Optimizer):
@@ -112,3 +161,12 @@ def _leading_vectors(gradient: torch.Tensor, rank: int, wide: bool) -> torch.Ten
     left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
     kept = left[:, :rank] if wide else right[:rank].T
     return kept.to(gradient.dtype).clone(memory_format=torch.contiguous_format)
+
+
+def _numbers(state: dict[str, Any]) -> dict[str, int]:
+    """Count the numbers of one parameter's state tensors."""
+    base = state.get("projector")
+    return {
+        "moments": state["exp_avg"].numel() + state["exp_avg_sq"].numel(),
+        "projector": 0 if base is None else base.numel(),
+    }

@@ -19,8 +19,9 @@ from replica.methods.peft.layers import (
     LowRankHypercomplexLinear,
     LowRankLinear,
     Rule,
+    TaskLayers,
 )
-from replica.methods.peft.places import sublayer_outputs
+from replica.methods.peft.places import Place, sublayer_outputs
 from replica.models import body
 
 #: Name under which the body of a model owns the matrices A that its adapters share.
@@ -61,7 +62,7 @@ class BottleneckAdapters(Method):
         if config.activation not in ACT2FN:
             known = nearest(config.activation, ACT2FN)
             raise ConfigError(f"method '{self._name()}': unknown activation '{config.activation}'{known}")
-        places = sublayer_outputs(model, config.places, config.skip_layers)
+        places = self._places(model)
         if not places:
             raise ConfigError(
                 f"method '{self._name()}': skip_layers {config.skip_layers} leaves no layer with an adapter"
@@ -79,9 +80,9 @@ class BottleneckAdapters(Method):
                     f"method '{self._name()}': the model has adapters already; use one adapter method a run"
                 )
             with torch.device(device):
-                adapter = Adapter(
-                    self._linear(hidden, width, rule), self._linear(width, hidden, rule), config.activation
-                )
+                norm = nn.LayerNorm(hidden) if config.norm else None
+                down, up = self._half("down", hidden, width, rule), self._half("up", width, hidden, rule)
+                adapter = Adapter(down, up, config.activation, norm)
             place.module.add_module("adapter", adapter)
             place.module.register_forward_hook(_through_adapter)
 
@@ -89,7 +90,7 @@ class BottleneckAdapters(Method):
         """Count the trained parameters by the formulas: per adapter, for A, the norms and a new head."""
         config, hidden = self.config, body(model).config.hidden_size
         width = self.bottleneck(hidden)
-        places = len(sublayer_outputs(model, config.places, config.skip_layers))
+        places = len(self._places(model))
         shared = 0
         if isinstance(config, CompacterConfig):
             n = config.n
@@ -102,8 +103,14 @@ class BottleneckAdapters(Method):
             matrices = 2 * config.rank * (hidden + width)
         else:
             matrices = 2 * hidden * width
-        adapters = places * (matrices + width + hidden)
-        return {"trainable_parameters": adapters + shared + count(also_trained(model, config))}
+        downs, ups = (1 if config.shared == half else config.tasks for half in ("down", "up"))
+        norm = 2 * hidden if config.norm else 0
+        adapters = places * (downs * (matrices // 2 + width) + ups * (matrices // 2 + hidden) + norm)
+        others = also_trained(model, config)
+        if config.norm and config.layer_norms:
+            own = {id(parameter) for adapter in self._adapters(model) for parameter in adapter.parameters()}
+            others = [parameter for parameter in others if id(parameter) not in own]
+        return {"trainable_parameters": adapters + shared + count(others)}
 
     def bottleneck(self, hidden: int) -> int:
         """Return the width of the bottleneck; raises ConfigError where n does not divide the sizes."""
@@ -114,6 +121,12 @@ class BottleneckAdapters(Method):
                 f"method '{self._name()}': n = {n} must divide the hidden size {hidden} and the bottleneck {width}"
             )
         return width
+
+    def _half(self, half: str, inputs: int, outputs: int, rule: Rule | None) -> nn.Module:
+        """Return the down- or up-projection: one layer, or one for each task that has its own."""
+        if self.config.tasks == 1 or self.config.shared == half:
+            return self._linear(inputs, outputs, rule)
+        return TaskLayers(self._linear(inputs, outputs, rule) for _ in range(self.config.tasks))
 
     def _linear(self, inputs: int, outputs: int, rule: Rule | None) -> nn.Module:
         config = self.config
@@ -126,7 +139,11 @@ class BottleneckAdapters(Method):
         return FullLinear(inputs, outputs, config.initial_std)
 
     def _adapters(self, model: Any) -> list[Adapter]:
-        return [place.module.adapter for place in sublayer_outputs(model, self.config.places, self.config.skip_layers)]
+        return [place.module.adapter for place in self._places(model)]
+
+    def _places(self, model: Any) -> list[Place]:
+        config = self.config
+        return sublayer_outputs(model, config.places, config.skip_layers, config.cross_attention)
 
     def _name(self) -> str:
         names = {CompacterConfig: "compacter", PHMAdapterConfig: "phm-adapter", AdapterLowRankConfig: "adapter-lowrank"}

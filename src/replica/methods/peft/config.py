@@ -24,6 +24,7 @@ class Trained(MethodConfig):
     output_layer: bool = Field(
         False, description="train a pretrained output layer as well (in T5 it is the word embedding, too)"
     )
+    also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
 class Places(Trained):
@@ -36,8 +37,14 @@ class Places(Trained):
     places: Literal["both", "feed-forward"] = Field(
         "both", description="after the self-attention and the feed-forward sublayer of each layer, or only the latter"
     )
+    cross_attention: bool = Field(
+        False, description="after the cross-attention of a decoder's layers too (with `places: both`)"
+    )
     skip_layers: int = Field(0, ge=0, description="first layers of each stack that get no adapter")
+    tasks: int = Field(1, ge=1, description="tasks that have adapters of their own; 1: one adapter, whatever the task")
+    shared: Literal["none", "down", "up"] = Field("none", description="half of an adapter that all its tasks share")
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
+    norm: bool = Field(False, description="a trained layer norm of the adapter's own before its first layer")
 
 
 @method(
@@ -111,6 +118,29 @@ class AdapterLowRankConfig(Places):
     rank: int = Field(1, ge=1, description="rank of the factors")
 
 
+@method(
+    "hyperformer",
+    version=1,
+    implementation=f"{_PACKAGE}.hypernetwork:Hyperformer",
+    changes={"structure"},
+    persistent=True,
+)
+class HyperformerConfig(Trained):
+    """Hyperformer (Karimi Mahabadi et al. 2021): the weights of all adapters are made from embeddings of task and layer.
+
+    Each stack has its own hypernetwork. Sizes that papers leave out are those of the published code.
+    """
+
+    tasks: int = Field(1, ge=1, description="tasks, each with an embedding")
+    reduction: int = Field(32, ge=1, description="bottleneck = hidden size / reduction")
+    cross_attention: bool = Field(False, description="after the cross-attention of a decoder's layers too")
+    embedding: int = Field(512, ge=1, description="t: width of the embeddings of tasks and layers")
+    hidden: int = Field(128, ge=1, description="e: width of the net that joins the two")
+    projected: int = Field(64, ge=1, description="t': width of what the net gives to the generators of weights")
+    initial_std: float = Field(0.01, ge=0, description="linear layers start as normal(0, this); biases at zero")
+    activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
+
+
 @method("bitfit", version=1, implementation=f"{_PACKAGE}.biases:BitFit", changes={"structure"}, persistent=True)
 class BitFitConfig(MethodConfig):
     """BitFit (Ben Zaken et al. 2022): only biases are trained; layers without a bias get one that starts at zero.
@@ -148,6 +178,7 @@ class LoRAConfig(MethodConfig):
     layer_norms: bool = Field(False, description="train every layer norm as well")
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
+    also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
 @method(
@@ -164,9 +195,13 @@ class PromptTuningConfig(MethodConfig):
     init: Literal["vocabulary", "random"] = Field(
         "vocabulary", description="embeddings of words drawn by the seed, or normal(0, 1)"
     )
+    hidden: int | None = Field(
+        None, ge=1, description="width of a two-layer net that the prompt goes through; none when absent"
+    )
     layer_norms: bool = Field(False, description="train every layer norm as well")
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
+    also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
 @method(
@@ -181,5 +216,129 @@ class PrefixTuningConfig(MethodConfig):
 
     tokens: int = Field(20, ge=1, description="keys and values that every attention layer gets besides its own")
     layer_norms: bool = Field(False, description="train every layer norm as well")
+    head: bool = Field(True, description="train the new head of an encoder as well")
+    pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
+
+
+@method("fact", version=1, implementation=f"{_PACKAGE}.tensors:FacT", changes={"structure"})
+class FacTConfig(MethodConfig):
+    """Factor-Tuning (Jie and Deng 2023): all d x d matrices of the layers change by s U core_j V, U and V shared.
+
+    `tensor-train` is FacT-TT (a core of its own for each matrix), `tucker` FacT-TK (cores mixed from one shared tensor).
+    """
+
+    form: Literal["tensor-train", "tucker"] = Field(
+        "tensor-train", description="how the tensor of changes is factorised"
+    )
+    rank: int = Field(16, ge=1, description="r, the same on every side of the factorisation")
+    scale: float = Field(1.0, gt=0, description="s; the authors chose 0.01, 0.1, 1, 10 or 100 for each task")
+    dropout: float = Field(0.1, ge=0, lt=1, description="on the r numbers after the core")
+    head: bool = Field(True, description="train the new head of an encoder as well")
+
+
+@method("kadaptation", version=1, implementation=f"{_PACKAGE}.kronecker:KAdaptation", changes={"structure"})
+class KAdaptationConfig(MethodConfig):
+    """KAdaptation (He et al. 2023): queries and values change by scale sum_i A_i kron B_i, both rank one, A shared.
+
+    The released code adds the query's change after the division by the root of the head size; this is a change of the weight.
+    """
+
+    n: int = Field(32, ge=1, description="number of Kronecker products, and the side of the square matrices A_i")
+    scale: float = Field(160.0, gt=0, description="5 alpha / r, with the authors' alpha = 128 and r = 4")
+    dropout: float = Field(0.5, ge=0, lt=1, description="on the entries of the d x d update while training")
+    shared_bound: float = Field(0.01, gt=0, description="A's factors start as uniform(-this, this)")
+    both_zero: bool = Field(
+        False,
+        description="start both factors of every B_i at zero, as the released code does: the update then has no gradient, stays "
+        "zero for ever, and only the bias and the head train",
+    )
+    head: bool = Field(True, description="train the new head of an encoder as well")
+
+
+@method("noah-subnet", version=1, implementation=f"{_PACKAGE}.noah:NOAHSubnet", changes={"structure"}, persistent=True)
+class NOAHSubnetConfig(MethodConfig):
+    """A subnet that NOAH found (Zhang et al. 2022): prompts, LoRA and an adapter of a size of their own in each layer."""
+
+    prompts: list[int] = Field(
+        min_length=1, description="for each layer, tokens that take the place of the last layer's"
+    )
+    lora: list[int] = Field(
+        min_length=1, description="for each layer, rank of one LoRA over query, key and value together"
+    )
+    adapters: list[int] = Field(min_length=1, description="for each layer, width of the adapter after the MLP")
+    head: bool = Field(True, description="train the new head of an encoder as well")
+
+
+@method("dsee", version=1, implementation=f"{_PACKAGE}.dsee:DSEE", changes={"structure"}, persistent=True)
+class DSEEConfig(MethodConfig):
+    """DSEE (Chen et al. 2021): a low-rank plus sparse update of queries and values, which then decides what is pruned.
+
+    What is pruned is drawn once, at `prune_at`; the update and the head are trained before and after.
+    """
+
+    rank: int = Field(16, ge=1, description="r, of the product B A")
+    alpha: float = Field(32.0, gt=0, description="the update, low-rank and sparse, is scaled by alpha / r")
+    entries: int = Field(16, ge=0, description="N: trained entries of the sparse part S2 of each matrix")
+    support: Literal["decomposition", "random"] = Field(
+        "decomposition",
+        description="where they stand: at the largest values that a low-rank approximation of the pretrained matrix leaves "
+        "over, or anywhere",
+    )
+    rounds: int = Field(100, ge=1, description="rounds of that approximation; each adds up to five to its rank")
+    sparsity: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of query and value weights masked (S1) where the update is smallest, over all layers",
+    )
+    dense_sparsity: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="share of key and dense weights masked by their own magnitude, over all layers; `sparsity` when absent",
+    )
+    heads: int = Field(
+        0, ge=0, description="heads removed in each layer, those whose update of query and value is smallest"
+    )
+    units: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of feed-forward units removed in each layer, those with the smallest weights; no released script "
+        "removes any, and the choice by weights is ours",
+    )
+    prune_at: float = Field(
+        1 / 3, ge=0, lt=1, description="share of the run's steps after which masks and heads are drawn"
+    )
+    head: bool = Field(True, description="train the new head of an encoder as well")
+
+
+@method(
+    "ladder-side-tuning",
+    version=1,
+    implementation=f"{_PACKAGE}.ladder:LadderSideTuning",
+    changes={"structure"},
+    persistent=True,
+)
+class LadderSideTuningConfig(MethodConfig):
+    """Ladder side-tuning (Sung et al. 2022): a narrow transformer beside the frozen backbone reads its layers and is trained.
+
+    u_i = mu_i h_i + (1 - mu_i) Down_i(b_i), h_{i+1} = Block_i(u_i), with b_i the output of layer i of the backbone,
+    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h.
+    """
+
+    reduction: int = Field(
+        8, ge=1, description="r: the widths of the model, its heads and feed-forwards are divided by it"
+    )
+    layers: list[int] = Field(
+        [],
+        description="layers of each stack, from 0, that have a side block and a down-projection; all when empty "
+        "(T5-base in the paper: 1, 2, 3, 5, 6, 7, 9, 10, 11)",
+    )
+    temperature: float = Field(0.1, gt=0, description="T of the gates, whose alpha starts at 0")
+    start: Literal["pruned", "random"] = Field(
+        "pruned",
+        description="side blocks start as a structural pruning of the backbone's by the squares of its weights, or at random",
+    )
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
 
+from replica.errors import ConfigError
 from replica.models.build import body_prefix
 from replica.models.heads import is_head_key
 
@@ -39,14 +41,26 @@ def head_parameters(model: Any, pooler: bool = False) -> list[nn.Parameter]:
 
 
 def also_trained(model: Any, config: Any) -> list[nn.Parameter]:
-    """Return what the fields `layer_norms`, `head`, `pooler` and `output_layer` of a configuration say is trained."""
+    """Return what the fields `layer_norms`, `head`, `pooler`, `output_layer` and `also` of a configuration say is trained.
+
+    Raises ConfigError for a glob of `also` that fits no parameter.
+    """
     found = norm_parameters(model) if getattr(config, "layer_norms", False) else []
     if getattr(config, "head", False):
         found = found + head_parameters(model, getattr(config, "pooler", False))
     output = model.get_output_embeddings() if getattr(config, "output_layer", False) else None
     if output is not None:
         found = found + list(output.parameters())
+    for pattern in getattr(config, "also", []):
+        found = found + _named(model, pattern)
     return unique(found)
+
+
+def _named(model: nn.Module, pattern: str) -> list[nn.Parameter]:
+    found = [parameter for name, parameter in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
+    if not found:
+        raise ConfigError(f"also: '{pattern}' fits the name of no parameter of this {type(model).__name__}")
+    return found
 
 
 def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:

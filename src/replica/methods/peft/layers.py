@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from replica.errors import ConfigError
+
 
 def fill(
     parameter: torch.Tensor, *, std: float | None = None, bound: float | None = None, seeds: torch.Generator
@@ -131,18 +133,50 @@ class FullLinear(nn.Linear):
             self.bias.zero_()
 
 
-class Adapter(nn.Module):
-    """y = x + Up(f(Down(x))) on the output of a sublayer, before its residual sum; no norm of its own."""
+class TaskLayers(nn.ModuleList):
+    """One layer for each task; the one of `task` is run."""
 
-    def __init__(self, down: nn.Module, up: nn.Module, activation: str):
-        super().__init__()
-        self.down, self.up, self.activation = down, up, ACT2FN[activation]
+    task = 0
 
     def reset(self, seeds: torch.Generator) -> None:
-        """Draw both layers anew."""
+        """Draw every task's layer anew."""
+        for layer in self:
+            layer.reset(seeds)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs) by the layer of the task."""
+        return self[self.task](x)
+
+
+def select_task(model: nn.Module, task: int) -> None:
+    """Let the adapters of a model, or its hypernetworks, act for a task (from 0) until the next call.
+
+    Raises ConfigError where a layer has no such task.
+    """
+    for name, module in model.named_modules():
+        tasks = len(module) if isinstance(module, TaskLayers) else getattr(module, "tasks", None)
+        if not hasattr(module, "task") or tasks is None:
+            continue
+        if not 0 <= task < tasks:
+            raise ConfigError(f"task {task}: '{name}' has tasks 0 to {tasks - 1}")
+        module.task = task
+
+
+class Adapter(nn.Module):
+    """y = x + Up(f(Down(x))) on the output of a sublayer, before its residual sum; with `norm`, Down reads LayerNorm(x)."""
+
+    def __init__(self, down: nn.Module, up: nn.Module, activation: str, norm: nn.LayerNorm | None = None):
+        super().__init__()
+        self.down, self.up, self.activation, self.norm = down, up, ACT2FN[activation], norm
+
+    def reset(self, seeds: torch.Generator) -> None:
+        """Draw both layers anew; a norm starts as the identity's: ones and zeros."""
         self.down.reset(seeds)
         self.up.reset(seeds)
+        if self.norm is not None:
+            self.norm.reset_parameters()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., hidden) to (..., hidden)."""
-        return x + self.up(self.activation(self.down(x)))
+        inner = x if self.norm is None else self.norm(x)
+        return x + self.up(self.activation(self.down(inner)))

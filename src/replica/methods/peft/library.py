@@ -10,19 +10,8 @@ from torch import nn
 from replica.errors import ConfigError, nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.methods.peft.places import QUERY_VALUE
 from replica.models import body
-
-#: Architecture: last parts of the names of the query and value projections.
-QUERY_VALUE = {
-    "bert": ("query", "value"),
-    "roberta": ("query", "value"),
-    "xlm-roberta": ("query", "value"),
-    "electra": ("query", "value"),
-    "distilbert": ("q_lin", "v_lin"),
-    "t5": ("q", "v"),
-    "mt5": ("q", "v"),
-    "vit": ("q_proj", "v_proj"),
-}
 
 
 class LoRA(Method):
@@ -84,7 +73,7 @@ class LoRA(Method):
 class PromptTuning(Method):
     """Trained embeddings before the encoder's input (peft's PromptEmbedding); the model's frozen body reads them.
 
-    In T5 the encoder gets them and cross-attention sees them, as in Lester et al. In encoders of BERT's kind the outputs
+    In T5 and BART the encoder gets them and cross-attention sees them, as in Lester et al. In encoders of BERT's kind the outputs
     at the prompt are dropped again, so that heads see as many positions as without a prompt.
     """
 
@@ -108,7 +97,10 @@ class PromptTuning(Method):
             prompt_tuning_init="SAMPLE_VOCAB" if self.config.init == "vocabulary" else "RANDOM",
         )
         words = reader.get_input_embeddings()
-        reader.add_module("prompt", PromptEmbedding(config, words).to(words.weight.device))
+        prompt = PromptEmbedding(config, words)
+        if self.config.hidden is not None:
+            prompt = PromptNet(prompt.embedding, self.config.hidden)
+        reader.add_module("prompt", prompt.to(words.weight.device))
         reader.register_forward_pre_hook(_prepend_prompt, with_kwargs=True)
         if reader is body(model):
             reader.register_forward_hook(_drop_prompt)
@@ -116,9 +108,24 @@ class PromptTuning(Method):
             body(model).decoder.register_forward_pre_hook(_see_prompt, with_kwargs=True)
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count tokens x hidden size, and what is trained besides."""
-        own = self.config.tokens * body(model).config.hidden_size
+        """Count tokens x hidden size, the two layers of the net if there is one, and what is trained besides."""
+        width, hidden = body(model).config.hidden_size, self.config.hidden
+        own = self.config.tokens * width + (0 if hidden is None else 2 * width * hidden + hidden + width)
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
+
+
+class PromptNet(nn.Module):
+    """A prompt that is made by a net of two layers from trained embeddings (as in Li and Liang 2021 for prefixes)."""
+
+    def __init__(self, embedding: nn.Embedding, hidden: int):
+        super().__init__()
+        width = embedding.embedding_dim
+        self.embedding = embedding
+        self.net = nn.Sequential(nn.Linear(width, hidden), nn.Tanh(), nn.Linear(hidden, width))
+
+    def forward(self, indices: torch.Tensor) -> torch.Tensor:
+        """Map indices (...) to (..., width)."""
+        return self.net(self.embedding(indices))
 
 
 class PrefixTuning(Method):
@@ -161,14 +168,14 @@ class PrefixTuning(Method):
 
 
 def _reader(model: Any) -> nn.Module:
-    """Return the module that reads the prompt: the encoder of T5, the body of an encoder of BERT's kind."""
+    """Return the module that reads the prompt: the encoder of T5 or BART, the body of an encoder of BERT's kind."""
     inner = body(model)
     kind = inner.config.model_type
-    if kind in ("t5", "mt5"):
+    if kind in ("t5", "mt5", "bart", "clip-bart"):
         return inner.encoder
     if kind not in ("bert", "roberta", "xlm-roberta"):
         raise ConfigError(
-            f"method 'prompt-tuning': architecture '{kind}' is not supported; bert, roberta, xlm-roberta and t5 are"
+            f"method 'prompt-tuning': architecture '{kind}' is not supported; bert, roberta, xlm-roberta, t5 and bart are"
         )
     return inner
 

@@ -1,4 +1,4 @@
-"""Where adapters stand: the output layer of each self-attention and feed-forward sublayer, and of which layer it is."""
+"""Where adapters stand: the output layer of each sublayer (cross-attention where asked for), and of which layer it is."""
 
 from __future__ import annotations
 
@@ -19,38 +19,99 @@ OUTPUTS = {
     "distilbert": ("attention.out_lin", "ffn.lin2"),
     "t5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
     "mt5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
+    "opt": ("self_attn.out_proj", "fc2"),
+    "vit": ("attention.o_proj", "mlp.fc2"),
+    "clip_vision_model": ("self_attn.out_proj", "mlp.fc2"),
+    "bart": ("self_attn.out_proj", "fc2"),
+    "clip-bart": ("self_attn.out_proj", "fc2"),
+}
+
+#: The same of the cross-attention in a decoder's layers.
+CROSS_OUTPUTS = {
+    "t5": "layer.1.EncDecAttention.o",
+    "mt5": "layer.1.EncDecAttention.o",
+    "bart": "encoder_attn.out_proj",
+    "clip-bart": "encoder_attn.out_proj",
+}
+
+#: Architecture: last parts of the names of the query and value projections.
+QUERY_VALUE = {
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "xlm-roberta": ("query", "value"),
+    "electra": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "t5": ("q", "v"),
+    "mt5": ("q", "v"),
+    "vit": ("q_proj", "v_proj"),
+    "clip_vision_model": ("q_proj", "v_proj"),
+    "bart": ("q_proj", "v_proj"),
+    "clip-bart": ("q_proj", "v_proj"),
 }
 
 
 @dataclass(frozen=True)
 class Place:
-    """The output layer of a sublayer: of layer `index` (from 0) of its stack, `sublayer` attention or feed-forward."""
+    """The output layer of a sublayer: of layer `index` (from 0) of its `stack` (encoder or decoder).
+
+    `sublayer` is attention, cross-attention or feed-forward.
+    """
 
     index: int
     sublayer: str
     module: nn.Module
+    stack: str = "encoder"
 
 
-def sublayer_outputs(model: Any, places: str = "both", skip_layers: int = 0) -> list[Place]:
+def sublayer_outputs(
+    model: Any, places: str = "both", skip_layers: int = 0, cross_attention: bool = False
+) -> list[Place]:
     """Return the output layers of the sublayers, in order; what they give goes through dropout into the residual sum.
 
-    Of an encoder-decoder model both stacks are counted from 0, and cross-attention has no place.
-    Raises ConfigError for an architecture whose sublayers are not known here.
+    Of an encoder-decoder model both stacks are counted from 0; cross-attention has a place only if asked for, and with both others.
+    Raises ConfigError for an architecture whose sublayers are not known here, or without cross-attention where that is asked for.
     """
     inner = body(model)
     kind = inner.config.model_type
     if kind not in OUTPUTS:
         raise ConfigError(f"where adapters stand in architecture '{kind}' is not known; known: {', '.join(OUTPUTS)}")
+    if cross_attention and kind not in CROSS_OUTPUTS:
+        raise ConfigError(f"cross_attention: architecture '{kind}' has none; these have: {', '.join(CROSS_OUTPUTS)}")
     layers = encoder_layers(model)
     depth = inner.config.num_hidden_layers
     found = []
     for number, layer in enumerate(layers):
-        index = number if number < depth else number - depth
+        index, stack = (number, "encoder") if number < depth else (number - depth, "decoder")
         if index < skip_layers:
             continue
-        for sublayer, path in zip(("attention", "feed-forward"), OUTPUTS[kind], strict=True):
+        paths = dict(zip(("attention", "feed-forward"), OUTPUTS[kind], strict=True))
+        if cross_attention and stack == "decoder":
+            paths = {"attention": paths["attention"], "cross-attention": CROSS_OUTPUTS[kind], **paths}
+        for sublayer, path in paths.items():
             if places in ("both", sublayer):
-                found.append(Place(index, sublayer, _walk(layer, path)))
+                found.append(Place(index, sublayer, _walk(layer, path), stack))
+    return found
+
+
+def query_value(model: Any) -> list[tuple[nn.Module, nn.Linear, nn.Linear]]:
+    """Return each transformer layer with its query and value projection, in order.
+
+    Raises ConfigError for an architecture whose projections are not known here, or whose layers have more than one of each.
+    """
+    kind = body(model).config.model_type
+    if kind not in QUERY_VALUE:
+        raise ConfigError(
+            f"the query and value of architecture '{kind}' are not known; known: {', '.join(QUERY_VALUE)}"
+        )
+    found = []
+    for layer in encoder_layers(model):
+        named = [(name.rpartition(".")[2], m) for name, m in layer.named_modules() if isinstance(m, nn.Linear)]
+        pair = [[module for name, module in named if name == wanted] for wanted in QUERY_VALUE[kind]]
+        if [len(modules) for modules in pair] != [1, 1]:
+            raise ConfigError(
+                f"a layer of architecture '{kind}' has not one query and one value but {[len(m) for m in pair]}"
+            )
+        found.append((layer, pair[0][0], pair[1][0]))
     return found
 
 

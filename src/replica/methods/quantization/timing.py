@@ -26,21 +26,25 @@ def dequantized(model: nn.Module) -> nn.Module:
 
 
 def measure_onnx(model: nn.Module, path: Path, batch_size: int, length: int) -> dict[str, float]:
-    """Export a finished model to `path` and time it and its fp32 form on a full batch (`QuantizationAwareTraining.export`)."""
+    """Export a finished model and time it and its fp32 form on a full batch (`QuantizationAwareTraining.export`).
+
+    The file is moved to `path` when all is measured.
+    """
     batch = make_batch(model, batch_size, length, None, labels=False)
     threads = torch.get_num_threads()
     found: dict[str, float] = {"onnx_threads": threads}
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        dense, optimized = Path(folder) / "fp32.onnx", Path(folder) / "optimized.onnx"
-        onnx_export.export_onnx(model, batch, path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        made, dense, optimized = (Path(folder) / name for name in ("int8.onnx", "fp32.onnx", "optimized.onnx"))
+        onnx_export.export_onnx(model, batch, made)
         onnx_export.export_onnx(dequantized(model), batch, dense)
-        for prefix, file in (("onnx", path), ("onnx_fp32", dense)):
-            opened = onnx_export.session(file, threads, optimized if file == path else None)
+        for prefix, file in (("onnx", made), ("onnx_fp32", dense)):
+            opened = onnx_export.session(file, threads, optimized if file == made else None)
             taken = meters.latency(lambda opened=opened: onnx_export.run(opened, batch), batch_size, length)
             found[f"{prefix}_bytes"] = os.path.getsize(file)
             found[f"latency_{prefix}_median_ms"] = taken["median_ms"]
             found[f"latency_{prefix}_samples_per_second"] = taken["samples_per_second"]
         counts = onnx_export.operators(optimized)
+        os.replace(made, path)
     found["onnx_int8_products"] = sum(counts.get(name, 0) for name in onnx_export.INT8_PRODUCTS)
     found["latency_onnx_speedup"] = found["latency_onnx_fp32_median_ms"] / found["latency_onnx_median_ms"]
     return found

@@ -1,0 +1,1 @@
+"""Pre-training: what changes how an encoder is trained on masked words, and leaves the stored encoder as it was."""

@@ -1,0 +1,1 @@
+"""Training with differential privacy: clipped gradients of single examples, with noise."""

@@ -1,0 +1,1 @@
+"""Searches over structures: which small modules to put where."""

@@ -1,0 +1,128 @@
+"""Densities over layers, costs of sparse training steps and rounds of pruning against independent arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from replica.errors import ConfigError
+from replica.methods.pruning.config import GradualMagnitudePruningConfig
+from replica.methods.pruning.densities import erdos_renyi, layer_zeros
+from replica.methods.pruning.rounds import Rounds, rounds_to
+from replica.methods.pruning.schedule import pruning_steps
+from replica.methods.pruning.step_cost import gradual_step_flops, step_flops
+
+SHAPES = {
+    "stem": (64, 3, 7, 7),
+    "narrow": (64, 64, 1, 1),
+    "wide": (512, 512, 3, 3),
+    "down": (1024, 512, 1, 1),
+    "out": (1000, 2048),
+}
+
+
+def sizes(shapes):
+    return {name: math.prod(shape) for name, shape in shapes.items()}
+
+
+def test_uniform_prunes_every_layer_alike():
+    zeros = layer_zeros(SHAPES, 0.9)
+    assert zeros == {name: size * 9 // 10 for name, size in sizes(SHAPES).items()}
+    assert layer_zeros({"a": (10, 10)}, 0.7) == {"a": 70}  # 0.7 * 100 is a little under 70 as a float
+    assert layer_zeros(SHAPES, 0.0) == dict.fromkeys(SHAPES, 0)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.8, 0.9, 0.99])
+def test_erdos_renyi_densities_follow_the_dimensions_and_meet_the_budget(kernel, sparsity):
+    densities = erdos_renyi(SHAPES, sparsity, kernel=kernel)
+    budget = sum(size - math.floor(sparsity * size + 1e-9) for size in sizes(SHAPES).values())
+    assert sum(densities[name] * size for name, size in sizes(SHAPES).items()) == pytest.approx(budget)
+    assert all(0 < density <= 1 for density in densities.values())
+    free = [name for name in SHAPES if densities[name] < 1]
+
+    def raw(name):
+        shape = SHAPES[name] if kernel else SHAPES[name][:2]
+        return sum(shape) / math.prod(shape)
+
+    for a, b in itertools.pairwise(free):
+        assert densities[a] / densities[b] == pytest.approx(raw(a) / raw(b))
+    assert free, "some layer must pay"
+    assert min(raw(name) for name in SHAPES if name not in free) > max(map(raw, free)) if len(free) < 5 else True
+
+
+def test_erdos_renyi_without_the_kernel_looks_at_outputs_and_inputs_only():
+    shapes = {"one": (40, 20, 1, 1), "three": (40, 20, 3, 3)}
+    densities = erdos_renyi(shapes, 0.95, kernel=False)
+    assert densities["one"] == pytest.approx(densities["three"])
+    kernel = erdos_renyi(shapes, 0.95)
+    assert kernel["one"] / kernel["three"] == pytest.approx((62 / 800) / (66 / 7200))
+
+
+def test_a_sparsity_no_network_has_is_an_error():
+    with pytest.raises(ConfigError, match=r"not in \[0, 1\)"):
+        layer_zeros(SHAPES, 1.0)
+
+
+@pytest.mark.parametrize("interval", [1, 7, 100])
+def test_costs_of_a_step_are_those_of_a_cycle_counted_one_by_one(interval):
+    sparse, dense = 3.0, 20.0
+    cycle = 0.0
+    for step in range(interval + 1):
+        cycle += sparse  # forward
+        cycle += sparse  # gradient of the activations
+        cycle += dense if step == interval else sparse  # gradient of the weights, dense where masks move
+    assert step_flops("rigl", sparse, dense, interval) == pytest.approx(cycle / (interval + 1))
+    assert step_flops("snfs", sparse, dense) == 2 * sparse + dense
+    assert step_flops("set", sparse, dense) == step_flops("static", sparse, dense) == 9
+    with pytest.raises(ConfigError, match="did you mean 'rigl'"):
+        step_flops("rigel", sparse, dense)
+
+
+def test_gradual_pruning_costs_what_its_steps_cost():
+    steps = pruning_steps(
+        GradualMagnitudePruningConfig(sparsity=0.8, start=0.0, end=0.5, last_update=0.5, interval=0.01), 1000
+    )
+    cost = gradual_step_flops(steps, 0.8, sparse=0.2, dense=1.0)
+    # the mean of 1 - 0.8 (1 - (1 - x)^3) over half of the steps, and 0.2 over the other half
+    assert cost == pytest.approx(3 * (0.5 * (1 - 0.8 * 0.75) + 0.5 * 0.2), rel=0.02)
+    assert gradual_step_flops(steps, 0.8, 1.0, 1.0) == pytest.approx(3.0)
+
+
+def test_rounds_leave_what_cutting_one_by_one_leaves():
+    rounds = Rounds(0.2, 11)
+    left, expected = 267_264, [267_264]
+    for _ in range(11):
+        left -= round(left / 5)
+        expected.append(left)
+    assert rounds.kept(267_264) == expected
+    assert rounds.sparsity(11) == pytest.approx(1 - 0.8**11)
+    assert rounds.epochs(160) == 1760
+    assert rounds.epochs(160, ticket=True) == 1920
+
+
+@pytest.mark.parametrize(
+    ("target", "rate"), [(0.9, 0.2), (0.2, 0.2), (0.36, 0.2), (0.5, 0.5), (0.999, 0.1), (0.01, 0.9)]
+)
+def test_rounds_to_is_the_least_number_that_suffices(target, rate):
+    number = rounds_to(target, rate)
+    assert Rounds(rate, number).sparsity(number) >= target
+    assert number == 1 or Rounds(rate, number).sparsity(number - 1) < target
+
+
+@pytest.mark.parametrize("total", [3, 10, 101])
+def test_every_step_belongs_to_one_training(total):
+    rounds = Rounds(0.2, 2)
+    seen = [rounds.training_of(step, total) for step in range(total)]
+    assert all(first <= step < after for step, (_, first, after) in enumerate(seen))
+    assert {number for number, _, _ in seen} == {0, 1, 2}
+    lengths = {after - first for _, first, after in seen}
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": 1.0}, {"rounds": 0}])
+def test_rounds_that_make_no_sense_are_errors(wrong):
+    with pytest.raises(ConfigError):
+        Rounds(**wrong)
