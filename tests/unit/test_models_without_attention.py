@@ -77,7 +77,7 @@ def test_vision_mamba_reads_both_ways_and_reads_the_class_token():
         image = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
         model(image).logits[0, 0].backward()
         assert image.grad[0, 0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].abs().sum() > 0
-    with pytest.raises(ConfigError, match="no patch"):
+    with pytest.raises(ConfigError, match="patch_size 4 is above image_size 2"):
         models.build(entry, head="image", changes={"image_size": 2})
 
 
