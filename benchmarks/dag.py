@@ -75,7 +75,7 @@ def checkout(folder: Path, papers: list[str]) -> Path:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     config = folder / "config" / "config.yaml"
-    config.write_text(re.sub(r"papers: \[.*\]", f"papers: [{', '.join(papers)}]", config.read_text()))
+    config.write_text(re.sub(r"(?s)papers: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
     return folder
 
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
 import re
 import signal
 import subprocess
+import sys
+import time
 
 import pytest
 
 from replica.assets import manifest
 from replica.config import load_project
 from replica.plan import build_plan
+from replica.training.checkpoints import SEAL
 from replica.training.loop import INTERRUPTED
+from replica.training.process import NAME
 
 from .checkout import environment, make_checkout, program, snakemake
 
@@ -79,3 +86,41 @@ def test_killed_training_ends_with_the_same_bytes(prepared, number):
     for path in sorted(out.iterdir()):
         path.unlink()
     out.rmdir()
+
+
+def _snakemake_until_checkpoint(folder, target, state):
+    """Start Snakemake in a process group of its own; returns it with a training process that has a complete checkpoint."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--config", "scale=smoke", "--", target]
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 180  # a loaded machine takes long to import; an idle one ten seconds
+    while time.monotonic() < deadline:
+        if any(state.glob(f"checkpoint-*/{SEAL}")) and (state / NAME).exists():
+            return process, json.loads((state / NAME).read_text())["pid"]
+        assert process.poll() is None, "Snakemake ended before its training job wrote a checkpoint"
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint in three minutes")
+
+
+def test_killed_snakemake_and_its_job_go_on(prepared):
+    """SIGKILL for the training job and for Snakemake itself; the same call after `--unlock` goes on from the checkpoint."""
+    whole, killed, run = prepared
+    target = f"results/smoke/runs/{run}/seed1/manifest.json"
+    process, training = _snakemake_until_checkpoint(killed, target, killed / "state" / "smoke" / run / "seed1")
+    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it was in the group
+        os.kill(training, signal.SIGKILL)
+    process.wait()
+    assert not (killed / target).exists(), "the job was killed before its end"
+    snakemake(killed, "--unlock")
+    snakemake(killed, "--config", "scale=smoke", "--", target)
+    logs = "".join(path.read_text() for path in (killed / "logs").rglob(f"{run}-seed1.log"))
+    assert 0 < int(re.search(r"resuming at step (\d+)", logs).group(1)) < STEPS
+    first, second = _stored(whole, run)[1], _stored(killed, run)[1]
+    assert first["files"]["model.safetensors"]["sha256"] == second["files"]["model.safetensors"]["sha256"]
