@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.meters.optimizers import optimizer_bytes
 from replica.methods import Context, parse
 from replica.methods.memory.galore import GaLoreAdamW

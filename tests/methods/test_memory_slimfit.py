@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import set_seed
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.meters import measure_memory
 from replica.methods import Context, parse

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.methods import Context, parse
 
 from .peft_models import batch, prepared

@@ -12,7 +12,8 @@ from transformers.activations import ACT2FN
 
 from replica import models
 from replica.config import load_project
-from replica.config.schema import Measurement, ModelEntry
+from replica.config.asset_schema import ModelEntry
+from replica.config.schema import Measurement
 from replica.errors import ConfigError
 from replica.meters.structural import measure
 from replica.methods import Context, parse

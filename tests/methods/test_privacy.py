@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.methods import Context, parse
 
 TINY = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}

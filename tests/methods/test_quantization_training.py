@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertForMaskedLM
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context
 from replica.methods.pruning.masks import magnitude_mask, maskable_linears

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import brentq
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
 from replica.methods.search.gates import choose, probabilities, shift, soft_gates

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, set_seed
 
 from replica import models
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.methods import Context, entries, parse
 from replica.methods.registry import CHANGES
 

@@ -12,7 +12,8 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replica.config.schema import DatasetEntry, ModelEntry, Settings
+from replica.config.asset_schema import DatasetEntry, ModelEntry
+from replica.config.schema import Settings
 
 ALL_SOURCES = ["generated", "package", "wheel", "mirror", "hub"]
 REVISION = "0123456789abcdef0123456789abcdef01234567"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 
 BERT = {
     "vocab_size": 50,

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from replica import models
 from replica.config import load_project
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.meters.batches import make_batch
 from replica.meters.flops import measure_flops

@@ -15,7 +15,7 @@ from torch import nn
 
 from replica import models
 from replica.config import load_project
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.meters import tracker as trackers
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.memory import measure_memory

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from replica.config.schema import Measurement, ModelEntry, Paper
+from replica.config.asset_schema import ModelEntry
+from replica.config.schema import Measurement, Paper
 from replica.errors import ConfigError
 from replica.meters.registry import METERS, parse_meters
 from replica.meters.structural import measure, measure_paper

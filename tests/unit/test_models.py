@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from replica import models
-from replica.config.schema import ModelEntry, Task
+from replica.config.asset_schema import ModelEntry
+from replica.config.schema import Task
 from replica.errors import AssetError, ConfigError
 
 from .small_models import BERT, entry, same

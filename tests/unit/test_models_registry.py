@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from replica import models
 from replica.config import load_project
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from replica import models
 from replica.config import load_project
-from replica.config.schema import ModelEntry
+from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.models.monarch import BlockDiagonalLinear, LongConvolution, M2BertConfig
 from replica.models.state_space import SelectiveScan, VimConfig

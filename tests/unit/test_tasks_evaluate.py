@@ -16,7 +16,8 @@ from tokenizers import pre_tokenizers, processors
 from torch import nn
 
 from replica import models
-from replica.config.schema import ModelEntry, Task
+from replica.config.asset_schema import ModelEntry
+from replica.config.schema import Task
 from replica.errors import ConfigError
 from replica.tasks import PreparedSplit, collate, evaluate, prepare, score, task_loss
 

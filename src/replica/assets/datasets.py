@@ -8,7 +8,7 @@ from typing import Any
 from replica.assets import builders, generated, hub, mirror, packages, wheels
 from replica.assets.rows import Rows
 from replica.assets.sources import SourceUnavailable
-from replica.config.schema import DatasetEntry
+from replica.config.asset_schema import DatasetEntry
 
 #: rows by split, facts of the source, versions of what was used
 Read = tuple[dict[str, Rows], dict[str, Any], dict[str, str]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from replica.assets import layout
 from replica.assets.sources import SourceUnavailable, full_disk, is_full, safe_member
-from replica.config.schema import HubSource
+from replica.config.asset_schema import HubSource
 from replica.errors import AssetError
 from replica.files import sha256_file
 

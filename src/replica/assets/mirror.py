@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from replica.assets import layout
 from replica.assets.sources import MIRROR_VARIABLE as VARIABLE
 from replica.assets.sources import SourceUnavailable, safe_member
-from replica.config.schema import HubSource
+from replica.config.asset_schema import HubSource
 from replica.errors import AssetError
 from replica.files import read_json, sha256_file
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from replica.assets import hub, mirror, smoke_tokenizer, wheels
 from replica.assets.sources import SourceUnavailable, safe_member
-from replica.config.schema import HubSource, ModelEntry
+from replica.config.asset_schema import HubSource, ModelEntry
 from replica.errors import AssetError, nearest
 from replica.files import sha256_file, write_json
 

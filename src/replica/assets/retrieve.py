@@ -19,7 +19,7 @@ from replica.errors import AssetError, ConfigError, nearest
 from replica.files import atomic_folder
 
 if TYPE_CHECKING:
-    from replica.config.schema import DatasetEntry, ModelEntry, Sources
+    from replica.config.asset_schema import DatasetEntry, ModelEntry, Sources
 
 
 def retrieve_dataset(project: Any, name: str, out_folder: Path | str, splits: list[str] | None = None) -> Path:

@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 
 from replica.assets.sources import SourceUnavailable, full_disk, safe_member
-from replica.config.schema import WheelSource
+from replica.config.asset_schema import WheelSource
 from replica.errors import AssetError
 from replica.files import sha256_file
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from replica.config.schema import Measurement, ModelEntry
+from replica.config.asset_schema import ModelEntry
+from replica.config.schema import Measurement
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.meters.registry import ASSUMPTIONS, Rule, parse_meters, plain, run_meter
 from replica.meters.structural import one_line

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from replica.config import schema
+from replica.config import asset_schema, schema
 from replica.files import write_text
 
 FILES = {
@@ -14,8 +14,8 @@ FILES = {
     "task": schema.Task,
     "scale": schema.Scale,
     "settings": schema.Settings,
-    "dataset": schema.DatasetEntry,
-    "model": schema.ModelEntry,
+    "dataset": asset_schema.DatasetEntry,
+    "model": asset_schema.ModelEntry,
 }
 
 

@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from replica.config.schema import DatasetEntry, ModelEntry, Paper, Scale, Settings, Task
+from replica.config.asset_schema import DatasetEntry, ModelEntry
+from replica.config.schema import Paper, Scale, Settings, Task
 from replica.config.yaml_files import read_yaml, validate
 from replica.errors import ConfigError, nearest
 

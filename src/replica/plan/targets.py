@@ -7,8 +7,9 @@ import json
 from typing import Any
 
 from replica.assets.at_hand import presence
+from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.project import Project
-from replica.config.schema import DatasetEntry, ModelEntry, Paper
+from replica.config.schema import Paper
 from replica.plan.runs import Plan
 
 
