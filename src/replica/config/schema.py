@@ -1,4 +1,4 @@
-"""The pydantic models of papers, tasks, runs, claims, scales and settings (data sets and models: asset_schema); JSON Schemas in `config/schema/` are generated from them."""
+"""The pydantic models of papers, tasks, runs, scales and settings; `config/schema/` holds JSON Schemas generated from them."""
 
 from __future__ import annotations
 
