@@ -21,6 +21,12 @@ shell.prefix(
     f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; "
 )
 
+# Snakemake's default limit of 100 jobs a second starts a timer at every look of the scheduler, which ends in another look: after 200
+# jobs it takes most of a core (seen with 9.27.1). Nothing here starts that many, so the default is lifted; a profile's own limit stands.
+limit = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
+if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
     if key not in KEYS:
