@@ -3,6 +3,7 @@
 import os
 import sys
 
+import snakemake.benchmark
 from snakemake.exceptions import WorkflowError
 
 from replica.config import load_project
@@ -26,6 +27,10 @@ shell.prefix(
 limit = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
 if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
     workflow.scheduling_settings.max_jobs_per_timespan = None
+
+# The `benchmark:` files: a look at a job's memory reads all its mappings, a tenth of a second for a program with torch; twice a second
+# for the first 30 looks took a sixth of two cores. Every five seconds is enough for the peak of a training run.
+snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = 5
 
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
