@@ -187,7 +187,6 @@ PINNED = (
     "claims.csv",
     "claims.json",
     "summary.json",
-    "report/**/*",
     "structural/*.json",
     "{scale}/papers/**/*",
     "{scale}/runs/*/seed*/manifest.json",
