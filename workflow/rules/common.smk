@@ -194,8 +194,9 @@ def paper_outputs(wildcards):
     """Tables and figures of the paper named by `--config paper=NAME`."""
     name = config.get("paper")
     if name not in PROJECT.papers:
+        known = nearest(name, PROJECT.papers) if name else ": minilm, say"
         raise WorkflowError(
-            f"target paper: give --config paper=NAME, one of: {', '.join(PROJECT.papers)}"
+            f"target paper: `--config paper={name or 'NAME'}` must name an enabled paper{known}"
         )
     return [f"results/{SCALE}/papers/{name}/{kind}" for kind in ("tables", "figures")]
 
