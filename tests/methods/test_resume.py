@@ -15,7 +15,7 @@ from replica.training.loop import Loop
 from . import test_table
 from .table import ROWS, Row
 
-STEPS, MIDDLE, EXAMPLES = 9, 5, 14  # four steps an epoch: the middle is inside the second
+STEPS, MIDDLE, EXAMPLES, SIDE = 9, 5, 14, 8  # four steps an epoch: the middle is inside the second
 KINDS = {"pretraining": "mlm"}
 #: The first row of each method.
 FIRST = list({row.method: row for row in reversed(ROWS)}.values())[::-1]
@@ -27,6 +27,13 @@ def _split(row: Row) -> tuple[PreparedSplit, Task]:
     ids = (generator.integers(5, 64, lengths.sum()), np.concatenate([[0], lengths.cumsum()]))
     columns = {"example_id": np.arange(EXAMPLES), "row": np.arange(EXAMPLES), "length": lengths, "input_ids": ids}
     kind = KINDS.get(row.head, row.head)
+    facts = {"kind": kind, "max_length": 16}
+    if kind == "image":
+        pixels = generator.integers(0, 256, EXAMPLES * SIDE**2), np.arange(EXAMPLES + 1) * SIDE**2
+        columns = {"example_id": np.arange(EXAMPLES), "row": np.arange(EXAMPLES), "pixels": pixels}
+        columns |= {"length": np.ones(EXAMPLES, dtype=int), "label": np.arange(EXAMPLES) % 2}
+        shape = {"channels": 1, "height": SIDE, "width": SIDE}
+        facts["image"] = {**shape, "size": SIDE, "mean": [0.5], "std": [0.5]}
     if kind == "classification":
         columns["label"] = np.arange(EXAMPLES) % 2
     if kind == "text2text":
@@ -34,7 +41,7 @@ def _split(row: Row) -> tuple[PreparedSplit, Task]:
     if row.head == "pretraining":
         columns["next_sentence_label"] = np.arange(EXAMPLES) % 2
     tokenizer = {"pad_id": 0, "mask_id": 3, "special_ids": [0, 1, 2, 3], "vocab_size": 64}
-    split = PreparedSplit(columns, {"kind": kind, "max_length": 16, "tokenizer": tokenizer})
+    split = PreparedSplit(columns, {**facts, "tokenizer": tokenizer})
     task = {
         "name": "x",
         "version": 1,
