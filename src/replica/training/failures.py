@@ -121,7 +121,7 @@ def repeatable(error: Exception) -> int | None:
     """Return the exit status of an error that the same call would meet again, or None where another try may end better."""
     if isinstance(error, ReplicaError):
         return None if error.status == OUT_OF_MEMORY else error.status
-    if isinstance(error, UnicodeError | BUGS):
+    if isinstance(error, BUGS):
         return BUG
     if type(error) is RuntimeError and not any(word in str(error) for word in PASSING):
         return BUG  # shapes that do not fit and the like
