@@ -39,9 +39,8 @@ def parts(folder: Path, attempt: int, most: int) -> int:
     facts = _known(folder)
     known = max(1, int(facts["parts"]))
     lost = killed(folder, attempt)
-    if lost is not None and lost != facts.get(
-        "attempt"
-    ):  # where that attempt said itself what it lacked, it has been heard
+    # where that attempt said itself what it lacked, it has been heard
+    if lost is not None and lost > facts.get("attempt", 0):
         known = min(2 * known, max(most, known))
         print(
             f"attempt {attempt}: the process before was killed without notice, perhaps for its memory: "
