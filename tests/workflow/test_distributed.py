@@ -83,7 +83,7 @@ def _equal(first, second):
 @pytest.mark.parametrize("stage", ["adapt", "pretrain"])
 def test_two_processes_of_torchrun_train_as_one_with_the_doubled_batch(alone, tmp_path, stage):
     folder, run = _beside(alone, tmp_path), alone[1][stage]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
     done = _call(folder, [*torchrun, *program(folder, "train", *_train(run))[1:]])
     assert done.returncode == 0, done.stderr
     found = _result(folder, run)
