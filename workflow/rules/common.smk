@@ -3,6 +3,7 @@
 import os
 import sys
 
+import snakemake.benchmark
 from snakemake.exceptions import WorkflowError
 
 from replica.config import load_project
@@ -20,6 +21,16 @@ from replica.plan.targets import (
 shell.prefix(
     f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; "
 )
+
+# Snakemake's default limit of 100 jobs a second starts a timer at every look of the scheduler, which ends in another look: after 200
+# jobs it takes most of a core (seen with 9.27.1). Nothing here starts that many, so the default is lifted; a profile's own limit stands.
+limit = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
+if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
+# The `benchmark:` files: a look at a job's memory reads all its mappings, a tenth of a second for a program with torch; twice a second
+# for the first 30 looks took a sixth of two cores. Every five seconds is enough for the peak of a training run.
+snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = 5
 
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
