@@ -14,7 +14,9 @@ from replica.plan.resources import (
     evaluation_of,
     grown_memory,
     grown_runtime,
+    preparation_of,
     resources_of,
+    structural,
 )
 from replica.plan.targets import (
     asset_fingerprint,
@@ -45,6 +47,7 @@ except ReplicaError as error:
     raise WorkflowError(str(error))
 
 SCALE = PLAN.scale
+PREPARATION, STRUCTURAL = preparation_of(PROJECT.scale(SCALE)), structural()
 # The ledger of a scale that only proves the plumbing stands beside its results, not in the place people read.
 PREFIX = "results/smoke/" if SCALE == "smoke" else "results/"
 LEDGER = f"{PREFIX}claims.csv"
@@ -264,9 +267,9 @@ def evaluate_gpu(wildcards):
 
 def prepare_mem_mb(wildcards, attempt):
     """Memory for tokenizing in MB; half as much again with every attempt."""
-    return grown_memory(max(2000, PROJECT.scale(SCALE).mem_mb), attempt)
+    return grown_memory(PREPARATION["mem_mb"], attempt)
 
 
 def structural_mem_mb(wildcards, attempt):
     """Memory for measuring models without weights in MB; half as much again with every attempt."""
-    return grown_memory(4000, attempt)
+    return grown_memory(STRUCTURAL["mem_mb"], attempt)

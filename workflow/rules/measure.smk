@@ -37,7 +37,7 @@ rule measure_structure:
         "../../envs/conda.yaml"
     resources:
         mem_mb=structural_mem_mb,
-        runtime=20,
+        runtime=STRUCTURAL["runtime"],
     params:
         fingerprint=structural_fingerprint,
     message:

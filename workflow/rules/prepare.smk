@@ -14,7 +14,7 @@ rule prepare:
         "../../envs/conda.yaml"
     resources:
         mem_mb=prepare_mem_mb,
-        runtime=240,
+        runtime=PREPARATION["runtime"],
     params:
         task=prepare_task,
         max_length=prepare_length,

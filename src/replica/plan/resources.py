@@ -7,6 +7,7 @@ form of `replica.plan.memory` with its margin. They are for planning; what a run
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from replica.config.asset_schema import ModelEntry
@@ -134,6 +135,30 @@ def evaluation_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
     }
 
 
+def preparation_of(scale: Scale) -> dict[str, int]:
+    """Return what tokenizing a task's data asks for."""
+    return {"threads": 1, "mem_mb": max(2000, scale.mem_mb), "runtime": min(240, scale.runtime), "gpu": 0}
+
+
+def structural() -> dict[str, int]:
+    """Return what measuring a paper's models without weights asks for."""
+    return {"threads": 1, "mem_mb": 4000, "runtime": 20, "gpu": 0}
+
+
+def jobs_of(project: Project, plan: Plan) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Yield (rule, what it makes, how many jobs, what each asks for) of everything that is not made where Snakemake runs."""
+    for run in plan.runs.values():
+        if run.seeds:
+            rule = "train" if run.stage in ("pretrain", "teacher") else run.stage
+            yield rule, run.id, len(run.seeds), resources_of(project, plan, run.id)
+            if run.evaluate:
+                yield "evaluate", run.id, len(run.seeds), evaluation_of(project, plan, run.id)
+    for name in plan.prepared:
+        yield "prepare", name, 1, preparation_of(project.scale(plan.scale))
+    for name in plan.named:
+        yield "measure_structure", name, 1, structural()
+
+
 def grown_memory(mem_mb: int, attempt: int) -> int:
     """Return the memory of a job's attempt, in MB: half of the first request more with every attempt."""
     return int(mem_mb * (1 + 0.5 * (attempt - 1)))
@@ -182,7 +207,7 @@ def longest_path(project: Project, plan: Plan) -> tuple[float, list[str]]:
     def down(run_id: str) -> tuple[float, list[str]]:
         if run_id not in memo:
             run = plan.runs[run_id]
-            before = [down(parent) for parent in {*run.parents.values(), *run.candidates}]
+            before = [down(parent) for parent in sorted({*run.parents.values(), *run.candidates})]
             seconds, path = max(before, default=(0.0, []), key=lambda item: item[0])
             memo[run_id] = (seconds + resources_of(project, plan, run_id)["seconds"], [*path, run_id])
         return memo[run_id]
