@@ -44,7 +44,19 @@ def plan_time(folder: Path, jobs: int) -> dict[str, Any]:
     """Dry-run a plan of about `jobs` jobs with the SLURM profile; a training and its scoring are two jobs."""
     site(folder / "clone", jobs // 2)
     environment = FakeSlurm(folder / "slurm").environment()
-    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n", "--quiet", "rules", "--nocolor", "--", "runs"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--profile",
+        "slurm",
+        "-n",
+        "--quiet",
+        "rules",
+        "--nocolor",
+        "--",
+        "runs",
+    ]
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder / "clone", env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
@@ -62,13 +74,29 @@ def calls_a_minute(folder: Path, running: int, minutes: float) -> dict[str, Any]
     clone, slurm = site(folder / "clone", running), FakeSlurm(folder / "slurm")
     plan = build_plan(load_project(clone, quick=False), "laptop")
     for run in plan.runs.values():
-        for path in (clone / "assets" / "prepared" / run.data, *(clone / "assets" / "models" / name for name in run.models)):
+        for path in (
+            clone / "assets" / "prepared" / run.data,
+            *(clone / "assets" / "models" / name for name in run.models),
+        ):
             path.mkdir(parents=True, exist_ok=True)
             (path / "manifest.json").touch()
     targets = [
-        f"results/laptop/runs/{run.id}/seed{seed}/manifest.json" for run in plan.runs.values() for seed in sorted(run.seeds)
+        f"results/laptop/runs/{run.id}/seed{seed}/manifest.json"
+        for run in plan.runs.values()
+        for seed in sorted(run.seeds)
     ][:running]
-    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--jobs", str(running), "--nocolor", "--", *targets]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--profile",
+        "slurm",
+        "--jobs",
+        str(running),
+        "--nocolor",
+        "--",
+        *targets,
+    ]
     environment = slurm.environment(FAKE_SECONDS="100000")
     with (folder / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=clone, env=environment, stdout=out, stderr=out)

@@ -224,7 +224,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch", description=__doc__.partition("\n")[0])
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of the job over all its nodes (default 0)")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default 1)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="time limit of the job under SLURM (default 0: none)")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="time limit of the job under SLURM (default 0: none)"
+    )
     parser.add_argument("program", nargs="+", help="after `--`: a Python program and its options")
     chosen = parser.parse_args(arguments)
     try:

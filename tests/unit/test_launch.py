@@ -46,7 +46,9 @@ def _environment(folder: Path, **more: str) -> dict[str, str]:
     return {**kept, "REPLICA_GPU_LOCKS": str(folder / "locks"), "PATH": f"{folder}{os.pathsep}{kept['PATH']}", **more}
 
 
-def _launch(folder: Path, program: str, *options: str, arguments: tuple[str, ...] = (), **more: str) -> subprocess.Popen:
+def _launch(
+    folder: Path, program: str, *options: str, arguments: tuple[str, ...] = (), **more: str
+) -> subprocess.Popen:
     script = folder / "program.py"
     script.write_text(program)
     command = [sys.executable, "-m", "replica.launch", *options, "--", str(script), str(folder), *arguments]

@@ -46,7 +46,10 @@ class Submitted:
 
     def line(self, *names: str) -> str:
         """Return the flags as they were typed, in order, without those that differ from call to call."""
-        shown = [f"{k}={v}" if k.startswith("--") and v is not True else k if v is True else f"{k} {v}" for k, v in self.flags.items()]
+        shown = [
+            f"{k}={v}" if k.startswith("--") and v is not True else k if v is True else f"{k} {v}"
+            for k, v in self.flags.items()
+        ]
         hidden = ("--job-name", "--output", "--comment", "-D", "--wrap", *names)
         return " ".join(item for item in shown if item.split("=")[0].split()[0] not in hidden)
 
@@ -60,7 +63,9 @@ class FakeSlurm:
         (folder / "jobs").mkdir()
         for name, script in SCRIPTS.items():
             path = folder / "bin" / name
-            record = '{ printf "%s %s" "$(date +%s.%N)" "' + name + '"; printf " %q" "$@"; echo; } >> "$FAKE_SLURM/calls"'
+            record = (
+                '{ printf "%s %s" "$(date +%s.%N)" "' + name + '"; printf " %q" "$@"; echo; } >> "$FAKE_SLURM/calls"'
+            )
             path.write_text(f"#!/bin/bash\nexec 9>>$FAKE_SLURM/lock; flock 9\n{record}\n{script}\n")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
 

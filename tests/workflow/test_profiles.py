@@ -48,7 +48,10 @@ def _pretend(folder: Path, plan, runs: list[str], *, trained: bool = False) -> N
             for parent in run.parents.values():
                 needed.append(_folder(folder, plan, parent, plan.parent_seed(parent, seed)) / "manifest.json")
             if trained:
-                needed += [_folder(folder, plan, run_id, seed) / name for name in ("manifest.json", "model.safetensors", "history.jsonl")]
+                needed += [
+                    _folder(folder, plan, run_id, seed) / name
+                    for name in ("manifest.json", "model.safetensors", "history.jsonl")
+                ]
         needed += [_folder(folder, plan, name, 0) / "manifest.json" for name in run.candidates]
         for path in needed:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +62,21 @@ def _folder(folder: Path, plan, run: str, seed: int) -> Path:
     return folder / "results" / plan.scale / "runs" / run / f"seed{seed}"
 
 
-def _submit(folder: Path, slurm: FakeSlurm, profile: str, rules: tuple[str, ...], targets: list[str], *options: str, **environment: str):
+def _submit(
+    folder: Path,
+    slurm: FakeSlurm,
+    profile: str,
+    rules: tuple[str, ...],
+    targets: list[str],
+    *options: str,
+    **environment: str,
+):
     """Run Snakemake with a profile against the stand-ins, whose jobs all fail, and return what was submitted."""
     command = [sys.executable, "-m", "snakemake", "--profile", profile, *QUICK, "--retries", "0", *options]
     command += ["--nocolor", "--config", "scale=paper", "--allowed-rules", *rules, "--", *targets]
-    done = subprocess.run(command, cwd=folder, env=slurm.environment(**environment), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=slurm.environment(**environment), capture_output=True, text=True, timeout=300
+    )
     submitted = slurm.submitted()
     assert submitted, done.stdout[-3000:] + done.stderr[-6000:]
     return submitted, done
@@ -84,14 +97,16 @@ def test_flags_of_a_gpu_a_cpu_and_a_multi_gpu_job(tmp_path, profile, gpus):
     one = _first(plan, lambda run: run.stage == "adapt" and run.gpus == 1 and len(run.seeds) == 4)
     eight = _first(plan, lambda run: run.stage == "compress" and run.gpus == 8 and run.spec["root"] != "minilm-6x768")
     _pretend(folder, plan, [one, eight])
-    targets = [*_paths(plan, one, "manifest.json"), *_paths(plan, eight, "manifest.json"), "results/structural/minilm.json"]
+    targets = [
+        *_paths(plan, one, "manifest.json"),
+        *_paths(plan, eight, "manifest.json"),
+        "results/structural/minilm.json",
+    ]
     submitted, _ = _submit(folder, slurm, profile, ("adapt", "compress", "measure_structure"), targets)
     lines = {item.rule: item.line() for item in submitted}
     assert len(submitted) == 3, "four seeds of a run are one array"
     account = "--parsable --export=ALL -A lab"
-    assert lines["measure_structure"] == (
-        f"{account} -p cpu -t 20 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1"
-    )
+    assert lines["measure_structure"] == (f"{account} -p cpu -t 20 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1")
     asked = resources_of(project, plan, one)
     assert lines["adapt"] == (
         f"{account} -p gpu -t {asked['runtime']} --mem 16001 --nodes=1 --requeue --cpus-per-task=8 {gpus.format(1)} --array=1-4"
@@ -111,7 +126,9 @@ def test_a_site_of_four_gpus_a_node_and_one_model(tmp_path, profile, gpus):
     _, plan = _plan(folder, "paper")
     run = _first(plan, lambda run: run.stage == "compress" and run.gpus == 8)
     _pretend(folder, plan, [run])
-    [job], done = _submit(folder, slurm, profile, ("compress",), _paths(plan, run, "manifest.json"), "--replica-slurm-gpu-model", "a100")
+    [job], done = _submit(
+        folder, slurm, profile, ("compress",), _paths(plan, run, "manifest.json"), "--replica-slurm-gpu-model", "a100"
+    )
     assert f"--nodes=2 --requeue --ntasks=2 --cpus-per-task=32 {gpus}" in job.line()
     assert "--ntasks-per-gpu" not in job.flags
     _, done = _submit(folder, slurm, profile, ("compress",), _paths(plan, run, "manifest.json"), "-p", "--dry-run")
@@ -218,7 +235,18 @@ def test_workstation_hands_out_gpu_ids_without_collision(tmp_path):
     _pretend(folder, plan, [one, eight])
     (folder / "scripts" / "train.py").write_text(TRAIN)
     environment = {**os.environ, "REPLICA_GPUS": "0,1", "REPLICA_GPU_LOCKS": str(tmp_path / "locks")}
-    command = [sys.executable, "-m", "snakemake", "--profile", "workstation", "--cores", "64", "--resources", "gpu=2", "mem_mb=100000"]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "--profile",
+        "workstation",
+        "--cores",
+        "64",
+        "--resources",
+        "gpu=2",
+        "mem_mb=100000",
+    ]
     command += ["--nocolor", "--config", "scale=paper", "--allowed-rules", "adapt", "compress", "--"]
     command += [*_paths(plan, one, "manifest.json"), *_paths(plan, eight, "manifest.json")]
     started = time.time()
