@@ -145,6 +145,7 @@ def run(
     """Run a Python program on `gpus` GPUs over `nodes` nodes, in a job of so many minutes (0: no limit); returns its exit status."""
     environment = dict(os.environ if environment is None else environment)
     in_slurm, outermost = "SLURM_JOB_ID" in environment, "REPLICA_NODE_GPUS" not in environment
+    nodes = nodes if in_slurm else 1  # this machine stands for all of them
     if gpus <= 1 and not in_slurm and not (gpus and visible_gpus(environment)):
         os.execve(sys.executable, [sys.executable, *program], environment)
     signals = _Signals(60 * minutes if in_slurm and outermost else 0.0)
@@ -188,8 +189,6 @@ def _ranks(count: int, nodes: int, environment: Mapping[str, str]) -> list[dict[
 
 def _over_nodes(program: Sequence[str], gpus: int, nodes: int, environment: dict[str, str]) -> list[str]:
     """Return the command that starts a launcher on each node of the job's allocation; sets where its processes meet."""
-    if "SLURM_JOB_ID" not in environment:
-        raise ConfigError(f"{nodes} nodes: only a SLURM job has several; set gpus_per_node in config/scales/ for one")
     each, rest = divmod(gpus, nodes)
     if rest:
         raise ConfigError(f"{gpus} GPUs cannot be shared evenly by {nodes} nodes; set gpus_per_node in config/scales/")

@@ -204,9 +204,14 @@ def test_several_nodes_start_a_launcher_on_each(tmp_path):
     assert "--nodes=2 --ntasks=2 --ntasks-per-node=1 --gres=gpu:2 --cpus-per-task=4" in call
 
 
-def test_several_nodes_without_slurm_are_a_clear_mistake(tmp_path):
-    job = _launch(tmp_path, SHOW, "--gpus", "4", "--nodes", "2", REPLICA_GPUS="0")
-    assert job.wait(timeout=30) == 2 and "only a SLURM job has several" in job.stderr.read()
+def test_gpus_that_nodes_cannot_share_evenly_are_a_clear_mistake(tmp_path):
+    job = _launch(tmp_path, SHOW, "--gpus", "3", "--nodes", "2", SLURM_JOB_ID="5", CUDA_VISIBLE_DEVICES="0,1")
+    assert job.wait(timeout=30) == 2 and "3 GPUs cannot be shared evenly by 2 nodes" in job.stderr.read()
+
+
+def test_without_slurm_one_machine_stands_for_all_nodes(tmp_path):
+    assert _launch(tmp_path, SHOW, "--gpus", "4", "--nodes", "2", REPLICA_GPUS="0,1").wait(timeout=60) == 0
+    assert {item["WORLD_SIZE"] for item in _facts(tmp_path)} == {"2"}
 
 
 def test_visible_gpus_come_from_the_nearest_source():
