@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.workflow, pytest.mark.skipif(not available(), reason="
 
 #: Rules that run where Snakemake does.
 LOCAL = ("all", "retrieve_dataset", "retrieve_model", "compare", "ledger", "tables", "figures", "report")
-QUICK = ("--replica-slurm-init-seconds-before-status-checks", "1", "--max-jobs-per-timespan", "50/1s")
+QUICK = ("--replica-slurm-init-seconds-before-status-checks", "1")
 
 
 def _checkout(folder: Path, papers: list[str]) -> Path:
