@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .site import make_site
+from .sites import make_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 JOBS = 5

@@ -12,7 +12,7 @@ from replica.config import load_project
 from replica.plan import build_plan
 from tests.workflow.checkout import snakemake
 
-from .site import make_site
+from .sites import make_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 #: Papers, and the one trend of each whose runs are made: a model shared by both, a chain of three jobs, and an adapter.

@@ -1,4 +1,4 @@
-"""What clusters do to long training: preempt it, cancel it, kill it for its memory. And what training does to itself: diverge.
+"""What clusters do to long training: preempt it, cancel it, warn it of its time limit, kill it for its memory. And what training does to itself: diverge.
 
 Each thing happens to a checkout of its own; all of them run at once, because most of the time a cluster waits. A test reports on one.
 """
@@ -19,7 +19,7 @@ from replica.training.checkpoints import SEAL
 from tests.workflow.checkout import environment, program
 
 from .cluster import Cluster, Controller, Job, wait_for
-from .site import STEPS, OneRun, copied, prepared_site
+from .sites import STEPS, OneRun, copied, prepared_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 #: Memory in MB of the job that is preempted and of the one that takes its place: together more than the machine poses as having.
@@ -83,6 +83,16 @@ def cancelled(cluster: Cluster, site: Path, folder: Path) -> Told:
         return _end(cluster, run, controller)
 
 
+def warned(cluster: Cluster, site: Path, folder: Path) -> Told:
+    """All processes of the job step get SIGUSR1, as from `sbatch --signal=USR1@300` near the time limit."""
+    run = copied(site, folder)
+    with _start(cluster, run) as controller:
+        wait_for("training to begin", _training(run, controller), 180, 0.02)
+        [job] = [job for job in cluster.jobs(run.folder) if job.state == "RUNNING"]
+        cluster.call("scancel", "--signal=USR1", job.id)
+        return _end(cluster, run, controller)
+
+
 def starved(cluster: Cluster, site: Path, folder: Path) -> Told:
     """The job needs more memory than its first attempt asks for."""
     run = copied(site, folder, mem_mb=SCARCE)
@@ -129,6 +139,14 @@ def test_cancelled_job_is_submitted_again_and_ends_as_if_undisturbed(told):
     assert hit.run.result() == whole.run.result()
 
 
+def test_job_near_its_time_limit_goes_on_in_another(told):
+    whole, hit = told("undisturbed"), told("warned")
+    assert hit.status == 0, hit.text[-3000:]
+    assert [job.state for job in hit.jobs] == ["FAILED", "COMPLETED"]
+    assert 0 < hit.run.resumed_at < STEPS, "the checkpoint that SIGUSR1 asks for"
+    assert hit.run.result() == whole.run.result()
+
+
 def test_job_killed_for_its_memory_comes_back_with_more(told):
     hit = told("starved")
     assert hit.status == 0, hit.text[-3000:]
@@ -148,13 +166,16 @@ def test_diverged_run_is_not_trained_again(told):
     assert {job.state for job in hit.jobs} == {"FAILED"}
 
 
+#: What is started for which tests.
 STORIES = {
     undisturbed: {
         test_preempted_job_is_requeued_and_ends_as_if_undisturbed.__name__,
         test_cancelled_job_is_submitted_again_and_ends_as_if_undisturbed.__name__,
+        test_job_near_its_time_limit_goes_on_in_another.__name__,
     },
     preempted: {test_preempted_job_is_requeued_and_ends_as_if_undisturbed.__name__},
     cancelled: {test_cancelled_job_is_submitted_again_and_ends_as_if_undisturbed.__name__},
+    warned: {test_job_near_its_time_limit_goes_on_in_another.__name__},
     starved: {test_job_killed_for_its_memory_comes_back_with_more.__name__},
     diverged: {test_diverged_run_is_not_trained_again.__name__},
 }
