@@ -1,6 +1,7 @@
-"""What clusters do to long training: preempt it, cancel it, warn it of its time limit, kill it for its memory. And what training does to itself: diverge.
+"""What clusters do to long training: preempt it, cancel it, warn it of its time limit, kill it for its memory.
 
-Each thing happens to a checkout of its own; all of them run at once, because most of the time a cluster waits. A test reports on one.
+And what training does to itself: diverge. Each thing happens to a checkout of its own; all of them run at once, because most of the
+time a cluster waits. A test reports on one.
 """
 
 from __future__ import annotations
