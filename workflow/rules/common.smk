@@ -1,6 +1,8 @@
 """The configuration and the plan, read once; and the functions through which rules ask them. Nothing here imports torch."""
 
+import functools
 import os
+import signal
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -8,7 +10,14 @@ from snakemake.exceptions import WorkflowError
 from replica.config import load_project
 from replica.errors import ReplicaError, nearest
 from replica.plan import build_plan
-from replica.plan.resources import resources_of
+from replica.plan.resources import (
+    evaluation_of,
+    grown_memory,
+    grown_runtime,
+    preparation_of,
+    resources_of,
+    structural,
+)
 from replica.plan.targets import (
     asset_fingerprint,
     evaluated_runs,
@@ -20,6 +29,9 @@ from replica.plan.targets import (
 shell.prefix(
     f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH; "
 )
+
+# Near its time limit every process of a job may be told by SIGUSR1, which would end this one; only training answers it.
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
@@ -35,6 +47,7 @@ except ReplicaError as error:
     raise WorkflowError(str(error))
 
 SCALE = PLAN.scale
+PREPARATION, STRUCTURAL = preparation_of(PROJECT.scale(SCALE)), structural()
 # The ledger of a scale that only proves the plumbing stands beside its results, not in the place people read.
 PREFIX = "results/smoke/" if SCALE == "smoke" else "results/"
 LEDGER = f"{PREFIX}claims.csv"
@@ -190,22 +203,73 @@ def paper_outputs(wildcards):
 
 
 def run_threads(wildcards):
-    """Processor cores of a run."""
+    """Processor cores of a run on each of its nodes."""
     return resources_of(PROJECT, PLAN, wildcards.run)["threads"]
 
 
 def run_mem_mb(wildcards, attempt):
     """Memory of a run in MB; half as much again with every attempt."""
-    return int(
-        resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"] * (1 + 0.5 * (attempt - 1))
-    )
+    return grown_memory(resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"], attempt)
 
 
 def run_minutes(wildcards, attempt):
     """Time limit of a run in minutes; once more with every attempt."""
-    return int(resources_of(PROJECT, PLAN, wildcards.run)["runtime"] * attempt)
+    minutes = resources_of(PROJECT, PLAN, wildcards.run)["runtime"]
+    return grown_runtime(minutes, attempt, PROJECT.scale(SCALE).runtime)
 
 
 def run_gpu(wildcards):
-    """GPUs of a run."""
+    """GPUs of a run, over all its nodes."""
     return resources_of(PROJECT, PLAN, wildcards.run)["gpu"]
+
+
+def run_nodes(wildcards):
+    """Nodes of a run."""
+    return resources_of(PROJECT, PLAN, wildcards.run)["nodes"]
+
+
+def run_mpi(wildcards):
+    """How a run over several nodes starts a process on each, so that the executor leaves that to it; None on one node."""
+    return "srun" if run_nodes(wildcards) > 1 else None
+
+
+def run_attempt(wildcards, attempt):
+    """How often the job was submitted: one that comes back after a kill trains smaller micro-batches."""
+    return attempt
+
+
+@functools.cache
+def evaluation(run):
+    """What scoring a run needs."""
+    return evaluation_of(PROJECT, PLAN, run)
+
+
+def evaluate_threads(wildcards):
+    """Processor cores for scoring a run."""
+    return evaluation(wildcards.run)["threads"]
+
+
+def evaluate_mem_mb(wildcards, attempt):
+    """Memory for scoring a run in MB; half as much again with every attempt."""
+    return grown_memory(evaluation(wildcards.run)["mem_mb"], attempt)
+
+
+def evaluate_minutes(wildcards, attempt):
+    """Time limit for scoring a run in minutes; once more with every attempt."""
+    minutes = evaluation(wildcards.run)["runtime"]
+    return grown_runtime(minutes, attempt, PROJECT.scale(SCALE).runtime)
+
+
+def evaluate_gpu(wildcards):
+    """The GPU that a run is scored on, if it was trained on any."""
+    return evaluation(wildcards.run)["gpu"]
+
+
+def prepare_mem_mb(wildcards, attempt):
+    """Memory for tokenizing in MB; half as much again with every attempt."""
+    return grown_memory(PREPARATION["mem_mb"], attempt)
+
+
+def structural_mem_mb(wildcards, attempt):
+    """Memory for measuring models without weights in MB; half as much again with every attempt."""
+    return grown_memory(STRUCTURAL["mem_mb"], attempt)

@@ -14,16 +14,16 @@ rule evaluate:
         "benchmarks/evaluate/{scale}/{run}-seed{seed}.tsv"
     conda:
         "../../envs/conda.yaml"
-    threads: run_threads
+    threads: evaluate_threads
     resources:
-        mem_mb=run_mem_mb,
-        runtime=run_minutes,
-        gpu=run_gpu,
+        mem_mb=evaluate_mem_mb,
+        runtime=evaluate_minutes,
+        gpu=evaluate_gpu,
     params:
         tasks=evaluation_tasks,
         metrics=evaluation_metrics,
     message:
         "evaluating {wildcards.run}, seed {wildcards.seed}: {params.tasks}"
     shell:
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/evaluate.py --scale {wildcards.scale}"
-        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} -- scripts/evaluate.py"
+        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"

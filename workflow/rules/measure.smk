@@ -15,8 +15,8 @@ rule measure:
         "../../envs/conda.yaml"
     threads: 64  # cut to what there is: alone on the machine, so that nothing else is timed with it
     resources:
-        mem_mb=run_mem_mb,
-        runtime=run_minutes,
+        mem_mb=evaluate_mem_mb,
+        runtime=evaluate_minutes,
     params:
         options=measure_options,
     message:
@@ -36,8 +36,8 @@ rule measure_structure:
     conda:
         "../../envs/conda.yaml"
     resources:
-        mem_mb=4000,
-        runtime=20,
+        mem_mb=structural_mem_mb,
+        runtime=STRUCTURAL["runtime"],
     params:
         fingerprint=structural_fingerprint,
     message:

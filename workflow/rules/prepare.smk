@@ -12,6 +12,9 @@ rule prepare:
         "benchmarks/prepare/{task}.tsv"
     conda:
         "../../envs/conda.yaml"
+    resources:
+        mem_mb=prepare_mem_mb,
+        runtime=PREPARATION["runtime"],
     params:
         task=prepare_task,
         max_length=prepare_length,

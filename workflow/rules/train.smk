@@ -22,11 +22,15 @@ rule train:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
         gpu=run_gpu,
+        nodes=run_nodes,
+        mpi=run_mpi,
+        attempt=run_attempt,
     message:
         "training {wildcards.run}, seed {wildcards.seed}"
     shell:
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/train.py --scale {wildcards.scale}"
-        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} --nodes {resources.nodes}"
+        " --minutes {resources.runtime} -- scripts/train.py --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed}"
+        " --attempt {resources.attempt} > {log} 2>&1"
 
 
 rule targets:
@@ -52,5 +56,5 @@ rule targets:
     message:
         "storing a teacher's signals: {wildcards.run}"
     shell:
-        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/targets.py --scale {wildcards.scale}"
-        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} -- scripts/targets.py"
+        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"

@@ -10,6 +10,7 @@ from replica.programs import main as run_program
 EPILOG = """examples:
   replica plan                         what the configured scale would run, before anything starts
   replica plan --scale paper minilm    GPU hours, disk and the longest path of one paper at its published size
+  replica plan --scale paper --profile slurm   also which partitions the jobs fall on, and which fit none
   replica status                       what is done, running, interrupted, failed or not run; verdicts by paper
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
   replica scorecard                    the verdicts of the last ledger
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
     plan.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
     plan.add_argument("--runs", action="store_true", help="a line per run")
+    plan.add_argument("--profile", metavar="NAME", help="also what falls on a profile's partitions, and what exceeds its limits")
 
     status = verbs.add_parser(
         "status", help="what is done, running, interrupted, failed, not run; and each paper's claims"

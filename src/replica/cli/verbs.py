@@ -19,7 +19,7 @@ from replica.errors import ConfigError, nearest
 from replica.files import atomic_folder, read_result
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
-from replica.plan.resources import longest_path, resources_of
+from replica.plan.resources import longest_path, resources_of, widest_point
 
 console = Console(soft_wrap=True)
 
@@ -55,13 +55,23 @@ def plan(arguments: Namespace) -> int:
         f"GPU hours (estimated): {gpu_hours:,.1f}; longest path {seconds / 3600:.2f} h over {len(path)} runs:"
     )
     console.print("  " + " → ".join(path))
+    widest = widest_point(project, made)
+    disk = sum(c["disk_mb"] * len(made.runs[i].seeds) for i, c in costs.items()) / 1000
+    console.print(
+        f"widest point: {widest['jobs']} training jobs, {widest['gpus']} GPUs at a time; disk for weights: {disk:,.1f} GB"
+    )
+    if arguments.profile:
+        from replica.cli.profile import show
+
+        show(console, project, made, arguments.profile)
     if arguments.runs:
         for run in sorted(runs, key=lambda r: r.id):
             cost = costs[run.id]
             names = ", ".join(sorted(run.names))
             console.print(
                 f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  "
-                f"threads {cost['threads']}  mem_mb {cost['mem_mb']}  runtime {cost['runtime']}  gpu {cost['gpu']}  ({names})"
+                f"threads {cost['threads']}  mem_mb {cost['mem_mb']}  runtime {cost['runtime']}  gpu {cost['gpu']}  "
+                f"nodes {cost['nodes']}  GB on {'a GPU' if cost['gpu'] else 'the processor'} {cost['gpu_mem_mb'] / 1000:.1f}  ({names})"
             )
     return 0
 

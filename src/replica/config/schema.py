@@ -324,9 +324,10 @@ class Scale(Strict):
     train: dict[str, Any] = Field({}, description="values that replace a run's own")
     methods: dict[str, dict[str, Any]] = Field({}, description="method: values that replace a run's own")
     tune: bool = True
-    threads: int = 1
-    mem_mb: int = 3000
-    runtime: int = Field(30, description="minutes per job")
+    threads: int = Field(1, description="processor cores of a process")
+    mem_mb: int = Field(3000, description="least memory of a job")
+    runtime: int = Field(30, description="most minutes of a job, and how far they grow with its attempts")
+    gpus_per_node: int = Field(8, ge=1, description="a run with more GPUs asks for several nodes")
 
 
 class Settings(Strict):

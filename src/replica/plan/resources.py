@@ -1,16 +1,28 @@
 """What a run will need, estimated from its specification before anything starts: compute, time, memory, disk.
 
-Estimates count 6 FLOPs per trained weight and token (2 forward, 4 backward) and 2 per teacher weight and token; sizes come from the
-registered configurations. They are for planning; what a run did need is in its manifest and benchmark file.
+Estimates count 6 FLOPs per trained weight and token (2 forward, 4 backward) and 2 per teacher weight and token; memory is the closed
+form of `replica.plan.memory` with its margin. They are for planning; what a run did need is in its manifest and benchmark file.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from replica.config.asset_schema import ModelEntry
 from replica.config.project import Project
-from replica.config.schema import Train
+from replica.config.schema import Scale, Task, Train
+from replica.plan.memory import (
+    DEVICE_BASE,
+    FLOAT,
+    MARGIN,
+    PROCESS_BASE,
+    Shape,
+    inference_bytes,
+    shape_of,
+    training_bytes,
+)
 from replica.plan.runs import Plan, Run
 
 #: Rows of a training split whose size is not pinned.
@@ -21,56 +33,77 @@ FILLED = 0.5
 CORE_FLOPS, GPU_FLOPS = 4e10, 4e13
 #: Seconds a process needs to import its libraries and load its data.
 START_SECONDS = 8.0
+#: Rows that are scored at a time.
+EVALUATION_BATCH = 64
+#: Least minutes a job asks for, on a processor and on a GPU, where a first start takes longer.
+LEAST_MINUTES = {False: 10, True: 60}
 
 
 def parameters(entry: ModelEntry) -> tuple[int, int]:
     """Return (weights in layers, weights in embeddings) of a registered configuration."""
-    config = entry.config
-    hidden = config.get("hidden_size") or config.get("d_model") or config.get("dim") or 0
-    layers = config.get("num_hidden_layers") or config.get("num_layers") or config.get("n_layers") or 0
-    inner = config.get("intermediate_size") or config.get("d_ff") or config.get("hidden_dim") or 4 * hidden
-    blocks = layers * (4 * hidden * hidden + 2 * hidden * inner)
-    if entry.architecture == "t5":
-        blocks = 2 * blocks + layers * 4 * hidden * hidden
-    return blocks, config.get("vocab_size", 0) * hidden
+    shape = shape_of(entry)
+    return shape.blocks, shape.embeddings
+
+
+def rows_of(project: Project, task: Task, split: str | None) -> int:
+    """Return how many rows a split of a task's data set holds, as far as the registry knows."""
+    pinned = project.dataset(task.dataset).splits.get(split) if split else None
+    return pinned.rows if pinned else UNKNOWN_ROWS
 
 
 def training_rows(project: Project, run: Run) -> int:
     """Return how many examples the run's training split holds, as far as the registry knows."""
     task = project.task(run.spec["task"][0])
-    pinned = project.dataset(task.dataset).splits.get(task.splits.train)
-    rows = pinned.rows if pinned else UNKNOWN_ROWS
+    rows = rows_of(project, task, task.splits.train)
     return min(rows, run.spec.get("train", {}).get("train_rows") or rows)
 
 
 def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
-    """Return threads, mem_mb, runtime (minutes), gpu, and the estimate behind them: steps, flops, seconds, disk_mb."""
+    """Return what training a run asks for, and the estimate behind it.
+
+    Asked for: `threads`, `mem_mb` and `gpu` (each over all of a job's processes on a node, `gpu` over all nodes), `nodes`, `runtime`
+    (minutes). Estimated: `gpu_mem_mb` of one GPU (on a processor: of the process), `steps`, `flops`, `seconds`, `disk_mb`.
+    """
     run = plan.run(run_id)
     if run.cost:
         return run.cost
     scale = project.scale(plan.scale)
-    blocks, embeddings = parameters(project.model(run.spec["root"]))
+    shape = shape_of(project.model(run.spec["root"]))
     task = project.task(run.spec["task"][0])
-    rows = training_rows(project, run)
-    tokens_per_row = FILLED * (run.spec.get("train", {}).get("max_length") or task.max_length)
+    rows, length = training_rows(project, run), run.spec.get("train", {}).get("max_length") or task.max_length
+    teacher = _teacher(project, plan, run)
+    gpus = min(1, run.gpus) if run.stage == "targets" else run.gpus  # one process stores a teacher's signals
+    nodes = max(1, math.ceil(gpus / scale.gpus_per_node))
     if run.stage == "targets":
-        steps, tokens, flops = 0, rows * tokens_per_row, 2.0 * blocks * rows * tokens_per_row
+        batch, steps, tokens = EVALUATION_BATCH, 0, FILLED * length * rows
+        flops, peak = 2.0 * shape.blocks * tokens, inference_bytes(shape, batch, length)
     else:
         train = Train(**run.spec["train"])
+        batch = train.batch_size / train.accumulate / max(1, gpus)
         steps = train.steps or max(1, round(train.epochs * rows / train.batch_size))
-        tokens = steps * train.batch_size * tokens_per_row
-        flops = 6.0 * blocks * tokens
-        teacher = _teacher_blocks(project, plan, run)
-        flops += 2.0 * teacher * tokens
-    gpus = run.gpus
+        tokens = FILLED * length * steps * train.batch_size
+        flops = (6.0 * shape.blocks + 2.0 * (teacher.blocks if teacher else 0)) * tokens
+        peak = training_bytes(
+            shape,
+            batch,
+            length,
+            masked_share=task.mask_share if task.kind == "mlm" else None,
+            teacher=teacher,
+            extra_tensors=sum(name in _KEEPING for name in _families(run)),
+            processes=max(1, gpus),
+        )
     speed = GPU_FLOPS * gpus if gpus else CORE_FLOPS * scale.threads
     seconds = START_SECONDS + flops / speed
-    weights = blocks + embeddings
+    weights = shape.blocks + shape.embeddings
+    minutes = (1.5 if gpus else 3) * seconds / 60
+    on_node = math.ceil(gpus / nodes)
     run.cost = {
-        "threads": scale.threads,
-        "mem_mb": max(scale.mem_mb, int(weights * 16 / 1e6) + scale.mem_mb // 2),
-        "runtime": min(scale.runtime, max(10, int(3 * seconds / 60))) if not gpus else max(60, int(1.5 * seconds / 60)),
+        "threads": scale.threads * max(1, on_node),
+        "mem_mb": _host_memory(scale, weights, peak, on_node),
+        "runtime": _runtime(scale, minutes, gpus),
         "gpu": gpus,
+        "nodes": nodes,
+        "gpu_mem_mb": math.ceil((MARGIN * peak + DEVICE_BASE) / 1e6),
         "steps": steps,
         "flops": flops,
         "seconds": seconds,
@@ -79,12 +112,92 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
     return run.cost
 
 
-def _teacher_blocks(project: Project, plan: Plan, run: Run) -> int:
+def evaluation_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
+    """Return what scoring a run asks for: `threads`, `mem_mb`, `runtime`, `gpu` (at most one), and `seconds`."""
+    run = plan.run(run_id)
+    scale = project.scale(plan.scale)
+    shape = shape_of(project.model(run.spec["root"]))
+    gpus = min(1, run.gpus)
+    seconds, peak = START_SECONDS, 0.0
+    for name in run.evaluate or [run.spec["task"][0]]:
+        task = project.task(name)
+        split = task.splits.report or (task.splits.select if isinstance(task.splits.select, str) else task.splits.train)
+        tokens = FILLED * task.max_length * rows_of(project, task, split)
+        seconds += 2.0 * shape.blocks * tokens / (GPU_FLOPS if gpus else CORE_FLOPS * scale.threads)
+        peak = max(peak, inference_bytes(shape, EVALUATION_BATCH, task.max_length))
+    weights = shape.blocks + shape.embeddings
+    return {
+        "threads": scale.threads,
+        "mem_mb": _host_memory(scale, weights, peak, gpus),
+        "runtime": _runtime(scale, 3 * seconds / 60, gpus),
+        "gpu": gpus,
+        "seconds": seconds,
+    }
+
+
+def preparation_of(scale: Scale) -> dict[str, int]:
+    """Return what tokenizing a task's data asks for."""
+    return {"threads": 1, "mem_mb": max(2000, scale.mem_mb), "runtime": min(240, scale.runtime), "gpu": 0}
+
+
+def structural() -> dict[str, int]:
+    """Return what measuring a paper's models without weights asks for."""
+    return {"threads": 1, "mem_mb": 4000, "runtime": 20, "gpu": 0}
+
+
+def jobs_of(project: Project, plan: Plan) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Yield (rule, what it makes, how many jobs, what each asks for) of everything that is not made where Snakemake runs."""
+    for run in plan.runs.values():
+        if run.seeds:
+            rule = "train" if run.stage in ("pretrain", "teacher") else run.stage
+            yield rule, run.id, len(run.seeds), resources_of(project, plan, run.id)
+            if run.evaluate:
+                yield "evaluate", run.id, len(run.seeds), evaluation_of(project, plan, run.id)
+    for name in plan.prepared:
+        yield "prepare", name, 1, preparation_of(project.scale(plan.scale))
+    for name in plan.named:
+        yield "measure_structure", name, 1, structural()
+
+
+def grown_memory(mem_mb: int, attempt: int) -> int:
+    """Return the memory of a job's attempt, in MB: half of the first request more with every attempt."""
+    return int(mem_mb * (1 + 0.5 * (attempt - 1)))
+
+
+def grown_runtime(minutes: int, attempt: int, limit: int) -> int:
+    """Return the minutes of a job's attempt: as many again with every attempt, up to the scale's limit."""
+    return max(minutes, min(minutes * attempt, limit))
+
+
+#: Families of methods that keep about one value for each weight beside the model's own: masks, scores, start values.
+_KEEPING = ("pruning", "quantization", "binarization")
+
+
+def _families(run: Run) -> list[str]:
+    from replica.methods import registry
+
+    modules = [registry.entry(item["name"]).implementation.partition(":")[0] for item in run.spec.get("methods", [])]
+    return [module.split(".")[2] for module in modules]  # replica.methods.<family>.<module>
+
+
+def _host_memory(scale: Scale, weights: int, peak: float, gpus: int) -> int:
+    """Return a job's memory in MB: on a processor all of training's, with GPUs a process, its start weights and buffers for each."""
+    own = PROCESS_BASE + MARGIN * peak if not gpus else gpus * (2 * PROCESS_BASE + 4 * FLOAT * weights)
+    return max(scale.mem_mb, 500 * math.ceil(own / 5e8))  # whole steps, so that like jobs share an array
+
+
+def _runtime(scale: Scale, minutes: float, gpus: int) -> int:
+    least = LEAST_MINUTES[bool(gpus)]
+    return max(least, math.ceil(minutes)) if gpus else min(scale.runtime, max(least, int(minutes)))
+
+
+def _teacher(project: Project, plan: Plan, run: Run) -> Shape | None:
+    """Return the sizes of the teacher that runs beside the student; None where its signals are stored or there is none."""
     if "teacher" in run.parents:
-        return parameters(project.model(plan.runs[run.parents["teacher"]].spec["root"]))[0]
+        return shape_of(project.model(plan.runs[run.parents["teacher"]].spec["root"]))
     if "teacher" in run.spec:
-        return parameters(project.model(run.spec["teacher"]["name"]))[0]
-    return 0
+        return shape_of(project.model(run.spec["teacher"]["name"]))
+    return None
 
 
 def longest_path(project: Project, plan: Plan) -> tuple[float, list[str]]:
@@ -94,9 +207,36 @@ def longest_path(project: Project, plan: Plan) -> tuple[float, list[str]]:
     def down(run_id: str) -> tuple[float, list[str]]:
         if run_id not in memo:
             run = plan.runs[run_id]
-            before = [down(parent) for parent in {*run.parents.values(), *run.candidates}]
+            before = [down(parent) for parent in sorted({*run.parents.values(), *run.candidates})]
             seconds, path = max(before, default=(0.0, []), key=lambda item: item[0])
             memo[run_id] = (seconds + resources_of(project, plan, run_id)["seconds"], [*path, run_id])
         return memo[run_id]
 
     return max((down(run.id) for run in plan.runs.values() if run.seeds), default=(0.0, []), key=lambda item: item[0])
+
+
+def widest_point(project: Project, plan: Plan) -> dict[str, int]:
+    """Return how many training jobs, and how many GPUs, are busy at most when every job starts as soon as its parents are done.
+
+    `jobs` and `gpus` are the two largest numbers; they need not fall on the same moment.
+    """
+    ends: dict[str, float] = {}
+
+    def end(run_id: str) -> float:
+        if run_id not in ends:
+            run = plan.runs[run_id]
+            start = max((end(parent) for parent in {*run.parents.values(), *run.candidates}), default=0.0)
+            ends[run_id] = start + resources_of(project, plan, run_id)["seconds"]
+        return ends[run_id]
+
+    events = []
+    for run in plan.runs.values():
+        if run.seeds:
+            cost, done = resources_of(project, plan, run.id), end(run.id)
+            count, gpus = len(run.seeds), len(run.seeds) * cost["gpu"]
+            events += [(done - cost["seconds"], 1, count, gpus), (done, 0, -count, -gpus)]
+    jobs = gpus = most_jobs = most_gpus = 0
+    for _, _, count, more in sorted(events):  # what ends at a moment ends before what starts
+        jobs, gpus = jobs + count, gpus + more
+        most_jobs, most_gpus = max(most_jobs, jobs), max(most_gpus, gpus)
+    return {"jobs": most_jobs, "gpus": most_gpus}

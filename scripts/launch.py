@@ -1,0 +1,8 @@
+"""Start a program with the GPUs, processes and nodes of its job: `python scripts/launch.py --gpus 2 -- scripts/train.py --scale …`."""
+
+import sys
+
+from replica.launch import main
+
+if __name__ == "__main__":
+    sys.exit(main())

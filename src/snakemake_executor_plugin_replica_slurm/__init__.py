@@ -1,0 +1,150 @@
+"""Snakemake's SLURM executor, with what sites differ in and what this workflow needs: `executor: replica-slurm` in a profile.
+
+Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own name (`--replica-slurm-…`):
+
+- GPUs are asked for by `--gpus` or by `--gres`, with the site's model, and only by jobs that need some;
+- an array holds jobs that ask for the same resources, which is what the seeds of a run do; jobs are submitted when Snakemake
+  hands them over. (The executor below puts all jobs of a rule into an array with the resources of the first, and waits for more
+  jobs than the limit on jobs lets through.);
+- the state of every task of an array is read, not that of the array's last;
+- what does not change during a call (the account's validity, the controller's configuration) is asked for once.
+"""
+
+import asyncio
+import functools
+from dataclasses import dataclass, field
+from typing import Optional
+
+import snakemake_executor_plugin_slurm as slurm
+from snakemake_executor_plugin_slurm import common_settings
+from snakemake_interface_common.exceptions import WorkflowError
+
+__all__ = ["Executor", "ExecutorSettings", "common_settings"]
+
+#: Ways to ask for GPUs.
+GPU_FLAGS = ("gpus", "gres")
+#: Resources of a job that have nothing to do with what it asks SLURM for.
+PRIVATE = ("tmpdir", "_job_count")
+
+
+def _setting(text: str) -> dict:
+    return {"help": text, "env_var": False, "required": False}
+
+
+@dataclass
+class ExecutorSettings(slurm.ExecutorSettings):
+    """Settings of the SLURM executor and those of the site's GPUs."""
+
+    gpu_flag: Optional[str] = field(
+        default="gpus", metadata=_setting("How the site takes GPUs: 'gpus' (--gpus=N) or 'gres' (--gres=gpu:N).")
+    )
+    gpu_model: Optional[str] = field(
+        default=None, metadata=_setting("Model of GPU to ask for, as the site calls it (sinfo -o %G).")
+    )
+    gpu_mem_mb: Optional[int] = field(
+        default=None, metadata=_setting("Memory of a GPU in MB, against which `replica plan --profile` warns.")
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gpu_flag not in GPU_FLAGS:
+            raise WorkflowError(f"--replica-slurm-gpu-flag {self.gpu_flag}: give one of {', '.join(GPU_FLAGS)}")
+
+
+class _ManyNodes:
+    """A job over several nodes as the executor below takes it: one task on each node, no count of tasks for each GPU."""
+
+    def __init__(self, job):
+        self.threads = job.threads
+        self.resources = _Resources(job.resources)
+        self.resources.update(tasks=job.resources["nodes"], tasks_per_gpu=0)
+
+
+class _Resources(dict):
+    def __getattr__(self, name: str):
+        return self[name]
+
+
+class Executor(slurm.Executor):
+    """The SLURM executor with the site's way of asking for GPUs and arrays of like jobs."""
+
+    def __post_init__(self, test_mode: bool = False):
+        self._accounts: dict[str, list[str]] = {}
+        super().__post_init__(test_mode)
+        # The executor below calls these by their names in its module.
+        slurm.set_gres_string = self.gpu_flags
+        slurm.get_submit_command = _submit_command(slurm.get_submit_command)
+        slurm.query_job_status_sacct = _by_task(slurm.query_job_status_sacct)
+        slurm.get_min_job_age = functools.cache(slurm.get_min_job_age)
+
+    def gpu_flags(self, job) -> str:
+        """Return the flags for a job's GPUs; a job without any has none."""
+        settings = self.workflow.executor_settings
+        gpus, nodes = job.resources.get("gpu") or 0, job.resources.get("nodes") or 1
+        if not gpus:
+            return ""
+        model = f"{settings.gpu_model}:" if settings.gpu_model else ""
+        return f" --gres=gpu:{model}{-(-gpus // nodes)}" if settings.gpu_flag == "gres" else f" --gpus={model}{gpus}"
+
+    def run_jobs(self, jobs):
+        """Submit jobs now: those of one rule that ask for the same in an array, others by themselves."""
+        if self._main_event_loop is None:
+            try:
+                self._main_event_loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self._main_event_loop = None
+        groups: dict[tuple, list] = {}
+        for job in jobs:
+            if job.is_group() or not {"all", job.rule.name} & self.array_jobs:
+                self._submit_job(job)
+            else:
+                groups.setdefault(_asks_for(job), []).append(job)
+        for alike in groups.values():
+            if len(alike) == 1:
+                self._submit_job(alike[0])
+            else:
+                self._submit_array_jobs(alike)
+
+    def get_account_arg(self, job):
+        """Yield the flag of the account, whose validity is asked for once."""
+        account = str(job.resources.get("slurm_account") or "")
+        if account not in self._accounts:
+            self._accounts[account] = list(super().get_account_arg(job))
+        yield from self._accounts[account]
+
+    def _report_job_submission_threadsafe(self, job_info):
+        number = str(job_info.external_jobid)
+        if "_" in number:  # where SLURM writes the log of an array's task
+            job_info.aux["slurm_logfile"] = self.slurm_logdir / f"rule_{job_info.job.name}" / f"{number}.log"
+        super()._report_job_submission_threadsafe(job_info)
+
+
+def _asks_for(job) -> tuple:
+    """Return what a job asks for, by which jobs may share an array."""
+    resources = {key: value for key, value in job.resources.items() if key not in PRIVATE}
+    return job.rule.name, job.threads, tuple(sorted((key, str(value)) for key, value in resources.items()))
+
+
+def _submit_command(original):
+    """Return the function that writes the command line, for jobs over several nodes too."""
+    if hasattr(original, "__wrapped__"):
+        return original
+
+    @functools.wraps(original)
+    def command(job, *arguments, **options) -> str:
+        several = (job.resources.get("nodes") or 1) > 1
+        return original(_ManyNodes(job) if several else job, *arguments, **options)
+
+    return command
+
+
+def _by_task(original):
+    """Return the function that writes the query of states, by the number of an array and its task (`17_2`), not by the raw one."""
+    if hasattr(original, "__wrapped__"):
+        return original
+
+    @functools.wraps(original)
+    def query(run_id: str) -> str:
+        return original(run_id).replace("JobIdRaw", "JobID")
+
+    return query

@@ -1,0 +1,86 @@
+"""`replica plan --profile`: partitions are chosen as the executor does, and what exceeds a profile's limits is said."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import yaml
+
+from replica.config import load_project
+from replica.errors import ConfigError
+from replica.plan import build_plan
+from replica.plan.profiles import Profile, fit, partition_of, read_profile
+
+from .test_plan_resources import _asked
+
+
+@pytest.fixture(scope="module")
+def paper_scale(root):
+    project = load_project(root, quick=False)
+    return project, build_plan(project, "paper")
+
+
+def _with_limits(root, folder, **limits):
+    """The slurm profile with other limits for all its partitions."""
+    shutil.copytree(root / "workflow" / "profiles" / "slurm", folder / "workflow" / "profiles" / "slurm")
+    path = folder / "workflow" / "profiles" / "slurm" / "partitions.yaml"
+    content = yaml.safe_load(path.read_text())
+    for partition in content["partitions"].values():
+        partition.update({key: value for key, value in limits.items() if key in partition})
+    path.write_text(yaml.safe_dump(content))
+    return read_profile(folder, "slurm")
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
+def test_partitions_by_need(root, name):
+    profile = read_profile(root, name)
+    asked = {"threads": 8, "mem_mb": 16000, "nodes": 1}
+    assert partition_of(profile, {**asked, "gpu": 0, "runtime": 60}) == "cpu"
+    assert partition_of(profile, {**asked, "gpu": 1, "runtime": 60}) == "gpu"
+    assert partition_of(profile, {**asked, "gpu": 8, "runtime": 4000}) == "long"
+    assert partition_of(profile, {**asked, "gpu": 9, "runtime": 60}) is None
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
+def test_shipped_profiles_hold_the_paper_scale_but_for_the_memory_of_a_gpu(root, paper_scale, name):
+    found = fit(*paper_scale, read_profile(root, name))
+    assert all("GB of a GPU" in line for line in found.warnings)
+    assert sum(jobs for jobs, _ in found.partitions.values()) > 3000
+
+
+@pytest.mark.parametrize(
+    "limits, said",
+    [
+        ({"max_runtime": 1000}, r"1\d{3} minutes \(at most 1000\)"),
+        ({"max_mem_mb": 30000}, r"65500 MB \(at most 30000\)"),
+        ({"max_gpu": 4}, r"8 GPUs \(at most 4\)"),
+    ],
+)
+def test_what_exceeds_a_partition_is_said_with_the_limit(root, tmp_path, paper_scale, limits, said):
+    profile = _with_limits(root, tmp_path, **limits)
+    text = "\n".join(fit(*paper_scale, profile).warnings)
+    assert re.search(said, text), text
+
+
+def test_a_gpu_that_is_too_small_is_said(tmp_path):
+    project, plan, run = _asked(tmp_path, 1, train={"steps": 1, "batch_size": 4096})
+    [line] = fit(project, plan, Profile("here", gpu_mem_mb=1000)).warnings
+    assert line.startswith(f"adapt {run}") and "the profile has 1" in line
+    assert fit(project, plan, Profile("here", gpu_mem_mb=10**6)).warnings == []
+
+
+def test_a_workstation_says_what_runs_on_fewer_gpus(root, paper_scale):
+    found = fit(*paper_scale, read_profile(root, "workstation"))
+    assert found.partitions == {}
+    assert any("planned for 8 GPUs, the profile has 1" in line for line in found.warnings)
+
+
+def test_unknown_profile_and_unreadable_partitions_are_one_line(root, tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'slurm'"):
+        read_profile(root, "slurmm")
+    shutil.copytree(root / "workflow" / "profiles" / "slurm", tmp_path / "mine")
+    (tmp_path / "mine" / "partitions.yaml").write_text("partitions: {gpu: {max_gpus: 1}}")
+    with pytest.raises(ConfigError, match=r"partitions\.yaml: .*max_gpus"):
+        read_profile(tmp_path, "mine")
