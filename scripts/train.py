@@ -1,28 +1,45 @@
 """Train one seed of one run of the plan and store its model, history and manifest.
 
 Killed at any time, the same command goes on from the newest complete checkpoint below state/ and ends with the same result.
-SIGTERM and SIGUSR1 write a checkpoint and stop with exit status 85.
+SIGTERM and SIGUSR1 write a checkpoint and stop with exit status 85; other statuses: 2 a mistake, 86 out of memory (the next start
+takes smaller micro-batches), 87 the loss is NaN or infinite. A failure that would come again is not tried again (`replica forget`).
+
+A run on several GPUs is started as one process for each; `torchrun --nproc-per-node N scripts/train.py ...` does it too.
 """
 
 import sys
 
 from replica.paths import Layout
-from replica.programs import importing, main, project_and_plan, run_parser
+from replica.plan.resources import resources_of
+from replica.programs import attempt_option, importing, main, project_and_plan, run_parser
+from replica.training import failures, launch
+from replica.training.distributed import first, processes
 from replica.training.selection import adopt_winner
 
 
 def program() -> int:
-    arguments = run_parser(__doc__).parse_args()
+    parser = attempt_option(run_parser(__doc__))
+    parser.add_argument("--processes", type=int, help="processes on this node (default: the run's GPUs, else one)")
+    arguments = parser.parse_args()
     project, plan = project_and_plan(arguments.root, arguments.scale, arguments.run)
     run, layout = plan.run(arguments.run), Layout(arguments.root)
     if run.candidates and arguments.seed == 0:  # the best of the tried values was trained already, at this seed
-        winner = adopt_winner(layout, plan, run, project.task(run.spec["task"][0]))
-        print(f"{run.id} seed 0 is {winner}", file=sys.stderr)
+        if first():
+            winner = adopt_winner(layout, plan, run, project.task(run.spec["task"][0]))
+            print(f"{run.id} seed 0 is {winner}", file=sys.stderr)
         return 0
+    spread = None
+    if not launch.inside():
+        spread = launch.shape(resources_of(project, plan, run.id)["gpu"], arguments.processes)
+    count = spread.total if spread else processes()
+    mark = failures.fingerprint(project, plan, run.id, arguments.seed, layout, count)
+    failures.refuse(layout.resume(plan.scale, run.id, arguments.seed), mark)  # before anything slow is imported
+    if count > 1 and spread:
+        return launch.launch([sys.executable, *sys.argv], spread)
     with importing():
         from replica.training.run import train_run
 
-    return train_run(project, plan, arguments.run, arguments.seed, layout)
+    return train_run(project, plan, run.id, arguments.seed, layout, arguments.attempt)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Exit status of a mistake that a person has to mend; the same call fails the same way.
+MISTAKE = 2
+#: Exit status of a process that was told to stop, wrote a checkpoint and goes on when it is started again.
+INTERRUPTED = 85
+#: Exit status of training that did not fit into memory; started again it takes smaller micro-batches.
+OUT_OF_MEMORY = 86
+#: Exit status of training whose loss was NaN or infinite; the same call fails the same way.
+DIVERGED = 87
+
 
 class ReplicaError(Exception):
-    """Something a person can mend; command-line programs print its message without a traceback and exit with 2."""
+    """Something a person can mend; command-line programs print its message without a traceback and exit with `status`."""
+
+    status = MISTAKE
 
 
 class ConfigError(ReplicaError):
@@ -19,7 +30,27 @@ class AssetError(ReplicaError):
 
 
 class TrainingError(ReplicaError):
-    """A training run cannot go on (a loss that is not finite, a checkpoint that cannot be read)."""
+    """A training run cannot go on (a checkpoint that cannot be read, a parent that is missing)."""
+
+
+class DivergedError(TrainingError):
+    """The loss is NaN or infinite: the same configuration ends so again."""
+
+    status = DIVERGED
+
+
+class OutOfMemoryError(TrainingError):
+    """A step did not fit into memory; the next start takes smaller micro-batches."""
+
+    status = OUT_OF_MEMORY
+
+
+class RepeatedError(ReplicaError):
+    """A run failed before in a way that nothing has changed since; carries the status of then."""
+
+    def __init__(self, message: str, status: int):
+        super().__init__(message)
+        self.status = status
 
 
 class ResultError(ReplicaError):

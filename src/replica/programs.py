@@ -1,4 +1,4 @@
-"""What the programs in `scripts/` share: options that name a run, a quick start and end, errors as one line, exit status 2."""
+"""What the programs in `scripts/` share: options that name a run, a quick start and end, errors as one line, exit statuses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from replica.errors import ReplicaError
+from replica.errors import MISTAKE, ReplicaError
 
 if TYPE_CHECKING:
     from replica.config.project import Project
@@ -24,6 +24,18 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--run", required=True, help="the run's id, as `replica plan` prints it")
     parser.add_argument("--seed", type=int, default=0, help="which seed (default 0)")
     parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
+    return parser
+
+
+def attempt_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add `--attempt`, by which a job that comes back knows that one before it was killed."""
+    parser.add_argument(
+        "--attempt",
+        type=int,
+        default=1,
+        metavar="N",
+        help="how often this job was submitted (default 1); more than at the last start after a kill without notice: smaller micro-batches",
+    )
     return parser
 
 
@@ -62,7 +74,7 @@ def importing() -> Iterator[None]:
 
 
 def main(program: Callable[[], int | None]) -> None:
-    """Run a program; a person's mistake or a full disk is one line on standard error and exit status 2.
+    """Run a program; a person's mistake or a full disk is one line on standard error and the error's exit status (2 for most).
 
     At the end all objects are taken from the garbage collector, which would else walk the libraries' once more.
     """
@@ -70,13 +82,13 @@ def main(program: Callable[[], int | None]) -> None:
         sys.exit(program() or 0)
     except ReplicaError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status)
     except Exception as error:
         if not _disk_is_full(error):
             raise
         name = getattr(error, "filename", None) or "a file"
         print(f"error: no space left on the disk while writing {name}; free some and run again", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(MISTAKE)
     finally:
         gc.freeze()
 

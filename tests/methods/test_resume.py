@@ -82,7 +82,7 @@ def _fit(row: Row, folder, stop: int | None = None):
     after_step = loop.hooks.on_step_end
 
     def on_step_end(args, state, control, **kwargs):
-        loop.hooks.stop_requested = state.global_step == stop
+        loop.interruption.requested = state.global_step == stop
         after_step(args, state, control, **kwargs)
 
     loop.hooks.on_step_end = on_step_end

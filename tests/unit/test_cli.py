@@ -93,11 +93,16 @@ def test_status_tells_starting_running_interrupted_and_failed_apart(tmp_path):
     finished.wait()
     (state / "process.json").write_text(json.dumps({"pid": finished.pid, "host": platform.node()}))
     assert now() == "interrupted"
+    write_json(state / "process.json", {"pid": 1, "host": "another", "stopped": 40})
+    assert now() == "interrupted", "it said so itself, wherever it ran"
     log.write_text("error: the loss is nan\n")
     with pytest.raises(ConfigError), recorded(state):
         raise ConfigError("wrong")
     assert now() == "failed"
     assert not state.exists()
+    log.unlink()
+    write_json(state / "failed.json", {"status": 87})
+    assert now() == "failed"
     write_json(layout.run("laptop", run.id, 1) / "manifest.json", {})
     assert now() == "done"
 

@@ -22,7 +22,7 @@ from replica.plan import build_plan
 from replica.tasks.metrics import METRICS, MetricEntry
 from replica.training import checkpoints, signals
 from replica.training.evaluate import evaluate_run
-from replica.training.loop import micro_batch, total_steps
+from replica.training.loop import total_steps
 from replica.training.run import _history, parent_folder
 from replica.training.selection import choose_candidate
 
@@ -164,13 +164,6 @@ def test_history_holds_no_bare_nan():
 def test_steps_of_epochs_count_the_last_smaller_batch():
     assert total_steps(Train(epochs=3, batch_size=32), 100) == 12  # ceil(100 / 32) = 4 batches an epoch
     assert total_steps(Train(steps=7), 100) == 7
-
-
-def test_processes_share_a_batch_evenly_or_not_at_all():
-    assert micro_batch(Train(steps=1, batch_size=32, accumulate=2), 1) == 16
-    assert micro_batch(Train(steps=1, batch_size=32, accumulate=2), 4) == 4  # 4 processes x 2 micro-batches x 4 = 32
-    with pytest.raises(TrainingError, match="batch_size 32 cannot be shared by 3 processes"):
-        micro_batch(Train(steps=1, batch_size=32), 3)
 
 
 def _signals(batch_ids, lengths, width):

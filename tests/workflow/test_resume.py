@@ -16,9 +16,9 @@ import pytest
 
 from replica.assets import manifest
 from replica.config import load_project
+from replica.errors import INTERRUPTED
 from replica.plan import build_plan
 from replica.training.checkpoints import SEAL
-from replica.training.loop import INTERRUPTED
 from replica.training.process import NAME
 
 from .checkout import environment, make_checkout, program, snakemake

@@ -12,6 +12,8 @@ EPILOG = """examples:
   replica plan --scale paper minilm    GPU hours, disk and the longest path of one paper at its published size
   replica plan --scale paper --profile slurm   also which partitions the jobs fall on, and which fit none
   replica status                       what is done, running, interrupted, failed or not run; verdicts by paper
+  replica logs RUN                     why a job failed: state, remembered failure and the end of its logs
+  replica forget RUN                   let a run be tried again that failed in a way it would repeat
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
   replica scorecard                    the verdicts of the last ledger
   replica measure t5-base --method compacter:n=4 --batch 16   memory, parameters and FLOPs of a fine-tuning
@@ -66,6 +68,15 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--runs", action="store_true", help="a line per run, however many there are")
     status.add_argument("--ledger", help="ledger to count claims in (default: results/claims.json)")
 
+    logs = verbs.add_parser("logs", help="how a run's seeds stand and what their jobs said, SLURM's logs with them")
+    logs.add_argument("--lines", type=int, default=20, help="last lines of every log, 0 for all (default: 20)")
+    logs.add_argument("--paths", action="store_true", help="print the files' names alone")
+    forget = verbs.add_parser("forget", help="forget a run's remembered failures, so that it is tried again")
+    for verb in (logs, forget):
+        verb.add_argument("run", metavar="RUN", help="a run's id, a part of it, or a paper's name for it")
+        verb.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
+        verb.add_argument("--seed", type=int, help="one seed (default: all)")
+
     explain = verbs.add_parser(
         "explain", help="walk a claim's number back to its jobs, configuration, data and weights"
     )
@@ -112,6 +123,10 @@ def main() -> None:
             from replica.cli.status import status
 
             return status(arguments)
+        if arguments.verb in ("logs", "forget"):
+            from replica.cli import logs
+
+            return getattr(logs, arguments.verb)(arguments)
         from replica.cli import verbs
 
         return getattr(verbs, arguments.verb)(arguments)

@@ -91,6 +91,8 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     record = layout.resume(made.scale, run.id, seed) / "process.json"
     if record.exists():
         facts = read_result(record, ["pid", "host"])
+        if "stopped" in facts:
+            return "interrupted"
         if facts["host"] != socket.gethostname():
             return f"started on {facts['host']}"
         try:
@@ -100,6 +102,8 @@ def state_of(layout: Layout, made: Plan, run: Run, seed: int) -> str:
             return "interrupted"
         except PermissionError:
             return "running"
+    if (record.parent / "failed.json").exists():
+        return "failed"
     stage = "train" if run.stage in ("pretrain", "teacher") else run.stage
     log = layout.root / "logs" / stage / made.scale / f"{run.id}-seed{seed}.log"
     if not log.exists():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,14 +15,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from replica.config.schema import Train
-from replica.errors import TrainingError
+from replica.errors import DivergedError
 from replica.methods.base import Context, Method
 from replica.tasks import LengthBucketSampler
-from replica.training import checkpoints
+from replica.training import checkpoints, distributed
+from replica.training import parts as sharing
+from replica.training.interruption import Interruption
 from replica.training.precision import choose
-
-#: Exit status of a training process that was told to stop, wrote a checkpoint and can be started again.
-INTERRUPTED = 85
 
 
 @dataclass
@@ -43,7 +40,6 @@ class _Hooks(TrainerCallback):
 
     def __init__(self, loop: Loop):
         self.loop = loop
-        self.stop_requested = False
         self.started = time.monotonic()
 
     def _each(self, hook: str, state: Any) -> None:
@@ -65,7 +61,7 @@ class _Hooks(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._each("on_step_end", state)
-        if self.stop_requested:
+        if distributed.anywhere(self.loop.interruption.requested, args.device):
             control.should_save = control.should_training_stop = True
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -76,14 +72,12 @@ class _Hooks(TrainerCallback):
         done, total = state.global_step, state.max_steps
         rate = (done - self.loop.first_step) / max(1e-9, time.monotonic() - self.started)
         left = (total - done) / rate if rate > 0 else 0.0
-        print(
-            f"step {done}/{total}  loss {float(logs['loss']):.4f}  {rate:.1f} steps/s  {left:.0f} s left",
-            file=sys.stderr,
-            flush=True,
-        )
+        distributed.say(f"step {done}/{total}  loss {float(logs['loss']):.4f}  {rate:.1f} steps/s  {left:.0f} s left")
 
     def on_save(self, args, state, control, **kwargs):
-        checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+        distributed.barrier()  # every process writes the state of its own random numbers
+        if distributed.first():
+            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class Loop(Trainer):
@@ -100,9 +94,15 @@ class Loop(Trainer):
         methods: list[tuple[frozenset[str], Method]],
         objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor],
         state_folder: Path,
+        parts: int = 1,
+        interruption: Interruption | None = None,
     ):
-        batch = micro_batch(train, _world())
+        processes = distributed.processes()
+        batch = sharing.whole(train.batch_size, train.accumulate, processes)
         self.sampler = LengthBucketSampler(split.lengths, batch, context.seed, followers=[collate])
+        self.own_parts = sharing.PartSampler(self.sampler, parts, distributed.rank(), processes)
+        self.interruption = interruption or Interruption()
+        self._weights: list[float] = []
         self.split, self.context, self._collate_rows = split, context, collate
         self.methods = [method for _, method in methods]
         self.first_step = 0
@@ -120,8 +120,8 @@ class Loop(Trainer):
         arguments = TrainingArguments(
             output_dir=str(state_folder),
             max_steps=steps,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=train.accumulate,
+            per_device_train_batch_size=-(-batch // (parts * processes)),
+            gradient_accumulation_steps=train.accumulate * parts,
             learning_rate=train.learning_rate,
             weight_decay=train.weight_decay,
             adam_beta1=train.beta1,
@@ -142,7 +142,9 @@ class Loop(Trainer):
             report_to=[],
             disable_tqdm=True,
             remove_unused_columns=False,
+            ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
         )
+        arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes, never torch's DataParallel
         self.hooks = _Hooks(self)
         super().__init__(model=model, args=arguments, callbacks=[self.hooks])
         self.model_accepts_loss_kwargs = False
@@ -150,10 +152,33 @@ class Loop(Trainer):
         if context.teacher is not None:
             context.teacher.to(self.args.device)
 
+    @property
+    def _shared(self) -> bool:
+        """Whether a batch of the sampler is computed in more than one piece."""
+        return self.own_parts.parts * self.own_parts.processes > 1
+
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of like length; sharded by accelerate when several processes train."""
-        loader = DataLoader(self.split, batch_sampler=self.sampler, collate_fn=self._collate_rows)
-        return self.accelerator.prepare(loader) if self.args.world_size > 1 else loader
+        """Batches of like length, or this process's parts of them."""
+        sampler = self.own_parts if self._shared else self.sampler
+        return DataLoader(self.split, batch_sampler=sampler, collate_fn=self._collate)
+
+    def _collate(self, rows: list[Any]) -> Any:
+        """Make a batch; of a shared one with what it counts. A part without rows is a row that counts for nothing."""
+        if not self._shared:
+            return self._collate_rows(rows)
+        batch = self._collate_rows(rows or [self.split[0]])
+        return batch, sharing.counted(batch) if rows else 0
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Take a step's batches; where they are parts, weigh each by its share of the whole batch over all processes."""
+        samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self._shared:
+            counts = [count for _, count in samples]
+            samples = [batch for batch, _ in samples]
+            parts, processes = self.own_parts.parts, self.own_parts.processes
+            wholes = torch.tensor(counts, dtype=torch.float32, device=device).reshape(-1, parts).sum(1)
+            self._weights = sharing.weights(counts, distributed.total(wholes), parts, processes)
+        return samples, items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return the objective's scalar; a loss that is not finite ends the run and names step and method."""
@@ -161,11 +186,13 @@ class Loop(Trainer):
             inner = self.accelerator.unwrap_model(model)
             loss = inside(model, inner, lambda: self._objective(inner, inputs, self.context))
         if not torch.isfinite(loss.detach()):
-            raise TrainingError(
+            raise DivergedError(
                 f"the loss is {float(loss.detach())} at step {self.state.global_step + 1} of {self.state.max_steps} "
                 f"(objective: {self._objective_name}, learning rate {self._get_learning_rate():.3g}); "
                 "lower the rate or look at the batch"
             )
+        if self._weights:
+            loss = loss * self._weights.pop(0)
         return (loss, None) if return_outputs else loss
 
     def create_optimizer(self, *args, **kwargs):
@@ -202,29 +229,24 @@ class Loop(Trainer):
         return 0
 
     def fit(self) -> Outcome:
-        """Train to the last step, resuming from the newest complete checkpoint; SIGTERM and SIGUSR1 save and stop."""
-        resume = checkpoints.latest(Path(self.args.output_dir))
+        """Train to the last step, resuming from the newest complete checkpoint; save and stop when `interruption` says so."""
+        folder = Path(self.args.output_dir)
+        resume = distributed.from_first(checkpoints.latest(folder) if distributed.first() else None)
         if resume is not None:
             self.first_step = int(resume.name.rpartition("-")[2])
-            print(f"resuming at step {self.first_step} from {resume}", file=sys.stderr, flush=True)
-
-        def stop(number, frame):
-            print(
-                f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True
-            )
-            self.hooks.stop_requested = True
-
-        previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+            distributed.say(f"resuming at step {self.first_step} from {resume}")
+        if (
+            distributed.rank()
+        ):  # other dropout than the first process's, else equal places of all shares would be dropped alike
+            torch.manual_seed(self.context.seed + 1_000_003 * distributed.rank())
         started = time.monotonic()
-        try:
-            if self.first_step >= self.args.max_steps:  # killed between the last step and the storing of the result
-                self._load_from_checkpoint(str(resume))
-                self.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
-            else:
-                self.train(resume_from_checkpoint=str(resume) if resume else None)
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+        if self.first_step >= self.args.max_steps:  # killed between the last step and the storing of the result
+            self._load_from_checkpoint(str(resume))
+            self.state = TrainerState.load_from_json(str(resume / "trainer_state.json"))
+        elif distributed.anywhere(self.interruption.requested, self.args.device):
+            self.state.global_step, self.state.max_steps = self.first_step, self.args.max_steps
+        else:
+            self.train(resume_from_checkpoint=str(resume) if resume else None)
         return Outcome(
             finished=self.state.global_step >= self.state.max_steps,
             step=self.state.global_step,
@@ -266,23 +288,3 @@ def total_steps(train: Train, rows: int) -> int:
     if train.steps is not None:
         return train.steps
     return max(1, round(train.epochs * math.ceil(rows / train.batch_size)))
-
-
-def micro_batch(train: Train, processes: int) -> int:
-    """Return the sentences of one process in one micro-batch: all of them together make `batch_size` a step.
-
-    Raises TrainingError where the batch cannot be shared evenly.
-    """
-    size, rest = divmod(train.batch_size, train.accumulate * processes)
-    if rest:
-        raise TrainingError(
-            f"batch_size {train.batch_size} cannot be shared by {processes} processes with accumulate {train.accumulate}: "
-            "take a number of processes that divides batch_size / accumulate"
-        )
-    return size
-
-
-def _world() -> int:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))

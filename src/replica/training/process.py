@@ -14,14 +14,14 @@ NAME = "process.json"
 
 
 @contextmanager
-def recorded(folder: Path) -> Iterator[None]:
-    """Keep `process.json` (process number and host) in a run's state folder while the block runs.
+def recorded(folder: Path, attempt: int = 1) -> Iterator[None]:
+    """Keep `process.json` (process number, host, attempt) in a run's state folder while the block runs.
 
     It stays when the process is killed or the block ends well (who stored the result removes the folder), and goes when the block
     raises: then the run has failed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / NAME, {"pid": os.getpid(), "host": platform.node()})
+    _write(folder, attempt)
     try:
         yield
     except Exception:
@@ -29,3 +29,12 @@ def recorded(folder: Path) -> Iterator[None]:
         with suppress(OSError):
             folder.rmdir()  # where no checkpoint is in it
         raise
+
+
+def stopped(folder: Path, attempt: int, step: int) -> None:
+    """Say in the record that the process stopped by itself at a step, and was not killed."""
+    _write(folder, attempt, stopped=step)
+
+
+def _write(folder: Path, attempt: int, **more: int) -> None:
+    write_json(folder / NAME, {"pid": os.getpid(), "host": platform.node(), "attempt": attempt, **more})

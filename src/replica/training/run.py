@@ -7,6 +7,8 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,21 @@ from replica import __version__, models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task, Train
-from replica.errors import ConfigError, TrainingError
+from replica.errors import INTERRUPTED, ConfigError, TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
-from replica.training.loop import INTERRUPTED, Loop, total_steps
+from replica.training import distributed, failures, memory, process
+from replica.training.interruption import Interruption
+from replica.training.loop import Loop, total_steps
+from replica.training.parts import most_parts
 from replica.training.precision import choose
-from replica.training.process import recorded
 from replica.training.selection import choose_candidate
+
+#: Sentences that a teacher reads at once where its signals are stored.
+SIGNAL_BATCH = 64
 
 
 def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
@@ -79,23 +86,63 @@ def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: i
     return teacher
 
 
-def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
+@contextmanager
+def at_work(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int) -> Iterator[Path]:
+    """Give the state folder of one seed of a run, recorded as worked on; a failure that would come again is remembered there.
+
+    Raises RepeatedError where this very call failed so before.
+    """
+    state = layout.resume(plan.scale, run_id, seed)
+    mark = failures.fingerprint(project, plan, run_id, seed, layout, distributed.processes())
+    failures.refuse(state, mark)
+    if distributed.first():
+        remove_leftovers(layout.run(plan.scale, run_id, seed))
+    with failures.remembered(state, mark, run_id):
+        if distributed.first():
+            with process.recorded(state, attempt):
+                yield state
+        else:
+            yield state
+
+
+def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int = 1) -> int:
     """Train one seed of a run and store model, history and manifest; returns the process's exit status.
 
-    Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there.
+    Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there. `attempt` counts
+    the submissions of a job: when it has grown since a process was killed without notice, micro-batches become smaller. Several
+    processes that call this with the variables of torchrun train one model; the first alone writes.
     """
-    remove_leftovers(layout.run(plan.scale, run_id, seed))
-    with recorded(layout.resume(plan.scale, run_id, seed)):
-        return _train(project, plan, run_id, seed, layout)
-
-
-def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
+    state = layout.resume(plan.scale, run_id, seed)
     run = plan.run(run_id)
+    with Interruption() as interruption:
+        distributed.start()
+        train = Train(**run.spec["train"])
+        most = most_parts(train.batch_size, train.accumulate, distributed.processes())
+        parts = distributed.from_first(memory.parts(state, attempt, most) if distributed.first() else None)
+        with (
+            at_work(project, plan, run_id, seed, layout, attempt),
+            memory.watched(state, parts, most, attempt),
+        ):
+            return _train(project, plan, run, seed, layout, attempt, parts, interruption)
+
+
+def _train(
+    project: Project,
+    plan: Plan,
+    run: Run,
+    seed: int,
+    layout: Layout,
+    attempt: int,
+    parts: int,
+    interruption: Interruption,
+) -> int:
     task = project.task(run.spec["task"][0])
-    out = layout.run(plan.scale, run_id, seed)
-    selection = choose_candidate(layout, plan, run, task) if run.candidates else None
+    out, state = layout.run(plan.scale, run.id, seed), layout.resume(plan.scale, run.id, seed)
+    selection = None
+    if run.candidates:
+        selection = distributed.from_first(choose_candidate(layout, plan, run, task) if distributed.first() else None)
     train = Train(**{**run.spec["train"], **(selection["chosen"] if selection else {})})
-    is_candidate = any(run_id in other.candidates for other in plan.runs.values())
+    is_candidate = any(run.id in other.candidates for other in plan.runs.values())
     started = time.time()
 
     import torch
@@ -124,7 +171,6 @@ def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout)
     for _, method in methods:
         method.prepare(model, context)
     counts = _counts(model)
-    state = layout.resume(plan.scale, run_id, seed)
     loop = Loop(
         model,
         train,
@@ -134,11 +180,18 @@ def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout)
         methods=[(entry.changes, method) for entry, method in methods],
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
         state_folder=state,
+        parts=parts,
+        interruption=interruption,
     )
     outcome = loop.fit()
+    distributed.end()
     if not outcome.finished:
-        print(f"stopped at step {outcome.step} of {steps}; run the same command to go on", file=sys.stderr)
+        distributed.say(f"stopped at step {outcome.step} of {steps}; run the same command to go on")
+        if distributed.first():
+            process.stopped(state, attempt, outcome.step)
         return INTERRUPTED
+    if not distributed.first():  # what follows is done by one process
+        return 0
     model = loop.accelerator.unwrap_model(loop.model).cpu()
     for _, method in methods:
         model = method.finalize(model)
@@ -146,7 +199,7 @@ def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout)
     scored = None
     if is_candidate:
         _, metrics = tasks.evaluate(
-            model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=64
+            model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=max(1, 64 // parts)
         )
         scored = {name: finite(value) for name, value in metrics.items()}
     kept = [
@@ -165,13 +218,15 @@ def _train(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout)
         "seconds": round(outcome.seconds, 2),
         "wall_seconds": round(time.time() - started, 2),
         "threads": torch.get_num_threads(),
+        "processes": distributed.processes(),
+        "parts": parts,
     }
     with atomic_folder(out) as folder:
         models.save(model, folder, head=head, labels=labels, structure=structure)
         write_text(folder / "history.jsonl", _history(outcome.history))
         write_manifest(folder, plan, run, seed, layout, facts)
     shutil.rmtree(state, ignore_errors=True)
-    print(f"{run_id} seed {seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {out}", file=sys.stderr)
+    print(f"{run.id} seed {seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {out}", file=sys.stderr)
     return 0
 
 
@@ -254,17 +309,19 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> int:
+def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int = 1) -> int:
     """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
     state = layout.resume(plan.scale, run_id, seed)
-    remove_leftovers(layout.run(plan.scale, run_id, seed))
-    with recorded(state):
-        _store_signals(project, plan, run_id, seed, layout)
+    parts = memory.parts(state, attempt, SIGNAL_BATCH)
+    with at_work(project, plan, run_id, seed, layout, attempt):
+        size = max(1, SIGNAL_BATCH // parts)
+        with memory.watched(state, parts, SIGNAL_BATCH, attempt):
+            _store_signals(project, plan, run_id, seed, layout, size)
     shutil.rmtree(state, ignore_errors=True)
     return 0
 
 
-def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> None:
+def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, size: int) -> None:
     from replica.training import signals
 
     run = plan.run(run_id)
@@ -279,7 +336,7 @@ def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout:
     teacher = load_teacher(project, layout, plan, run, seed, task)
     context = Context(seed=seed, teacher=teacher, head=tasks.head_of(task))
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
-    sampler = tasks.LengthBucketSampler(split.lengths, 64, 0)
+    sampler = tasks.LengthBucketSampler(split.lengths, size, 0)
     collate = tasks.collate(task, split.facts, seed=seed, model=teacher)
 
     def batches():

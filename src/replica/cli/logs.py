@@ -1,0 +1,140 @@
+"""`replica logs RUN`: what a run's jobs said, and how each seed stands. `replica forget RUN`: let a failed run be tried again."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from replica.cli.verbs import console, state_of
+from replica.config import load_project
+from replica.errors import ConfigError, ReplicaError, nearest
+from replica.paths import Layout
+from replica.plan import Plan, Run, build_plan
+from replica.training import failures, memory
+
+#: Where SLURM's own logs of jobs may lie: the profiles' folder, and the executor's default.
+SLURM_LOGS = ("logs/slurm", ".snakemake/slurm_logs")
+#: How many of SLURM's newest logs are read where their names do not hold the run (jobs of an array).
+LOOKED_AT = 200
+
+
+def logs(arguments: Namespace) -> int:
+    """Print state, remembered failure and the end of the logs of one run's seeds."""
+    layout = Layout(arguments.root)
+    made, run = found(arguments)
+    seeds = sorted(run.seeds) if arguments.seed is None else [arguments.seed]
+    if arguments.paths:
+        for path in files(layout, made.scale, run.id, arguments.seed):
+            print(path)
+        return 0
+    console.print(f"[bold]{run.id}[/bold]  ({', '.join(sorted(run.names))})", highlight=False)
+    for seed in seeds:
+        console.print(f"seed {seed}: {_standing(layout, made, run, seed)}", highlight=False, markup=False)
+    paths = list(files(layout, made.scale, run.id, arguments.seed))
+    for path in paths:
+        _show(path, arguments.lines)
+    if not paths:
+        console.print(f"no log of this run at scale {made.scale}: none of its jobs was started here")
+    return 0
+
+
+def forget(arguments: Namespace) -> int:
+    """Remove what a run's seeds remember of failures and memory, so that the next call tries them as if for the first time."""
+    layout = Layout(arguments.root)
+    made, run = found(arguments)
+    seeds = sorted(run.seeds) if arguments.seed is None else [arguments.seed]
+    removed = failures.forget(layout, made.scale, run.id, seeds)
+    for path in removed:
+        console.print(f"removed {path}", highlight=False)
+    if not removed:
+        console.print(f"{run.id}: nothing was remembered")
+    return 0
+
+
+def found(arguments: Namespace) -> tuple[Plan, Run]:
+    """Return the plan and the run that a person means: by id, by a part of it, or by a paper's name for it.
+
+    Enabled papers come first, then all papers' files; ConfigError where none or several fit.
+    """
+    wanted, known = arguments.run, []
+    for papers in (None, "all"):
+        project = load_project(arguments.root, quick=False)
+        if papers:
+            project = load_project(arguments.root, quick=False, papers=list(project.paper_files))
+        made = build_plan(project, arguments.scale)
+        runs = [run for run in made.runs.values() if run.seeds]
+        exact = [run for run in runs if wanted == run.id or wanted in run.names]
+        fitting = exact or [run for run in runs if wanted in run.id]
+        if len(fitting) == 1:
+            return made, fitting[0]
+        if fitting:
+            raise ConfigError(f"'{wanted}' fits {len(fitting)} runs: {_some(run.id for run in fitting)}")
+        known = [run.id for run in runs]
+    raise ConfigError(f"no run '{wanted}' at scale {made.scale}{nearest(wanted, known)}")
+
+
+def files(layout: Layout, scale: str, run_id: str, seed: int | None = None) -> Iterator[Path]:
+    """Give the logs of a run's jobs, oldest first: those of the programs, then SLURM's own."""
+    chosen = r"\d+" if seed is None else str(seed)
+    name = re.compile(rf"{re.escape(run_id)}-seed{chosen}(\D.*)?\.log")
+    own = [
+        path
+        for path in layout.root.glob(f"logs/*/{scale}/{run_id}-seed*.log")
+        if name.fullmatch(path.name) and path.stat().st_size
+    ]
+    yield from sorted(own, key=_when)
+    others = [path for name in SLURM_LOGS for path in (layout.root / name).rglob("*.log")]
+    named = [path for path in others if run_id in str(path)]
+    if not named:
+        newest = sorted(others, key=_when)[-LOOKED_AT:]
+        named = [path for path in newest if run_id in path.read_text(errors="replace")]
+    yield from sorted(named, key=_when)
+
+
+def _standing(layout: Layout, made: Plan, run: Run, seed: int) -> str:
+    folder = layout.resume(made.scale, run.id, seed)
+    try:
+        text = state_of(layout, made, run, seed)
+    except ReplicaError as error:
+        text = str(error)
+    steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
+    if steps:
+        text += f", checkpoint of step {max(steps)}"
+    for name, shown in ((failures.NAME, _failure), (memory.NAME, _parts)):
+        if (folder / name).exists():
+            try:
+                text += shown(json.loads((folder / name).read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError):
+                text += f"; {folder / name} cannot be read"
+    return text
+
+
+def _failure(facts: dict) -> str:
+    return f"; failed with status {facts['status']} at {facts['when']}, not tried again: {facts['message']}"
+
+
+def _parts(facts: dict) -> str:
+    return f"; micro-batches in {facts['parts']} parts, because memory was short"
+
+
+def _show(path: Path, lines: int) -> None:
+    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    shown = text[-lines:] if lines else text
+    left = f", the last {len(shown)} of {len(text)} lines" if len(shown) < len(text) else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_when(path)))
+    console.print(f"\n== {path} ({when}{left})", highlight=False, markup=False)
+    for line in shown:
+        print(line)
+
+
+def _some(names: Iterator[str]) -> str:
+    names = sorted(names)
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
+def _when(path: Path) -> float:
+    return path.stat().st_mtime

@@ -1,0 +1,34 @@
+"""SIGTERM and SIGUSR1 as a request: training stops after the step, with a checkpoint. Imports no torch."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import Any
+
+#: What asks a training process to stop: the end of a job or a preemption, and a time limit that is near.
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interruption:
+    """While its block runs, a signal sets `requested` and nothing else happens.
+
+    Taken before models are loaded, so that a process that has announced itself is never killed by a signal it could have answered.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        print(f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True)
+        self.requested = True
+
+    def __enter__(self) -> Interruption:
+        self._previous = {number: signal.signal(number, self._request) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

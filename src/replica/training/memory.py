@@ -1,0 +1,113 @@
+"""Training that did not fit into memory comes back with smaller micro-batches: in how many parts, and how that is remembered.
+
+`memory.json` beside the resume checkpoints holds `parts`. A process that sees the error doubles it and ends with status 86. One that
+was killed without notice (the kernel or the cluster ends who takes too much memory) leaves its record behind; when the job comes back
+as a later attempt, that counts as too little memory too. A job that its cluster requeues after a preemption keeps its attempt. Imports
+torch only to know its error.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from replica.errors import OutOfMemoryError
+from replica.files import read_result, write_json
+from replica.training import process
+
+NAME = "memory.json"
+#: What libraries say when memory is short, beside torch's own error type.
+SAID = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
+
+def parts(folder: Path, attempt: int, most: int) -> int:
+    """Return in how many parts a process computes its share of a micro-batch, at most `most` (one sentence each).
+
+    Twice as many as before where the process of an earlier attempt was killed without notice.
+    """
+    facts = _known(folder)
+    known = max(1, int(facts["parts"]))
+    lost = killed(folder, attempt)
+    # where that attempt said itself what it lacked, it has been heard
+    if lost is not None and lost > facts.get("attempt", 0):
+        known = min(2 * known, max(most, known))
+        print(
+            f"attempt {attempt}: the process before was killed without notice, perhaps for its memory: "
+            f"micro-batches in {known} parts from here",
+            file=sys.stderr,
+            flush=True,
+        )
+        write_json(folder / NAME, {"parts": known, "attempt": lost})
+    return min(known, most)
+
+
+def killed(folder: Path, attempt: int) -> int | None:
+    """Return the earlier attempt whose process left its record below `folder` without having said that it stops, or None."""
+    record = folder / process.NAME
+    if not record.exists():
+        return None
+    facts = read_result(record, ["pid", "host"], f"remove {record}")
+    before = facts.get("attempt", 1)
+    if "stopped" in facts or attempt <= before or (facts["host"] == platform.node() and _alive(facts["pid"])):
+        return None
+    return before
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of the GPU or of the machine, was too small."""
+    if isinstance(error, MemoryError):
+        return True
+    if not isinstance(error, RuntimeError):
+        return False
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in SAID)
+
+
+@contextmanager
+def watched(folder: Path, now: int, most: int, attempt: int) -> Iterator[None]:
+    """Turn an error for lack of memory in the block into OutOfMemoryError, and remember to take smaller parts.
+
+    `now` is the number of parts, `most` what it can be, which is also the sentences of a process's whole micro-batch.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
+        if now >= most:
+            raise OutOfMemoryError(
+                f"out of memory with one sentence at a time: the model itself needs a larger GPU or more mem_mb ({said})"
+            ) from error
+        write_json(folder / NAME, {"parts": min(2 * now, most), "attempt": attempt})
+        raise OutOfMemoryError(
+            f"out of memory with {-(-most // now)} sentences at a time; started again it takes half as many, in batches as before ({said})"
+        ) from error
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    if not (folder / NAME).exists():
+        return {"parts": 1}
+    return read_result(folder / NAME, ["parts"], f"remove {folder / NAME} to start with whole micro-batches")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
