@@ -14,34 +14,39 @@ from tests.workflow.checkout import make_checkout, snakemake
 
 #: What is asked of training in these tests: long enough to be disturbed in the middle.
 STEPS = 400
+STATUS = "replica-slurm-init-seconds-before-status-checks"
 
 
 def make_site(folder: Path, papers: list[str]) -> Path:
     """Make a small checkout with the `slurm` profile at its top, changed as a new site changes it."""
     make_checkout(folder, papers, sections=["laptop"])
     (folder / "slurm").symlink_to("workflow/profiles/slurm")
-    profile(folder, {"slurm-init-seconds-before-status-checks": "2"})
+    replace(
+        folder / "slurm" / "config.yaml",
+        {f"{STATUS}: 40": f"{STATUS}: 2", "max-jobs-per-timespan: 2/1s": "max-jobs-per-timespan: 20/1s"},
+    )
     return folder
 
 
-def profile(folder: Path, values: dict[str, str]) -> None:
-    """Replace values of the checkout's profile; each has to be there already."""
-    path = folder / "slurm" / "config.yaml"
+def replace(path: Path, values: dict[str, str]) -> None:
+    """Replace texts of a file; each has to be there once."""
     text = path.read_text()
-    for key, value in values.items():
-        text, count = re.subn(rf"(?m)^(\s*{re.escape(key)}: *)[^#\n]*", rf"\g<1>{value} ", text)
-        assert count == 1, f"{path} has {count} lines with {key}"
+    for old, new in values.items():
+        assert text.count(old) == 1, f"{path}: {text.count(old)} times {old!r}"
+        text = text.replace(old, new)
     path.write_text(text)
 
 
 def scale(folder: Path, values: dict[str, str]) -> None:
     """Replace values of the checkout's smoke scale; each has to be there already."""
     path = folder / "config" / "scales" / "smoke.yaml"
-    text = path.read_text()
-    for key, value in values.items():
-        text, count = re.subn(rf"\b{key}: [^,}}\n]+", f"{key}: {value}", text)
-        assert count == 1, f"{path} has {count} lines with {key}"
-    path.write_text(text)
+    replace(
+        path,
+        {
+            re.search(rf"\b{key}: [^,}}\n]+", path.read_text()).group(): f"{key}: {value}"
+            for key, value in values.items()
+        },
+    )
 
 
 @dataclass

@@ -36,7 +36,7 @@ rule stop:
         mem_mb=500,
         runtime=5,
     shell:
-        "python program.py {wildcards.signal}"
+        "exec python program.py {wildcards.signal}"
 """
 
 

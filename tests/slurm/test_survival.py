@@ -20,7 +20,7 @@ from replica.training.checkpoints import SEAL
 from tests.workflow.checkout import environment, program
 
 from .cluster import Cluster, Controller, Job, wait_for
-from .sites import STEPS, OneRun, copied, prepared_site
+from .sites import STEPS, OneRun, copied, prepared_site, replace
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 #: Memory in MB of the job that is preempted and of the one that takes its place: together more than the machine poses as having.
@@ -95,8 +95,10 @@ def warned(cluster: Cluster, site: Path, folder: Path) -> Told:
 
 
 def starved(cluster: Cluster, site: Path, folder: Path) -> Told:
-    """The job needs more memory than its first attempt asks for."""
-    run = copied(site, folder, mem_mb=SCARCE)
+    """The job needs more memory than the plan thought."""
+    run = copied(site, folder)
+    estimate = 'resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"]'
+    replace(folder / "workflow" / "rules" / "common.smk", {estimate: SCARCE})
     with _start(cluster, run) as controller:
         return _end(cluster, run, controller)
 
