@@ -7,6 +7,7 @@ Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own 
   hands them over. (The executor below puts all jobs of a rule into an array with the resources of the first, and waits for more
   jobs than the limit on jobs lets through.);
 - the state of every task of an array is read, not that of the array's last;
+- a job that failed for good (a mistake, a bug, a loss that is NaN) is not submitted again, whatever `retries` says;
 - what does not change during a call (the account's validity, the controller's configuration) is asked for once.
 """
 
@@ -18,6 +19,9 @@ from typing import Optional
 import snakemake_executor_plugin_slurm as slurm
 from snakemake_executor_plugin_slurm import common_settings
 from snakemake_interface_common.exceptions import WorkflowError
+
+from replica.paths import Layout
+from replica.training.failures import NAME as FAILED
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
@@ -105,6 +109,13 @@ class Executor(slurm.Executor):
             else:
                 self._submit_array_jobs(alike)
 
+    def report_job_error(self, job_info, msg=None, **arguments):
+        """Report a failed job; one that left word that it would fail the same way again has no attempts left."""
+        job = job_info.job
+        if not job.is_group() and _would_fail_again(job):
+            job._attempt = job.restart_times + 1  # the property would have its resources computed again
+        super().report_job_error(job_info, msg=msg, **arguments)
+
     def get_account_arg(self, job):
         """Yield the flag of the account, whose validity is asked for once."""
         account = str(job.resources.get("slurm_account") or "")
@@ -117,6 +128,14 @@ class Executor(slurm.Executor):
         if "_" in number:  # where SLURM writes the log of an array's task
             job_info.aux["slurm_logfile"] = self.slurm_logdir / f"rule_{job_info.job.name}" / f"{number}.log"
         super()._report_job_submission_threadsafe(job_info)
+
+
+def _would_fail_again(job) -> bool:
+    """Say whether a training job left a mark of a failure that comes from its configuration or code: a mistake, a bug, a NaN."""
+    names = ("scale", "run", "seed")
+    if not all(name in job.wildcards.keys() for name in names):
+        return False
+    return (Layout().resume(*(job.wildcards[name] for name in names)) / FAILED).exists()
 
 
 def _asks_for(job) -> tuple:

@@ -142,10 +142,11 @@ def test_cancelled_job_is_submitted_again_and_ends_as_if_undisturbed(told):
     assert hit.run.result() == whole.run.result()
 
 
-def test_job_near_its_time_limit_goes_on_in_another(told):
+def test_job_near_its_time_limit_goes_back_into_the_queue(told):
     whole, hit = told("undisturbed"), told("warned")
     assert hit.status == 0, hit.text[-3000:]
-    assert [job.state for job in hit.jobs] == ["FAILED", "COMPLETED"]
+    assert [job.state for job in hit.jobs] == ["REQUEUED", "COMPLETED"]
+    assert len({job.id for job in hit.jobs}) == 1
     assert 0 < hit.run.resumed_at < STEPS, "the checkpoint that SIGUSR1 asks for"
     assert hit.run.result() == whole.run.result()
 
@@ -160,13 +161,13 @@ def test_job_killed_for_its_memory_comes_back_with_more(told):
     assert memory[0] == int(SCARCE) and memory == sorted(set(memory)), "more with each attempt"
 
 
-def test_diverged_run_is_not_trained_again(told):
+def test_diverged_run_is_not_submitted_again(told):
     hit = told("diverged")
     assert hit.status != 0
+    assert [job.state for job in hit.jobs] == ["FAILED"]
     mark = json.loads((hit.run.state / "failed.json").read_text())
     assert mark["status"] == 87 and "the loss is" in mark["message"]
     assert not hit.run.out.exists()
-    assert {job.state for job in hit.jobs} == {"FAILED"}
 
 
 #: What is started for which tests.
@@ -174,11 +175,11 @@ STORIES = {
     undisturbed: {
         test_preempted_job_is_requeued_and_ends_as_if_undisturbed.__name__,
         test_cancelled_job_is_submitted_again_and_ends_as_if_undisturbed.__name__,
-        test_job_near_its_time_limit_goes_on_in_another.__name__,
+        test_job_near_its_time_limit_goes_back_into_the_queue.__name__,
     },
     preempted: {test_preempted_job_is_requeued_and_ends_as_if_undisturbed.__name__},
     cancelled: {test_cancelled_job_is_submitted_again_and_ends_as_if_undisturbed.__name__},
-    warned: {test_job_near_its_time_limit_goes_on_in_another.__name__},
+    warned: {test_job_near_its_time_limit_goes_back_into_the_queue.__name__},
     starved: {test_job_killed_for_its_memory_comes_back_with_more.__name__},
-    diverged: {test_diverged_run_is_not_trained_again.__name__},
+    diverged: {test_diverged_run_is_not_submitted_again.__name__},
 }
