@@ -1,12 +1,10 @@
-"""Starts a program of the DAG with the GPUs, processes and nodes that its job was given. Uses the standard library alone.
+"""Starts a program of the DAG with the GPUs and the time that its job was given. Uses the standard library alone.
 
 - Without a queue, a job takes the ids of GPUs that nobody else holds: a lock on a file for each id, which the kernel opens when the
   last process that holds it ends, however it ends.
-- With several GPUs it starts one process for each, with torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT);
-  over several nodes, one launcher on each through `srun`. Unlike torchrun it hands signals on without a time limit of its own, and
-  ends with the exit status of the process that ended first in failure.
 - Under SLURM it sends SIGUSR1 when the time limit is near; a program that answers with a checkpoint (status 85) is put back into
   the queue, under its own number, and goes on. Its own clock also serves tasks of arrays, which `sbatch --signal` does not reach.
+- The program learns how many nodes its job has, which Snakemake's step hides from it.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import fcntl
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,13 +22,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from replica.errors import ConfigError
+from replica.errors import INTERRUPTED
 
-#: Exit status of a program that was told to stop, wrote a checkpoint and can be started again.
-INTERRUPTED = 85
-#: Seconds between two looks at the processes, and at GPUs that others hold.
-LOOK, WAIT = 0.1, 1.0
-#: Seconds that the other processes have to end after one has failed.
+#: Seconds between two looks at GPUs that others hold.
+WAIT = 1.0
+#: Seconds that SLURM has to end a job that was put back into the queue.
 GRACE = 60.0
 #: Seconds before the time limit at which a program is told: this many, or a fifth of the time if that is less.
 WARNING = 300.0
@@ -93,12 +88,12 @@ def _open(path: Path) -> IO[str]:
     return os.fdopen(descriptor, "r+")
 
 
-class _Signals:
-    """Hands SIGTERM, SIGINT and SIGUSR1 on to the processes, sends SIGUSR1 near the time limit, and remembers what came."""
+class _Child:
+    """A program that gets every SIGTERM, SIGINT and SIGUSR1 of this process, and SIGUSR1 near the time limit."""
 
     def __init__(self, limit: float = 0.0) -> None:
-        self.processes: list[subprocess.Popen] = []
-        self.received: set[int] = set()
+        self.process: subprocess.Popen | None = None
+        self.received: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, self._hand_on)
         if limit:
@@ -106,37 +101,17 @@ class _Signals:
             signal.setitimer(signal.ITIMER_REAL, limit - min(WARNING, limit / 5))
 
     def _hand_on(self, number: int, frame: object) -> None:
-        self.received.add(number)
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(number)
+        self.received.append(number)
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> None:
-        """Start a process; a signal that came before is handed on to it."""
-        self.processes.append(subprocess.Popen(command, env=dict(environment), pass_fds=keep))
-        for number in self.received:
-            self.processes[-1].send_signal(number)
-
-
-def wait_for(processes: Sequence[subprocess.Popen]) -> int:
-    """Wait until all processes have ended; when one fails, the others are ended after it. Returns 0, or the first failure's status."""
-    failed, deadline = None, 0.0
-    while True:
-        states = [process.poll() for process in processes]
-        if failed is None:
-            failed = next((state for state in states if state), None)
-            if failed is not None and failed != INTERRUPTED:
-                for process in processes:
-                    if process.poll() is None:
-                        process.terminate()
-                deadline = time.monotonic() + GRACE
-        if all(state is not None for state in states):
-            return 0 if failed is None else failed if failed > 0 else 128 - failed
-        if deadline and time.monotonic() > deadline:
-            for process in processes:
-                if process.poll() is None:
-                    process.kill()
-        time.sleep(LOOK)
+    def run(self, command: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> int:
+        """Run the program to its end; returns its exit status, a signal as 128 + its number."""
+        self.process = subprocess.Popen(command, env=dict(environment), pass_fds=keep)
+        for number in list(self.received):  # what came before there was anybody to tell
+            self.process.send_signal(number)
+        status = self.process.wait()
+        return status if status >= 0 else 128 - status
 
 
 def run(
@@ -144,79 +119,32 @@ def run(
 ) -> int:
     """Run a Python program on `gpus` GPUs over `nodes` nodes, in a job of so many minutes (0: no limit); returns its exit status."""
     environment = dict(os.environ if environment is None else environment)
-    in_slurm, outermost = "SLURM_JOB_ID" in environment, "REPLICA_NODE_GPUS" not in environment
-    if gpus <= 1 and not in_slurm and not (gpus and visible_gpus(environment)):
-        os.execve(sys.executable, [sys.executable, *program], environment)
-    signals = _Signals(60 * minutes if in_slurm and outermost else 0.0)
-    command = [sys.executable, *program]
-    if nodes > 1 and outermost:
-        signals.start(_over_nodes(program, gpus, nodes, environment), environment, ())
+    command, in_slurm, keep = [sys.executable, *program], "SLURM_JOB_ID" in environment, ()
+    if in_slurm:
+        environment["SLURM_JOB_NUM_NODES"] = str(nodes)
+        child = _Child(60 * minutes)
     else:
-        count, keep = max(1, int(environment.get("REPLICA_NODE_GPUS", gpus))), ()
-        if gpus and not in_slurm:
-            ids = visible_gpus(environment)
-            count = min(count, len(ids)) or 1
-            if ids:
-                held = lease(count, ids, lock_folder(environment))
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(held)
-                keep = tuple(file.fileno() for file in held.values())
-            if count < gpus:
-                print(f"{gpus} GPUs were planned and {len(ids)} are here: {count} process(es)", file=sys.stderr)
-        for local, variables in enumerate(_ranks(count, nodes, environment)):
-            signals.start(command, {**environment, **variables, "LOCAL_RANK": str(local)}, keep)
-    status = wait_for(signals.processes)
-    if status == INTERRUPTED and signal.SIGUSR1 in signals.received and in_slurm and outermost:
-        return _requeue(environment["SLURM_JOB_ID"])
+        ids = visible_gpus(environment) if gpus else []
+        if not ids:
+            os.execve(sys.executable, command, environment)
+        child = _Child()
+        held = lease(min(gpus, len(ids)), ids, lock_folder(environment))
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(held)
+        keep = tuple(file.fileno() for file in held.values())
+    status = child.run(command, environment, keep)
+    if status == INTERRUPTED and signal.SIGUSR1 in child.received and in_slurm:
+        _requeue(environment["SLURM_JOB_ID"])
     return status
 
 
-def _ranks(count: int, nodes: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
-    """Return torchrun's variables for the processes of this node; for a single process there are none."""
-    if count * nodes == 1:
-        return [{}]
-    node = int(environment.get("SLURM_NODEID", "0")) if nodes > 1 else 0
-    threads = max(1, int(environment.get("OMP_NUM_THREADS", "1")) // count)
-    shared = {
-        "WORLD_SIZE": str(count * nodes),
-        "LOCAL_WORLD_SIZE": str(count),
-        "MASTER_ADDR": environment.get("MASTER_ADDR", "127.0.0.1") if nodes > 1 else "127.0.0.1",
-        "MASTER_PORT": environment["MASTER_PORT"] if nodes > 1 else str(_free_port()),
-        "OMP_NUM_THREADS": str(threads),
-    }
-    return [{**shared, "RANK": str(node * count + local)} for local in range(count)]
-
-
-def _over_nodes(program: Sequence[str], gpus: int, nodes: int, environment: dict[str, str]) -> list[str]:
-    """Return the command that starts a launcher on each node of the job's allocation; sets where its processes meet."""
-    if "SLURM_JOB_ID" not in environment:
-        raise ConfigError(f"{nodes} nodes: only a SLURM job has several; set gpus_per_node in config/scales/ for one")
-    each, rest = divmod(gpus, nodes)
-    if rest:
-        raise ConfigError(f"{gpus} GPUs cannot be shared evenly by {nodes} nodes; set gpus_per_node in config/scales/")
-    job = environment["SLURM_JOB_ID"]
-    environment.update(REPLICA_NODE_GPUS=str(each), MASTER_ADDR=socket.gethostname())
-    environment["MASTER_PORT"] = str(20000 + int(job) % 20000)
-    step = ["srun", f"--nodes={nodes}", f"--ntasks={nodes}", "--ntasks-per-node=1", f"--gres=gpu:{each}"]
-    step.append(f"--cpus-per-task={environment.get('OMP_NUM_THREADS', '1')}")
-    options = ["--gpus", str(gpus), "--nodes", str(nodes)]
-    return [*step, sys.executable, "-m", "replica.launch", *options, "--", *program]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _requeue(job: str) -> int:
-    """Put this job back into the queue under its own number; SLURM ends it then. Returns INTERRUPTED where SLURM refuses."""
+def _requeue(job: str) -> None:
+    """Put this job back into the queue under its own number; SLURM ends it then. Where SLURM refuses, its status brings it back."""
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"job {job} was not put back into the queue: {done.stderr.strip()}", file=sys.stderr)
     else:
         print(f"job {job} goes back into the queue and resumes from its checkpoint", file=sys.stderr, flush=True)
         time.sleep(GRACE)
-    return INTERRUPTED
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -224,14 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="launch", description=__doc__.partition("\n")[0])
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of the job over all its nodes (default 0)")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default 1)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="time limit of the job under SLURM (default 0: none)")
+    parser.add_argument(
+        "--minutes", type=float, default=0.0, help="time limit of the job under SLURM (default 0: none)"
+    )
     parser.add_argument("program", nargs="+", help="after `--`: a Python program and its options")
     chosen = parser.parse_args(arguments)
-    try:
-        return run(chosen.program, chosen.gpus, chosen.nodes, chosen.minutes)
-    except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(chosen.program, chosen.gpus, chosen.nodes, chosen.minutes)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own 
 - what does not change during a call (the account's validity, the controller's configuration) is asked for once.
 """
 
+# ruff: noqa: UP045  (Snakemake reads the settings' types and knows Optional only)
+
 import asyncio
 import functools
 from dataclasses import dataclass, field

@@ -72,11 +72,13 @@ def test_a_masked_word_head_is_computed_at_the_masked_words_only():
     )
     shape = shape_of(entry)
     head = saved_activations(shape, 2, 10, masked_share=0.15) - saved_activations(shape, 2, 10)
-    assert head == pytest.approx(0.15 * 20 * 4 * (3 * 1000 + 4 * 8))  # rows x share x fp32 x (three of logits, four of hidden)
+    assert head == pytest.approx(
+        0.15 * 20 * 4 * (3 * 1000 + 4 * 8)
+    )  # rows x share x fp32 x (three of logits, four of hidden)
 
 
 def test_saved_activations_of_an_encoder_layer_are_those_of_its_operations():
-    """Per token of a layer: x, q, k, v, context, two inputs of normalisations, the feed-forward's input, and twice the inner size; masks."""
+    """A token of a layer: x, q, k, v, context, two norm inputs, the feed-forward's input, twice the inner size; masks."""
     config = {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     shape = shape_of(ModelEntry(title="m", architecture="bert", config={**config, "vocab_size": 10}))
     tokens, pairs = 3 * 5, 2 * 3 * 5 * 5

@@ -57,7 +57,9 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
     plan.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
     plan.add_argument("--runs", action="store_true", help="a line per run")
-    plan.add_argument("--profile", metavar="NAME", help="also what falls on a profile's partitions, and what exceeds its limits")
+    plan.add_argument(
+        "--profile", metavar="NAME", help="also what falls on a profile's partitions, and what exceeds its limits"
+    )
 
     status = verbs.add_parser(
         "status", help="what is done, running, interrupted, failed, not run; and each paper's claims"

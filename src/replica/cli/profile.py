@@ -14,7 +14,9 @@ def show(console: Console, project: Project, plan: Plan, name: str) -> None:
     profile = read_profile(project.root, name)
     found = fit(project, plan, profile)
     for partition, (jobs, hours) in sorted(found.partitions.items()):
-        console.print(f"profile {name}: partition {partition}: {jobs:.0f} jobs, {hours:,.1f} GPU hours", highlight=False)
+        console.print(
+            f"profile {name}: partition {partition}: {jobs:.0f} jobs, {hours:,.1f} GPU hours", highlight=False
+        )
     for line in found.warnings:
         console.print(f"warning: {line}", style="yellow", highlight=False)
     if not found.warnings:

@@ -40,7 +40,7 @@ class Fit:
 
 
 def read_profile(root: Path | str, name: str) -> Profile:
-    """Read the profile that `snakemake --profile NAME` takes in a checkout; ConfigError where there is none or its limits cannot be read."""
+    """Read the profile that `snakemake --profile NAME` takes in a checkout; ConfigError where none is, or its limits cannot be read."""
     root = Path(root)
     for folder in (root / name, root / FOLDER / name):
         path = folder if folder.suffix == ".yaml" else folder / "config.yaml"
