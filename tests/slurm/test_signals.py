@@ -10,7 +10,7 @@ from .sites import make_site
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 #: Writes its checkpoint for three seconds, as a model of a few gigabytes does, and ends as training does.
 PROGRAM = """
-import pathlib, signal, sys, time
+import os, pathlib, signal, sys, time
 
 name = sys.argv[1]
 
@@ -20,7 +20,7 @@ def stop(number, frame):
     sys.exit(85)
 
 signal.signal(getattr(signal, f"SIG{name}"), stop)
-pathlib.Path(f"{name}.ready").touch()
+pathlib.Path(f"{name}.ready").write_text(os.environ["SLURM_JOB_ID"])
 time.sleep(60)
 """
 WORKFLOW = """
@@ -40,6 +40,11 @@ rule stop:
 """
 
 
+def _job(folder, name):
+    path = folder / f"{name}.ready"
+    return path.read_text() if path.exists() else ""
+
+
 def test_programs_that_are_told_to_stop_may_finish_their_checkpoint(cluster, tmp_path):
     make_site(tmp_path, ["compacter"])
     (tmp_path / "Snakefile").write_text(WORKFLOW)
@@ -47,12 +52,9 @@ def test_programs_that_are_told_to_stop_may_finish_their_checkpoint(cluster, tmp
     names = ("TERM", "USR1")
     arguments = ("--config", "scale=smoke", "--retries", "0", "--", *(f"{name}.done" for name in names))
     with cluster.snakemake(tmp_path, *arguments) as controller:
-        wait_for("both programs", lambda: all((tmp_path / f"{name}.ready").exists() for name in names), 60)
-        for job in cluster.jobs(tmp_path):
-            if "TERM" in job.comment:
-                cluster.call("scancel", job.id)  # SIGTERM, and SIGKILL after the cluster's KillWait
-            else:
-                cluster.call("scancel", "--signal=USR1", job.id)
+        wait_for("both programs", lambda: all(_job(tmp_path, name) for name in names), 60)
+        cluster.call("scancel", _job(tmp_path, "TERM"))  # SIGTERM, and SIGKILL after the cluster's KillWait
+        cluster.call("scancel", "--signal=USR1", _job(tmp_path, "USR1"))
         assert controller.wait() != 0
     for name in names:
         assert (tmp_path / f"{name}.saved").exists(), f"killed before it answered SIG{name}"

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
 #: Memory in MB of the job that is preempted and of the one that takes its place: together more than the machine poses as having.
 LARGE = "60000"
 #: Memory in MB that the training program outgrows at its first attempt, not at its second.
-SCARCE = "400"
+SCARCE = "600"
 
 
 @dataclass
@@ -57,6 +57,13 @@ def _training(run: OneRun, controller: Controller) -> Callable[[], bool]:
     return look
 
 
+def _running(cluster: Cluster, run: OneRun) -> Job:
+    def look() -> list[Job]:
+        return [job for job in cluster.jobs(run.folder) if job.state == "RUNNING"]
+
+    return wait_for("the accounting to know the job", look, 20)[0]
+
+
 def undisturbed(cluster: Cluster, site: Path, folder: Path) -> Told:
     """The same training on this machine, without SLURM or Snakemake."""
     run = copied(site, folder)
@@ -79,8 +86,7 @@ def cancelled(cluster: Cluster, site: Path, folder: Path) -> Told:
     run = copied(site, folder)
     with _start(cluster, run) as controller:
         wait_for("training to begin", _training(run, controller), 180, 0.02)
-        [job] = [job for job in cluster.jobs(run.folder) if job.state == "RUNNING"]
-        cluster.call("scancel", job.id)
+        cluster.call("scancel", _running(cluster, run).id)
         return _end(cluster, run, controller)
 
 
@@ -89,8 +95,7 @@ def warned(cluster: Cluster, site: Path, folder: Path) -> Told:
     run = copied(site, folder)
     with _start(cluster, run) as controller:
         wait_for("training to begin", _training(run, controller), 180, 0.02)
-        [job] = [job for job in cluster.jobs(run.folder) if job.state == "RUNNING"]
-        cluster.call("scancel", "--signal=USR1", job.id)
+        cluster.call("scancel", "--signal=USR1", _running(cluster, run).id)
         return _end(cluster, run, controller)
 
 
