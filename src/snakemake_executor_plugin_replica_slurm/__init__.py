@@ -62,8 +62,8 @@ class _ManyNodes:
 
     def __init__(self, job):
         self.threads = job.threads
-        self.resources = _Resources(job.resources)
-        self.resources.update(tasks=job.resources["nodes"], tasks_per_gpu=0)
+        self.resources = _Resources(job.resources.items())
+        self.resources.update(tasks=self.resources["nodes"], tasks_per_gpu=0)
 
 
 class _Resources(dict):

@@ -13,8 +13,7 @@ from pathlib import Path
 SCRIPTS = {
     "sbatch": """
 number=$(( $(cat "$FAKE_SLURM/number" 2>/dev/null || echo 100) + 1 )); echo $number > "$FAKE_SLURM/number"
-last=; for word in "$@"; do case $word in --array=*) last=${word#*-};; esac; done
-last=${last#array=}; last=${last#*-}
+last=; for word in "$@"; do case $word in --array=*) last=${word##*-};; esac; done
 now=$(date +%s)
 if [ -n "$last" ]; then for task in $(seq 1 $last); do echo $now > "$FAKE_SLURM/jobs/${number}_$task"; done
 else echo $now > "$FAKE_SLURM/jobs/$number"; fi
@@ -37,21 +36,26 @@ done
 }
 
 
+#: Flags that differ from call to call.
+CHANGING = ("--job-name", "--output", "--comment", "-D", "--wrap")
+
+
 @dataclass
 class Submitted:
-    """One call of sbatch: its flags by name (True where they have no value) and the rule it was for."""
+    """One call of sbatch: the rule it was for, its flags by name (True where they have no value), and as they were typed."""
 
-    rule: str
+    rule: str = ""
     flags: dict[str, str | bool] = field(default_factory=dict)
+    typed: list[tuple[str, str]] = field(default_factory=list)
 
-    def line(self, *names: str) -> str:
+    def line(self) -> str:
         """Return the flags as they were typed, in order, without those that differ from call to call."""
-        shown = [
-            f"{k}={v}" if k.startswith("--") and v is not True else k if v is True else f"{k} {v}"
-            for k, v in self.flags.items()
-        ]
-        hidden = ("--job-name", "--output", "--comment", "-D", "--wrap", *names)
-        return " ".join(item for item in shown if item.split("=")[0].split()[0] not in hidden)
+        return " ".join(text for name, text in self.typed if name not in CHANGING)
+
+    def add(self, name: str, value: str | bool, text: str) -> None:
+        """Take one flag."""
+        self.flags[name] = value
+        self.typed.append((name, text))
 
 
 class FakeSlurm:
@@ -90,22 +94,21 @@ class FakeSlurm:
 
 
 def _read(arguments: list[str]) -> Submitted:
-    flags: dict[str, str | bool] = {}
-    position = 0
-    while position < len(arguments):
+    found = Submitted()
+    words = iter(range(len(arguments)))
+    for position in words:
         word = arguments[position]
         following = arguments[position + 1] if position + 1 < len(arguments) else "-"
-        if "=" in word and word.startswith("--"):
+        if word.startswith("--") and "=" in word:
             name, _, value = word.partition("=")
-            flags[name] = value
+            found.add(name, value, word)
         elif following.startswith("-"):
-            flags[word] = True
+            found.add(word, True, word)
         else:
-            flags[word] = following
-            position += 1
-        position += 1
-    comment = str(flags.get("--comment", ""))
-    return Submitted(comment.removeprefix("rule_").partition("_wildcards_")[0], flags)
+            found.add(word, following, f"{word} {following}")
+            next(words)
+    found.rule = str(found.flags.get("--comment", "")).removeprefix("rule_").partition("_wildcards_")[0]
+    return found
 
 
 def available() -> bool:

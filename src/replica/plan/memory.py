@@ -21,6 +21,10 @@ FLOAT, MASK = 4, 1
 DEVICE_BASE, PROCESS_BASE = 1.0e9, 1.4e9
 
 
+#: Architectures that train without dropout by default: they keep an attention map once, and no masks.
+WITHOUT_DROPOUT = ("vit", "clip_vision_model", "llama")
+
+
 @dataclass(frozen=True)
 class Shape:
     """Sizes of a transformer that decide its memory; `decoder` and `inner_attention` are 0 and `hidden` for an encoder."""
@@ -34,6 +38,7 @@ class Shape:
     vocabulary: int
     image_tokens: int
     normed: bool
+    dropout: bool
 
     @property
     def blocks(self) -> int:
@@ -70,6 +75,7 @@ def shape_of(entry: ModelEntry) -> Shape:
         vocabulary=first("vocab_size"),
         image_tokens=(image // patch) ** 2 + 1 if patch else 0,
         normed=entry.architecture in ("t5", "mt5"),
+        dropout=entry.architecture not in WITHOUT_DROPOUT,
     )
 
 
@@ -85,8 +91,9 @@ def saved_activations(shape: Shape, batch: float, length: float, *, masked_share
     tokens, pairs = batch * length, shape.heads * batch * length * length
     hidden, attention, inner = shape.hidden, shape.inner_attention, shape.inner
     norm = 3 if shape.normed else 2  # a root-mean-square norm of separate operations keeps what it scales, too
-    mixing = FLOAT * tokens * (norm * hidden + 4 * attention) + MASK * tokens * hidden + pairs * (2 * FLOAT + MASK)
-    feeding = FLOAT * tokens * (norm * hidden + 2 * inner) + MASK * tokens * (hidden + inner * shape.normed)
+    mask, maps = (MASK, 2 * FLOAT + MASK) if shape.dropout else (0, FLOAT)
+    mixing = FLOAT * tokens * (norm * hidden + 4 * attention) + mask * tokens * hidden + maps * pairs
+    feeding = FLOAT * tokens * (norm * hidden + 2 * inner) + mask * tokens * (hidden + inner * shape.normed)
     total = shape.layers * (mixing + feeding) + shape.decoder * (2 * mixing + feeding)
     total += tokens * hidden * (2 * FLOAT + MASK) * (2 if shape.decoder else 1)
     if shape.decoder:
