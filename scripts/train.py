@@ -9,10 +9,11 @@ A run on several GPUs is started as one process for each; `torchrun --nproc-per-
 
 import sys
 
+from replica.errors import OUT_OF_MEMORY
 from replica.paths import Layout
 from replica.plan.resources import resources_of
 from replica.programs import attempt_option, importing, main, project_and_plan, run_parser
-from replica.training import failures, launch
+from replica.training import failures, launch, memory
 from replica.training.distributed import first, processes
 from replica.training.selection import adopt_winner
 
@@ -33,9 +34,13 @@ def program() -> int:
         spread = launch.shape(resources_of(project, plan, run.id)["gpu"], arguments.processes)
     count = spread.total if spread else processes()
     mark = failures.fingerprint(project, plan, run.id, arguments.seed, layout, count)
-    failures.refuse(layout.resume(plan.scale, run.id, arguments.seed), mark)  # before anything slow is imported
+    state = layout.resume(plan.scale, run.id, arguments.seed)
+    failures.refuse(state, mark)  # before anything slow is imported
     if count > 1 and spread:
-        return launch.launch([sys.executable, *sys.argv], spread)
+        status = launch.launch([sys.executable, *sys.argv], spread)
+        if status == OUT_OF_MEMORY:
+            memory.shorten(state, arguments.attempt)
+        return status
     with importing():
         from replica.training.run import train_run
 

@@ -210,6 +210,14 @@ def test_an_error_for_lack_of_memory_is_one_line_and_halves_the_next_start(tmp_p
     assert memory.parts(tmp_path, 3, 8) == 4
 
 
+def test_a_shortage_that_several_processes_see_counts_once(tmp_path):
+    for _ in range(2):
+        memory.shorten(tmp_path, 1)
+    assert memory.parts(tmp_path, 1, 8) == 2
+    memory.shorten(tmp_path, 2)
+    assert memory.parts(tmp_path, 2, 8) == 4
+
+
 def test_other_errors_pass_through(tmp_path):
     with pytest.raises(RuntimeError, match="shapes"), memory.watched(tmp_path, 1, 8, attempt=1):
         raise RuntimeError("shapes")

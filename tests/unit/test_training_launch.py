@@ -128,6 +128,12 @@ def test_one_that_fails_ends_those_that_wait_for_it(tmp_path, monkeypatch):
     assert time.monotonic() - before < 20
 
 
+def test_one_that_is_killed_while_the_launcher_lives_was_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE", 0.3)
+    body = 'os.kill(os.getpid(), signal.SIGKILL) if os.environ["RANK"] == "1" else time.sleep(60)'
+    assert launch.launch(_child(tmp_path, body), Shape(1, 2)) == OUT_OF_MEMORY
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_reaches_every_process(tmp_path, number):
     body = f"""

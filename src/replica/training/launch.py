@@ -110,18 +110,23 @@ def launch(command: Sequence[str], shape: Shape) -> int:
 
 
 def wait(started: Sequence[subprocess.Popen]) -> int:
-    """Wait for processes that need each other; where one fails, the others have GRACE seconds to end and are then killed."""
-    deadline = None
-    while any(process.poll() is None for process in started):
-        failed = any(process.poll() not in (None, 0, INTERRUPTED) for process in started)
-        if failed and deadline is None:
-            deadline = time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
+    """Wait for processes that need each other; where one fails, the others have GRACE seconds to end and are then killed.
+
+    One that somebody else killed without notice, while this process lives on, is taken to have been too large.
+    """
+    deadline, large = None, False
+    while True:
+        ended = [process.poll() for process in started]
+        if deadline is None or time.monotonic() < deadline:
+            large = large or -signal.SIGKILL in ended
+        else:
             for process in started:
-                if process.poll() is None:
-                    process.kill()
+                process.kill()
+        if None not in ended:
+            return together([*ended, OUT_OF_MEMORY] if large else ended)
+        if deadline is None and any(status not in (None, 0, INTERRUPTED) for status in ended):
+            deadline = time.monotonic() + GRACE
         time.sleep(0.05)
-    return together([process.returncode for process in started])
 
 
 def together(statuses: Sequence[int]) -> int:

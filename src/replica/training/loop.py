@@ -235,9 +235,7 @@ class Loop(Trainer):
         if resume is not None:
             self.first_step = int(resume.name.rpartition("-")[2])
             distributed.say(f"resuming at step {self.first_step} from {resume}")
-        if (
-            distributed.rank()
-        ):  # other dropout than the first process's, else equal places of all shares would be dropped alike
+        if not distributed.first():  # with the first one's dropout, equal places of all shares would be dropped alike
             torch.manual_seed(self.context.seed + 1_000_003 * distributed.rank())
         started = time.monotonic()
         if self.first_step >= self.args.max_steps:  # killed between the last step and the storing of the result

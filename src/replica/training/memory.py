@@ -64,6 +64,13 @@ def killed(folder: Path, attempt: int) -> int | None:
     return before
 
 
+def shorten(folder: Path, attempt: int) -> None:
+    """Remember to take parts half as large, once for an attempt, however many of its processes say so."""
+    facts = _known(folder)
+    if facts.get("attempt") != attempt:
+        write_json(folder / NAME, {"parts": 2 * facts["parts"], "attempt": attempt})
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory, of the GPU or of the machine, was too small."""
     if isinstance(error, MemoryError):
