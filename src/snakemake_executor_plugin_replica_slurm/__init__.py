@@ -7,6 +7,7 @@ Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own 
   hands them over. (The executor below puts all jobs of a rule into an array with the resources of the first, and waits for more
   jobs than the limit on jobs lets through.);
 - the state of every task of an array is read, not that of the array's last;
+- a job that somebody cancelled counts as failed and is submitted again (the executor below waits for it for ever);
 - a job that failed for good (a mistake, a bug, a loss that is NaN) is not submitted again, whatever `retries` says;
 - what does not change during a call (the account's validity, the controller's configuration) is asked for once.
 """
@@ -81,6 +82,7 @@ class Executor(slurm.Executor):
         slurm.set_gres_string = self.gpu_flags
         slurm.get_submit_command = _submit_command(slurm.get_submit_command)
         slurm.query_job_status_sacct = _by_task(slurm.query_job_status_sacct)
+        slurm.query_job_status = _plain_states(slurm.query_job_status)
         slurm.get_min_job_age = functools.cache(slurm.get_min_job_age)
 
     def gpu_flags(self, job) -> str:
@@ -157,6 +159,19 @@ def _submit_command(original):
         return original(_ManyNodes(job) if several else job, *arguments, **options)
 
     return command
+
+
+def _plain_states(original):
+    """Return the function that asks for states, without who did it: `CANCELLED by 1000` is no state to the executor below."""
+    if hasattr(original, "__wrapped__"):
+        return original
+
+    @functools.wraps(original)
+    async def states(*arguments):
+        found, seconds = await original(*arguments)
+        return found and {job: state.partition(" ")[0] for job, state in found.items()}, seconds
+
+    return states
 
 
 def _by_task(original):

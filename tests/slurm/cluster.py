@@ -104,7 +104,7 @@ class Controller:
     """A running Snakemake that submits to the cluster."""
 
     def __init__(self, cluster: Cluster, folder: Path, arguments: tuple[str, ...]):
-        self.folder = folder
+        self.cluster, self.folder = cluster, folder
         self.output = folder / "controller.log"
         command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", *arguments]
         with open(self.output, "w") as handle:
@@ -121,7 +121,9 @@ class Controller:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"Snakemake did not end in {seconds:.0f} s:\n{self.text()[-4000:]}") from None
+            jobs = "\n".join(map(str, self.cluster.jobs(self.folder)))
+            text = f"Snakemake did not end in {seconds:.0f} s:\n{self.text()[-4000:]}\n{jobs}"
+            raise AssertionError(text) from None
 
     def __enter__(self) -> Controller:
         return self
