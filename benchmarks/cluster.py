@@ -62,7 +62,7 @@ def plan_time(folder: Path, jobs: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit((done.stdout + done.stderr)[-3000:])
-    [total] = [line.split()[1] for line in (done.stdout + done.stderr).splitlines() if line.startswith("total ")]
+    total, *_ = [line.split()[1] for line in (done.stdout + done.stderr).splitlines() if line.startswith("total ")]
     return {"jobs": int(total), "seconds": round(seconds, 1)}
 
 

@@ -53,8 +53,9 @@ rule targets:
         mem_mb=run_mem_mb,
         runtime=run_minutes,
         gpu=run_gpu,
+        attempt=run_attempt,
     message:
         "storing a teacher's signals: {wildcards.run}"
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} -- scripts/targets.py"
-        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} --attempt {resources.attempt} > {log} 2>&1"
