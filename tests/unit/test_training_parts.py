@@ -11,9 +11,10 @@ from replica.errors import TrainingError
 from replica.methods.base import Context
 from replica.models import build
 from replica.tasks import LengthBucketSampler
+from replica.tasks.mlm import mlm_loss
 from replica.training import memory
 from replica.training.loop import Loop
-from replica.training.parts import PartSampler, counted, most_parts, weights, whole
+from replica.training.parts import EMPTY, PartSampler, counted, most_parts, weights, whole
 
 from .small_models import entry
 
@@ -45,7 +46,8 @@ def test_what_counts_in_a_batch():
     assert (counted(sentences), counted(tokens)) == (3, 3)
     assert counted({"example_id": torch.arange(2), "start_positions": torch.zeros(2)}) == 2
     assert weights([3, 1, 0, 4], torch.tensor([4.0, 4.0]), 2, 1) == [1.5, 0.5, 0.0, 2.0]
-    assert weights([0, 0], torch.tensor([0.0]), 2, 1) == [1.0, 1.0]
+    assert weights([4, EMPTY], torch.tensor([4.0]), 2, 1) == [2.0, 0.0]
+    assert weights([0, EMPTY], torch.tensor([0.0]), 2, 1) == [1.0, 0.0]
 
 
 class _Split:
@@ -83,6 +85,8 @@ def _train(folder, kind, parts=1, objective=None, accumulate=1):
     split = _Split(kind)
 
     def loss(model, batch, context):
+        if kind == "mlm":
+            return mlm_loss(model, batch)
         return model(**{key: value for key, value in batch.items() if key != "example_id"}).loss
 
     loop = Loop(

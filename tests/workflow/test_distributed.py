@@ -1,4 +1,7 @@
-"""Two processes (gloo, on processors) train as one with the doubled batch, stop together, and fail with one status."""
+"""Two processes (gloo, on processors) train as one with the doubled batch, stop together, and fail with one status.
+
+And what does not fit into memory comes back in smaller parts of the same batches.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from safetensors.torch import load_file
 
 from replica.assets import manifest
 from replica.config import load_project
-from replica.errors import DIVERGED, INTERRUPTED
+from replica.errors import DIVERGED, INTERRUPTED, OUT_OF_MEMORY
 from replica.plan import build_plan
 
 from .checkout import environment, make_checkout, program, snakemake
@@ -83,7 +86,7 @@ def _equal(first, second):
 @pytest.mark.parametrize("stage", ["adapt", "pretrain"])
 def test_two_processes_of_torchrun_train_as_one_with_the_doubled_batch(alone, tmp_path, stage):
     folder, run = _beside(alone, tmp_path), alone[1][stage]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--"]
     done = _call(folder, [*torchrun, *program(folder, "train", *_train(run))[1:]])
     assert done.returncode == 0, done.stderr
     found = _result(folder, run)
@@ -124,6 +127,56 @@ def test_a_signal_stops_both_at_one_step_and_any_number_of_processes_goes_on(alo
     found = _result(folder, run)
     _equal(_result(alone[0], run), found)
     assert found[2]["processes"] == then
+
+
+#: Runs the program as on a GPU that holds the activations of three sentences.
+SMALL_GPU = """
+import runpy, sys, torch
+from replica import tasks
+whole = tasks.task_loss
+def tight(task, model, batch):
+    if len(batch["example_id"]) > 3:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return whole(task, model, batch)
+tasks.task_loss = tight
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_out_of_memory_comes_back_in_smaller_parts_of_the_same_batches(alone, tmp_path):
+    folder, run = _beside(alone, tmp_path), alone[1]["adapt"]
+    statuses = []
+    for attempt in ("1", "2", "3"):
+        command = program(folder, "train", *_train(run, "--attempt", attempt))
+        done = _call(folder, [command[0], "-c", SMALL_GPU, *command[1:]])
+        statuses.append(done.returncode)
+        if done.returncode:
+            [line] = re.findall("^error: .*$", done.stderr, re.MULTILINE)
+            assert "out of memory with" in line and "started again it takes half as many" in line
+    assert statuses == [OUT_OF_MEMORY, OUT_OF_MEMORY, 0], done.stderr  # eight sentences, four, two
+    found = _result(folder, run)
+    _equal(_result(alone[0], run), found)
+    assert found[2]["parts"] == 4 and _result(alone[0], run)[2]["parts"] == 1
+
+
+@pytest.mark.parametrize("attempt, parts", [("1", 1), ("2", 2)])
+def test_a_kill_without_notice_makes_a_later_attempt_smaller_and_a_requeued_one_not(alone, tmp_path, attempt, parts):
+    folder, run = _beside(alone, tmp_path), alone[1]["adapt"]
+    started = subprocess.Popen(
+        program(folder, "train", *_train(run)), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
+    )
+    for line in started.stderr:
+        if line.startswith(f"step {EVERY + 2}/"):
+            started.kill()
+            break
+    started.stderr.read()
+    assert started.wait() == -signal.SIGKILL
+    done = _call(folder, program(folder, "train", *_train(run, "--attempt", attempt)))
+    assert done.returncode == 0 and f"resuming at step {EVERY}" in done.stderr, done.stderr
+    found = _result(folder, run)
+    assert found[2]["parts"] == parts
+    _equal(_result(alone[0], run), found)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+import snakemake.benchmark
 from snakemake.exceptions import WorkflowError
 
 from replica.config import load_project
@@ -32,6 +33,16 @@ shell.prefix(
 
 # Near its time limit every process of a job may be told by SIGUSR1, which would end this one; only training answers it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+# Snakemake's default limit of 100 jobs a second starts a timer at every look of the scheduler, which ends in another look: after 200
+# jobs it takes most of a core (seen with 9.27.1). Nothing here starts that many, so the default is lifted; a profile's own limit stands.
+limit = getattr(workflow.scheduling_settings, "max_jobs_per_timespan", None)
+if limit is not None and (limit.max_jobs, limit.timespan) == (100, 1):
+    workflow.scheduling_settings.max_jobs_per_timespan = None
+
+# The `benchmark:` files: a look at a job's memory reads all its mappings, a tenth of a second for a program with torch; twice a second
+# for the first 30 looks took a sixth of two cores. Every five seconds is enough for the peak of a training run.
+snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = 5
 
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:

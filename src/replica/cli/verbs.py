@@ -201,7 +201,6 @@ PINNED = (
     "claims.csv",
     "claims.json",
     "summary.json",
-    "report/**/*",
     "structural/*.json",
     "{scale}/papers/**/*",
     "{scale}/runs/*/seed*/manifest.json",
@@ -219,7 +218,7 @@ def pin(arguments: Namespace) -> int:
         path
         for pattern in PINNED
         for path in sorted(results.glob(pattern.format(scale=arguments.scale)))
-        if path.is_file() and path.suffix != ".pdf" and not path.name.startswith(".")
+        if path.is_file() and path.suffix not in (".pdf", ".png") and not path.name.startswith(".")
     ]
     with atomic_folder(results / "pinned") as folder:
         for path in paths:

@@ -174,6 +174,7 @@ class Trend(Strict):
     metric: str
     quick: bool = Field(False, description="part of `make reproduce`")
     protocol: str = Field(description="arms, backbone, data, budget, tuned rates: what was decided before the run")
+    reading: str = Field("", description="written after the run: what its result does and does not say, and why")
     shows: dict[str, str] = Field({}, description="arm: expression shown in the table beside the effect")
     floor: float | None = Field(
         None,

@@ -89,7 +89,8 @@ def draw(
     for letter, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
         if letter in figure.log:
             getattr(axes, f"set_{letter}scale")("log")
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
             axis.set_major_formatter(EngFormatter(sep=""))
             axis.set_minor_formatter(NullFormatter())
     return drawing, missing

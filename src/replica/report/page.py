@@ -109,6 +109,7 @@ def _paper(paper: Paper, rows: list[Row], scale: str, folder: Path, results: Pat
                 "claim": claim.id,
                 "statement": claim.trend.statement,
                 "protocol": claim.trend.protocol,
+                "reading": claim.trend.reading,
                 "effect": claim.trend.effect,
                 "margin": claim.trend.margin,
                 "row": by_name[f"{claim.id}:trend"],

@@ -167,7 +167,7 @@ class Loop(Trainer):
         if not self._shared:
             return self._collate_rows(rows)
         batch = self._collate_rows(rows or [self.split[0]])
-        return batch, sharing.counted(batch) if rows else 0
+        return batch, sharing.counted(batch) if rows else sharing.EMPTY
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Take a step's batches; where they are parts, weigh each by its share of the whole batch over all processes."""
@@ -176,7 +176,7 @@ class Loop(Trainer):
             counts = [count for _, count in samples]
             samples = [batch for batch, _ in samples]
             parts, processes = self.own_parts.parts, self.own_parts.processes
-            wholes = torch.tensor(counts, dtype=torch.float32, device=device).reshape(-1, parts).sum(1)
+            wholes = torch.tensor(counts, dtype=torch.float32, device=device).clamp(min=0).reshape(-1, parts).sum(1)
             self._weights = sharing.weights(counts, distributed.total(wholes), parts, processes)
         return samples, items
 

@@ -19,6 +19,8 @@ from replica.errors import TrainingError
 
 #: Stands for a label that does not count.
 IGNORED = -100
+#: Count of a part that got no sentence.
+EMPTY = -1
 
 
 def whole(batch_size: int, accumulate: int, processes: int) -> int:
@@ -66,11 +68,12 @@ def counted(batch: dict[str, torch.Tensor]) -> int:
 def weights(counts: Sequence[int], totals: torch.Tensor, parts: int, processes: int) -> list[float]:
     """Return each part's weight in a mean over parts, given what it counts and what each whole batch counts.
 
-    A batch in which nothing counts (no word of it was masked) weighs all its parts alike.
+    A part that is EMPTY weighs nothing. A batch in which nothing counts (no word of it was masked) weighs its parts alike.
     """
     shares = parts * processes
     found = []
     for place, count in enumerate(counts):
         batch = float(totals[place // parts])
-        found.append(count * shares / batch if batch else 1.0)
+        alike = 0.0 if count == EMPTY else 1.0
+        found.append(max(count, 0) * shares / batch if batch else alike)
     return found
