@@ -55,6 +55,6 @@ def test_programs_that_are_told_to_stop_may_finish_their_checkpoint(cluster, tmp
         wait_for("both programs", lambda: all(_job(tmp_path, name) for name in names), 60)
         cluster.call("scancel", _job(tmp_path, "TERM"))  # SIGTERM, and SIGKILL after the cluster's KillWait
         cluster.call("scancel", "--signal=USR1", _job(tmp_path, "USR1"))
-        assert controller.wait(45) != 0
+        assert controller.wait(90) != 0
     for name in names:
         assert (tmp_path / f"{name}.saved").exists(), f"killed before it answered SIG{name}"
