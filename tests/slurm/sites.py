@@ -13,7 +13,7 @@ from replica.plan import build_plan
 from tests.workflow.checkout import make_checkout, snakemake
 
 #: What is asked of training in these tests: long enough to be disturbed in the middle.
-STEPS = 400
+STEPS = 80
 STATUS = "replica-slurm-init-seconds-before-status-checks"
 
 

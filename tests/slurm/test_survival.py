@@ -74,7 +74,7 @@ def undisturbed(cluster: Cluster, site: Path, folder: Path) -> Told:
 
 def preempted(cluster: Cluster, site: Path, folder: Path) -> Told:
     """Once a checkpoint is there, a job of a better partition asks for memory that only the training job can give up."""
-    run = copied(site, folder, checkpoint_every="20", mem_mb=LARGE)
+    run = copied(site, folder, checkpoint_every="10", mem_mb=LARGE)
     with _start(cluster, run, "--set-resources", "adapt:slurm_partition=scavenge") as controller:
         wait_for("a checkpoint", lambda: any(run.state.glob(f"checkpoint-*/{SEAL}")), 180, 0.02)
         cluster.call("sbatch", "--parsable", "--partition=gpu", f"--mem={LARGE}", "--output=/dev/null", "--wrap=true")
