@@ -160,7 +160,10 @@ def test_job_killed_for_its_memory_comes_back_with_more(told):
     hit = told("starved")
     assert hit.status == 0, hit.text[-3000:]
     *failed, last = hit.jobs
-    assert [job.state for job in failed] == ["OUT_OF_MEMORY"] * len(failed) and failed
+    assert failed and {job.state for job in failed} <= {
+        "OUT_OF_MEMORY",
+        "FAILED",
+    }  # of the step, or of what waited for it
     assert last.state == "COMPLETED"
     memory = [job.memory_mb for job in hit.jobs]
     assert memory[0] == int(SCARCE) and memory == sorted(set(memory)), "more with each attempt"
