@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,26 @@ def root() -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("mirror") and not os.environ.get("REPLICA_MIRROR"):
         pytest.skip("REPLICA_MIRROR names no mirror of public data")
-    if item.get_closest_marker("slurm") and shutil.which("slurmctld") is None:
-        pytest.skip("no SLURM on this machine (slurmctld not found)")
+    if item.get_closest_marker("slurm") and (missing := _missing_slurm_programs()):
+        pytest.skip(
+            f"no SLURM on this machine ({', '.join(missing)} not found); .ci/run installs Debian's where it may"
+        )
     if item.get_closest_marker("gpu"):
         import torch
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device on this machine")
+
+
+def _missing_slurm_programs() -> list[str]:
+    from tests.slurm.cluster import missing
+
+    return missing()
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say in capitals that the cluster tests did not run: a line among hundreds of skips is overlooked."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum("tests/slurm/" in report.nodeid for report in skipped)
+    if count:
+        terminalreporter.write_line(f"WARNING: {count} TESTS ON A REAL SLURM WERE SKIPPED (tests/slurm)", yellow=True)

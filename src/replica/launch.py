@@ -133,8 +133,15 @@ def run(
         keep = tuple(file.fileno() for file in held.values())
     status = child.run(command, environment, keep)
     if status == INTERRUPTED and signal.SIGUSR1 in child.received and in_slurm:
-        _requeue(environment["SLURM_JOB_ID"])
+        _requeue(_own_number(environment))
     return status
+
+
+def _own_number(environment: Mapping[str, str]) -> str:
+    """Return the job's number; of an array's task `17_2`, because the number of one of them stands for the whole array."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment["SLURM_JOB_ID"]
 
 
 def _requeue(job: str) -> None:

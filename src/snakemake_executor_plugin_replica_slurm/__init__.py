@@ -6,7 +6,11 @@ Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own 
 - an array holds jobs that ask for the same resources, which is what the seeds of a run do; jobs are submitted when Snakemake
   hands them over. (The executor below puts all jobs of a rule into an array with the resources of the first, and waits for more
   jobs than the limit on jobs lets through.);
+- a task of an array is a job like any other, step and all (the executor below runs the second and later inside a Snakemake that
+  makes the first, waits for the first's files and removes them when its own task fails);
 - the state of every task of an array is read, not that of the array's last;
+- a job that somebody cancelled counts as failed and is submitted again (the executor below waits for it for ever);
+- a job that failed for good (a mistake, a bug, a loss that is NaN) is not submitted again, whatever `retries` says;
 - what does not change during a call (the account's validity, the controller's configuration) is asked for once.
 """
 
@@ -14,12 +18,17 @@ Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own 
 
 import asyncio
 import functools
+import subprocess
 from dataclasses import dataclass, field
 from typing import Optional
 
 import snakemake_executor_plugin_slurm as slurm
 from snakemake_executor_plugin_slurm import common_settings
 from snakemake_interface_common.exceptions import WorkflowError
+from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
+
+from replica.paths import Layout
+from replica.training.failures import NAME as FAILED
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
@@ -77,6 +86,7 @@ class Executor(slurm.Executor):
         slurm.set_gres_string = self.gpu_flags
         slurm.get_submit_command = _submit_command(slurm.get_submit_command)
         slurm.query_job_status_sacct = _by_task(slurm.query_job_status_sacct)
+        slurm.query_job_status = _plain_states(slurm.query_job_status)
         slurm.get_min_job_age = functools.cache(slurm.get_min_job_age)
 
     def gpu_flags(self, job) -> str:
@@ -107,6 +117,59 @@ class Executor(slurm.Executor):
             else:
                 self._submit_array_jobs(alike)
 
+    def run_array_jobs(self, jobs):
+        """Submit like jobs as an array; each task is the command of a job, as it would be submitted by itself."""
+        try:
+            folder = self.slurm_logdir / f"rule_{jobs[0].name}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for job in jobs:
+                slurm.validate_slurm_extra(job)
+            asked = {
+                "run_uuid": self.run_uuid,
+                "slurm_logfile": folder / "%A_%a.log",
+                "comment_str": f"rule_{jobs[0].name}",
+                "account": next(self.get_account_arg(jobs[0])),
+                "partition": self.get_partition_arg(jobs[0]),
+                "workdir": self.workflow.workdir_init,
+            }
+            settings = self.workflow.executor_settings
+            call = slurm.get_submit_command(jobs[0], asked, settings=settings, failed_nodes=self._failed_nodes)
+            call += self.gpu_flags(jobs[0])
+        except Exception as error:
+            self._refused(jobs, str(error))
+            return
+        for start in range(0, len(jobs), self.max_array_size):
+            self._submit_part(call, jobs[start : start + self.max_array_size])
+
+    def _submit_part(self, call: str, jobs: list) -> None:
+        tasks = "".join(f"{task})\n{self.format_job_exec(job)}\n;;\n" for task, job in enumerate(jobs, start=1))
+        script = f'#!/bin/sh\ncase "$SLURM_ARRAY_TASK_ID" in\n{tasks}esac\n'
+        command = f"{call} --array=1-{len(jobs)} /dev/stdin"
+        try:
+            done = subprocess.run(command, shell=True, input=script, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise WorkflowError(f"{done.stderr.strip()}\n    sbatch call:\n        {command}")
+            number = slurm.validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)
+        except Exception as error:
+            self._refused(jobs, str(error))
+            return
+        numbers = ", ".join(str(job.jobid) for job in jobs)
+        self.logger.info(f"Jobs {numbers} have been submitted as SLURM array {number} (tasks 1-{len(jobs)}).")
+        for task, job in enumerate(jobs, start=1):
+            found = SubmittedJobInfo(job, external_jobid=f"{number}_{task}", aux={"slurm_logfile": None})
+            self._report_job_submission_threadsafe(found)
+
+    def _refused(self, jobs: list, reason: str) -> None:
+        for job in jobs:
+            self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM took no array: {reason}")
+
+    def report_job_error(self, job_info, msg=None, **arguments):
+        """Report a failed job; one that left word that it would fail the same way again has no attempts left."""
+        job = job_info.job
+        if not job.is_group() and _would_fail_again(job):
+            job._attempt = job.restart_times + 1  # the property would have its resources computed again
+        super().report_job_error(job_info, msg=msg, **arguments)
+
     def get_account_arg(self, job):
         """Yield the flag of the account, whose validity is asked for once."""
         account = str(job.resources.get("slurm_account") or "")
@@ -119,6 +182,12 @@ class Executor(slurm.Executor):
         if "_" in number:  # where SLURM writes the log of an array's task
             job_info.aux["slurm_logfile"] = self.slurm_logdir / f"rule_{job_info.job.name}" / f"{number}.log"
         super()._report_job_submission_threadsafe(job_info)
+
+
+def _would_fail_again(job) -> bool:
+    """Say whether a training job left a mark of a failure that comes from its configuration or code: a mistake, a bug, a NaN."""
+    values = [job.wildcards_dict.get(name) for name in ("scale", "run", "seed")]
+    return None not in values and (Layout().resume(*values) / FAILED).exists()
 
 
 def _asks_for(job) -> tuple:
@@ -138,6 +207,19 @@ def _submit_command(original):
         return original(_ManyNodes(job) if several else job, *arguments, **options)
 
     return command
+
+
+def _plain_states(original):
+    """Return the function that asks for states, without who did it: `CANCELLED by 1000` is no state to the executor below."""
+    if hasattr(original, "__wrapped__"):
+        return original
+
+    @functools.wraps(original)
+    async def states(*arguments):
+        found, seconds = await original(*arguments)
+        return found and {job: state.partition(" ")[0] for job, state in found.items()}, seconds
+
+    return states
 
 
 def _by_task(original):
