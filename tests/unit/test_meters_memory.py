@@ -40,7 +40,8 @@ def train_only(model: nn.Module, words: str) -> nn.Module:
 @pytest.mark.parametrize("kind", ["bert", "t5", "vit"])
 @pytest.mark.parametrize("trained", ["", "bias", "norm"])
 @pytest.mark.parametrize(
-    "options", [{}, {"checkpointing": True}, {"era": "2021"}, {"optimizer": "adafactor"}, {"dropout": False}]
+    "options",
+    [{}, {"checkpointing": True}, {"era": "2021"}, {"optimizer": "adafactor"}, {"dropout": False}, {"foreach": True}],
 )
 def test_meta_measures_the_same_bytes_as_real_tensors(kind, trained, options):
     found = [

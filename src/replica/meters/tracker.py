@@ -75,8 +75,10 @@ _ITSELF = ("itself",)
 
 
 def _is_in_place(func: Any) -> bool:
+    """Say whether an operation changes its first argument, one tensor; those over lists of tensors are run every time."""
     written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    return len(written) == 1 and written[0] is not None and func._schema.arguments[0].name == written[0].name
+    first = func._schema.arguments[0] if func._schema.arguments else None
+    return len(written) == 1 and first.name == written[0].name and str(first.type) == "Tensor"
 
 
 def _layout(tensor: torch.Tensor) -> tuple:
