@@ -83,11 +83,10 @@ class OneRun:
         found = re.search(r"resuming at step (\d+)", self.log)
         return int(found.group(1)) if found else 0
 
-    def result(self) -> tuple[str, list[float]]:
-        """Hash of the stored weights, and the losses on the way there."""
+    def result(self) -> str:
+        """Hash of the stored weights, from which all metrics follow."""
         files = json.loads((self.out / "manifest.json").read_text())["files"]
-        lines = (self.out / "history.jsonl").read_text().splitlines()
-        return files["model.safetensors"]["sha256"], [json.loads(line)["loss"] for line in lines]
+        return files["model.safetensors"]["sha256"]
 
 
 def one_run(folder: Path) -> OneRun:
