@@ -19,7 +19,13 @@ from replica.plan.resources import evaluation_of, resources_of
 from .checkout import ROOT, make_checkout
 from .fake_slurm import FakeSlurm, available
 
-pytestmark = [pytest.mark.workflow, pytest.mark.skipif(not available(), reason="no bash or flock for the stand-ins")]
+pytestmark = [
+    pytest.mark.workflow,
+    pytest.mark.skipif(not available(), reason="no bash or flock for the stand-ins"),
+    pytest.mark.skipif(
+        not os.environ.get("REPLICA_TEST_SLURM"), reason="not asked for: REPLICA_TEST_SLURM=1 (minutes)"
+    ),
+]
 
 #: Rules that run where Snakemake does.
 LOCAL = ("all", "retrieve_dataset", "retrieve_model", "compare", "ledger", "tables", "figures", "report")
