@@ -1,6 +1,7 @@
 """The configuration and the plan, read once; and the functions through which rules ask them. Nothing here imports torch."""
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -43,6 +44,9 @@ snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = 5
 
 # Near its time limit every process of a job may be told by SIGUSR1, which would end this one; only training answers it.
 signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+# A large DAG is millions of objects that live as long as the process: the garbage collector need not walk them at every step.
+gc.set_threshold(2_000_000, 50, 100)
 
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
