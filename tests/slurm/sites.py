@@ -14,14 +14,18 @@ from tests.workflow.checkout import make_checkout, snakemake
 
 #: What is asked of training in these tests: long enough to be disturbed in the middle.
 STEPS = 80
-STATUS = "replica-slurm-init-seconds-before-status-checks"
+#: Seconds between looks at the jobs, in the profile and here: nobody else is on this cluster.
+STATUS = {
+    "replica-slurm-init-seconds-before-status-checks": (40, 2),
+    "replica-slurm-max-seconds-between-status-checks": (180, 3),
+}
 
 
 def make_site(folder: Path, papers: list[str]) -> Path:
     """Make a small checkout with the `slurm` profile at its top, changed as a new site changes it."""
     make_checkout(folder, papers, sections=["laptop"])
     (folder / "slurm").symlink_to("workflow/profiles/slurm")
-    replace(folder / "slurm" / "config.yaml", {f"{STATUS}: 40": f"{STATUS}: 2"})
+    replace(folder / "slurm" / "config.yaml", {f"{key}: {old}": f"{key}: {new}" for key, (old, new) in STATUS.items()})
     return folder
 
 
