@@ -14,10 +14,11 @@ from tests.workflow.checkout import make_checkout, snakemake
 
 #: What is asked of training in these tests: long enough to be disturbed in the middle.
 STEPS = 80
-#: Seconds between looks at the jobs, in the profile and here: nobody else is on this cluster.
-STATUS = {
-    "replica-slurm-init-seconds-before-status-checks": (40, 2),
-    "replica-slurm-max-seconds-between-status-checks": (180, 3),
+#: Times of the profile, and shorter ones for a cluster that nobody else is on. Snakemake ends no sooner than its timespan.
+TIMES = {
+    "replica-slurm-init-seconds-before-status-checks": ("40", "2"),
+    "replica-slurm-max-seconds-between-status-checks": ("180", "3"),
+    "max-jobs-per-timespan": ("50/10s", "50/1s"),
 }
 
 
@@ -25,7 +26,7 @@ def make_site(folder: Path, papers: list[str]) -> Path:
     """Make a small checkout with the `slurm` profile at its top, changed as a new site changes it."""
     make_checkout(folder, papers, sections=["laptop"])
     (folder / "slurm").symlink_to("workflow/profiles/slurm")
-    replace(folder / "slurm" / "config.yaml", {f"{key}: {old}": f"{key}: {new}" for key, (old, new) in STATUS.items()})
+    replace(folder / "slurm" / "config.yaml", {f"{key}: {old}": f"{key}: {new}" for key, (old, new) in TIMES.items()})
     return folder
 
 
