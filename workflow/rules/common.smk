@@ -1,15 +1,10 @@
 """The configuration and the plan, read once; and the functions through which rules ask them. Nothing here imports torch."""
 
 import functools
-import gc
 import os
-import signal
 import sys
-import threading
 
-import snakemake.benchmark
 from snakemake.exceptions import WorkflowError
-from snakemake.scheduling.job_scheduler import JobScheduler
 
 from replica.config import load_project
 from replica.errors import ReplicaError, nearest
@@ -28,6 +23,7 @@ from replica.plan.targets import (
     fingerprint,
     paper_inputs,
 )
+from replica.snakemake_patches import patch_snakemake
 
 # Jobs use the Python that runs Snakemake, whether or not its environment is activated.
 # Training takes and returns the same large blocks at every step: glibc keeps them (4 GB at most a block) instead of giving them back to
@@ -42,34 +38,7 @@ shell.prefix(
 )
 
 
-def schedule_look(self, delay):
-    """Have the scheduler look again after `delay` seconds, unless that is under way already."""
-    if getattr(self, "_look_under_way", False):
-        return
-
-    def look():
-        self._look_under_way = False
-        self._open_jobs.release()
-
-    self._look_under_way = True
-    timer = threading.Timer(delay, look)
-    timer.daemon = True
-    timer.start()
-
-
-# Because jobs a second are limited, the scheduler asks at the end of each look for another a second later, and at the end of that one
-# again, without end; every finished job begins one more such chain. After 200 jobs that takes most of a core (seen with 9.27.1).
-JobScheduler._schedule_reevalutation = schedule_look
-
-# The `benchmark:` files: a look at a job's memory reads all its mappings, a tenth of a second for a program with torch; twice a second
-# for the first 30 looks took a sixth of two cores. Every five seconds is enough for the peak of a training run.
-snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = 5
-
-# Near its time limit every process of a job may be told by SIGUSR1, which would end this one; only training answers it.
-signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-# A large DAG is millions of objects that live as long as the process: the garbage collector need not walk them at every step.
-gc.set_threshold(2_000_000, 50, 100)
+patch_snakemake()
 
 KEYS = ("papers", "scale", "quick", "paper", "measured")
 for key in config:
