@@ -7,13 +7,13 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from replica import __version__
 from replica.assets import hub, manifest, models
 from replica.assets.datasets import READERS as DATASET_READERS
 from replica.assets.licences import licence_of
@@ -188,7 +188,7 @@ def _record_model(name: str, entry: ModelEntry, folder: Path, source: dict[str, 
 
 
 def _versions(more: dict[str, str]) -> dict[str, str]:
-    return {"replica": version("replica"), "python": platform.python_version(), "pyarrow": pa.__version__, **more}
+    return {"replica": __version__, "python": platform.python_version(), "pyarrow": pa.__version__, **more}
 
 
 def _entry(registry: dict[str, Any], name: str, what: str, file: str) -> Any:
