@@ -115,8 +115,28 @@ def test_the_manifest_says_what_every_file_is(root, tmp_path):
         "rows_sha256": hash_rows(TRAIN[20:]).sha256,
         "notes": "",
     }
+    declared = (tmp_path / "mirror/datasets/owner/data/README.md").read_text()
+    assert yaml.safe_load(declared.split("---")[1])["configs"] == [
+        {
+            "config_name": "plain",
+            "data_files": [
+                {"split": "test", "path": ["plain/test-00000-of-00001.parquet"]},
+                {"split": "train", "path": sorted(PARTS)[1:]},
+            ],
+        }
+    ]
     files = value["repositories"]["models/owner/model"]["files"]
     assert files["vocab.txt"] == {"bytes": 2, "sha256": sha256(b"a\n")}
+
+
+def test_the_hubs_own_library_reads_a_mirror(root, tmp_path, monkeypatch):
+    import datasets
+
+    synced(root, tmp_path / "mirror")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    place = str(tmp_path / "mirror/datasets/owner/data")
+    found = datasets.load_dataset(place, "plain", split="train", cache_dir=str(tmp_path / "cache"))
+    assert found.to_list() == TRAIN
 
 
 def test_what_is_there_is_not_asked_for_again(root, hub, tmp_path):
@@ -169,7 +189,10 @@ def test_a_part_of_a_split_has_another_name_and_is_never_taken_for_it(root, hub,
     assert (entry["rows"], entry["official_rows"], entry["complete"]) == (7, 30, False)
     assert pq.read_table(place / "train_subset-00000-of-00001.parquet").to_pylist() == TRAIN[:7]
     offline(monkeypatch, top)
-    # the README's own pattern `plain/train*` names it as the training split
+    with pytest.raises(AssetError, match=r"train_subset is a part of it and never taken for the official one"):
+        data_of(root, tmp_path / "d")
+    # the hub's README has the pattern `plain/train*`, which names it as the training split
+    (top / "datasets/owner/data/README.md").write_bytes(README)
     with pytest.raises(AssetError, match=r"a part of split 'train', not the official one"):
         data_of(root, tmp_path / "d")
     (top / "datasets/owner/data/README.md").unlink()

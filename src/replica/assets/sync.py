@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import yaml
 
 from replica.assets import hub, layout, wheels
 from replica.assets.licences import may_pass_on
@@ -25,7 +26,7 @@ from replica.assets.sources import alone, disk_errors
 from replica.config.asset_schema import DatasetEntry, HubSource, ModelEntry, WheelSource
 from replica.config.project import Project
 from replica.errors import AssetError
-from replica.files import read_json, sha256_file, write_json
+from replica.files import read_json, sha256_file, write_json, write_text
 from replica.plan.runs import Plan
 
 WORK = ".sync"
@@ -70,7 +71,7 @@ class Mirror:
         value |= {"repositories": dict(sorted(self.repositories.items())), "wheels": dict(sorted(self.wheels.items()))}
         write_json(self.folder / MANIFEST, value)
 
-    def repository(self, kind: str, entry: DatasetEntry | ModelEntry, source: HubSource) -> dict[str, Any]:
+    def repository(self, kind: str, source: HubSource) -> dict[str, Any]:
         """Return what is known of a repository at its locked commit; files of an older commit are removed first."""
         name = f"{kind}/{source.repo}"
         known = self.repositories.get(name)
@@ -87,7 +88,7 @@ class Mirror:
                 raise AssetError(
                     f"{self.folder / name}: is there and was not copied by `replica mirror sync`; give it another folder"
                 )
-            known = {"revision": source.revision, "license": entry.licence, "files": {}}
+            known = {"revision": source.revision, "files": {}}
             self.repositories[name] = known
             self.save()
         return known
@@ -179,7 +180,7 @@ def _dataset(mirror: Mirror, name: str, entry: DatasetEntry, most_rows: int | No
     digests = hub.list_files(source, "dataset")
     there = hub.splits_at(source, digests, work)
     parts = {split: hub.files_of_split(source, there, split) for split in lacking}
-    known = mirror.repository("datasets", entry, source)
+    mirror.repository("datasets", source)
     rows = 0
     for split, names in parts.items():
         files = hub.download(source, "dataset", names, digests, work)
@@ -206,11 +207,41 @@ def _dataset(mirror: Mirror, name: str, entry: DatasetEntry, most_rows: int | No
                 "notes": "" if official else f"the first {fact['rows']:,} rows of {theirs}",
             }
         rows += sum(fact["rows"] for fact in facts)
-        if (work / "README.md").is_file():
-            known["files"]["README.md"] = mirror.take(work / "README.md", f"{place}/README.md")
+        _write_readme(mirror, source)
         mirror.save()
     shutil.rmtree(work, ignore_errors=True)
     mirror.say(f"{name}: {rows:,} rows of {place} at {source.revision} ({_terms(entry)})")
+
+
+def _write_readme(mirror: Mirror, source: HubSource) -> None:
+    """Write the README of a copied repository: as on the hub it declares which files are which split, of those that are here."""
+    configs: dict[str, dict[str, list[str]]] = {}
+    for fact in mirror.splits.values():
+        if fact["repo_id"] == source.repo:
+            splits = configs.setdefault(fact["config"] or "default", {})
+            splits.setdefault(fact["split"], []).append(fact["path"].removeprefix(f"datasets/{source.repo}/"))
+    declared = [
+        {
+            "config_name": name,
+            "data_files": [{"split": split, "path": sorted(paths)} for split, paths in splits.items()],
+        }
+        for name, splits in configs.items()
+    ]
+    licences = {
+        fact["config"] or "default": fact["license"]
+        for fact in mirror.splits.values()
+        if fact["repo_id"] == source.repo
+    }
+    lines = [
+        "---",
+        yaml.safe_dump({"configs": declared}, sort_keys=False) + "---",
+        f"# {source.repo} at {source.revision}",
+        "",
+    ]
+    lines += ["Files of the hub's repository at this commit, copied by `replica mirror sync`. A split that is named"]
+    lines += [f"`<split>{PARTIAL}` is a part of the official one.", "", "| configuration | licence |", "|---|---|"]
+    lines += [f"| {name} | {licence} |" for name, licence in licences.items()]
+    write_text(mirror.folder / "datasets" / source.repo / "README.md", "\n".join(lines) + "\n")
 
 
 def _is_there(mirror: Mirror, source: HubSource, split: str, most_rows: int | None) -> bool:
@@ -309,13 +340,14 @@ def _model(mirror: Mirror, name: str, entry: ModelEntry) -> None:
     for file, pinned in entry.files.items():
         if file in arrived and (found := sha256_file(arrived[file])) != pinned:
             raise AssetError(f"{name}: {file} of the hub has sha256 {found}, config/models.yaml pins {pinned}")
-    known = mirror.repository("models", entry, source)
+    known = mirror.repository("models", source)
     target = mirror.folder / place
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     for path in [path for path in work.rglob("*") if path.is_file() and path not in arrived.values()]:
         path.unlink()
     os.replace(work, target)  # the whole model at once
+    known |= {"license": entry.licence, "files": {}}
     known["files"] = {
         file: {"bytes": (target / file).stat().st_size, "sha256": sha256_file(target / file)} for file in names
     }
