@@ -31,6 +31,7 @@ class Hub:
         self.stalls: dict[str, list[float]] = {}  # the next connections send half, then nothing for so many seconds
         self.silent: set[str] = set()  # of those that stall: not even half is sent
         self.drips: dict[str, float] = {}  # sent in ten pieces with so many seconds between them
+        self.redirects = False  # whether large files lie on another host, as on the hub itself
         self.ranges = True  # whether it answers a Range
         self.status = 200
         self.asked: list[str] = []
@@ -83,7 +84,7 @@ def serve(hub: Hub):
             elif path.startswith("api/"):
                 self.repository(path.removeprefix("api/"))
             else:
-                self.file(path)
+                self.file(path.removeprefix("cdn/"), path.startswith("cdn/"))
 
         def repository(self, path):
             name, _, revision = path.partition("/revision/")
@@ -102,7 +103,7 @@ def serve(hub: Hub):
             value = {"id": name.split("/", 1)[1], "sha": sha, "siblings": siblings}
             self.answer(200, json.dumps(value).encode(), Content_Type="application/json")
 
-        def file(self, path):
+        def file(self, path, elsewhere=False):
             name, _, rest = path.partition("/resolve/")
             revision, _, file = rest.partition("/")
             name = name if name.startswith("datasets/") else f"models/{name}"
@@ -114,6 +115,11 @@ def serve(hub: Hub):
             etag = hashlib.sha256(data).hexdigest()
             commit = hub.says or hub.commit(name, revision)
             headers = {"ETag": f'"{etag}"', "X_Repo_Commit": commit, "Content_Length": str(len(body))}
+            if hub.redirects and file.endswith((".parquet", ".safetensors")) and not elsewhere:
+                there = f"http://localhost:{self.server.server_address[1]}/cdn/{path}"
+                linked = {"X_Linked_Size": str(len(body)), "X_Linked_ETag": f'"{etag}"', "X_Repo_Commit": commit}
+                self.answer(302, b"", Location=there, **linked)
+                return
             if self.command == "HEAD":
                 self.answer(200, b"", **headers)
                 return

@@ -123,6 +123,25 @@ def test_a_part_that_is_wrong_is_thrown_away_with_both_hashes(hub, tmp_path):
     assert whole(tmp_path, get(tmp_path))
 
 
+def test_large_files_on_another_host_resume_there(hub, tmp_path):
+    hub.redirects = True
+    hub.breaks[FILE] = [3 * CHUNK + 10]
+    assert whole(tmp_path, get(tmp_path))
+    assert [first for name, first in hub.started if name == FILE] == [0, 3 * CHUNK]
+    assert any(path.startswith("cdn/") for path in hub.asked)
+
+
+def test_a_part_that_is_whole_is_not_asked_for_again(hub, tmp_path):
+    hub.breaks[FILE] = [4 * CHUNK + 10] + [0] * 20
+    with pytest.raises(AssetError):
+        get(tmp_path)
+    [part] = (tmp_path / "state").rglob("*.part")
+    part.write_bytes(WEIGHTS)  # killed between the last byte and the new name
+    hub.started.clear()
+    assert whole(tmp_path, get(tmp_path))
+    assert hub.started == [("vocab.txt", 0)]
+
+
 def test_a_hub_that_sends_from_the_start_again_is_understood(hub, tmp_path):
     hub.breaks[FILE] = [4 * CHUNK + 10] + [0] * 20
     with pytest.raises(AssetError):

@@ -115,7 +115,10 @@ def digest(path: Path, like: str) -> str:
 def _fetch(source: HubSource, kind: str, name: str, path: Path, expected: str) -> None:
     part = path.with_name(f"{path.name}.part")
     try:
-        _append(source, kind, name, part)
+        if not (
+            part.is_file() and is_digest(expected) and digest(part, expected) == expected
+        ):  # killed before it was renamed
+            _append(source, kind, name, part)
     except SourceUnavailable as error:
         there = part.stat().st_size if part.is_file() else 0
         kept = f"; {there:,} bytes of {name} are kept, the next try goes on from there" if there else ""

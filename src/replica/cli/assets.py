@@ -46,9 +46,12 @@ def lock(arguments: Namespace) -> int:
     outcome = lock_assets(load_project(arguments.root), arguments.names, update=arguments.update, check=arguments.check)
     for line in outcome.lines:
         print(line)
+    for line in outcome.failed:
+        print(f"not as it should be: {line}")
     if outcome.failed:
+        total = len(outcome.failed) + len(outcome.lines)
         raise AssetError(
-            f"{len(outcome.failed)} of {len(outcome.failed) + len(outcome.lines)}: " + "; ".join(outcome.failed)
+            f"{len(outcome.failed)} of {total} are not as locked, each named above with what would be right"
         )
     return 0
 
@@ -64,8 +67,10 @@ def mirror(arguments: Namespace) -> int:
     project, plan = planned(arguments)
     folder = Path(arguments.folder)
     missing = sync(project, plan, folder, lambda line: print(line, flush=True), most_rows=arguments.rows)
+    for line in missing:
+        print(f"not copied: {line}")
     if missing:
-        raise AssetError(f"{folder} has all but {len(missing)}: " + "; ".join(missing))
+        raise AssetError(f"{folder} lacks {len(missing)} of what is needed, each named above with what would be right")
     print(f"use it: export REPLICA_MIRROR={folder.resolve()}")
     return 0
 
