@@ -96,8 +96,6 @@ def parser() -> argparse.ArgumentParser:
     )
     pin.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
 
-    assets.add(verbs)
-
     measure = verbs.add_parser(
         "measure", help="what training a model costs: parameters, FLOPs, memory, bytes; no weights"
     )
@@ -114,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
         help="a registered method; may be repeated",
     )
     measure.add_argument("--json", action="store_true", help="print JSON")
+    assets.add(verbs)
     return top
 
 
