@@ -40,23 +40,15 @@ def site(folder: Path, jobs: int) -> Path:
     return folder
 
 
+def _snakemake(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", *arguments]
+
+
 def plan_time(folder: Path, jobs: int) -> dict[str, Any]:
     """Dry-run a plan of about `jobs` jobs with the SLURM profile; a training and its scoring are two jobs."""
     site(folder / "clone", jobs // 2)
     environment = FakeSlurm(folder / "slurm").environment()
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--profile",
-        "slurm",
-        "-n",
-        "--quiet",
-        "rules",
-        "--nocolor",
-        "--",
-        "runs",
-    ]
+    command = _snakemake("-n", "--quiet", "rules", "--", "runs")
     started = time.perf_counter()
     done = subprocess.run(command, cwd=folder / "clone", env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - started
@@ -85,18 +77,7 @@ def calls_a_minute(folder: Path, running: int, minutes: float) -> dict[str, Any]
         for run in plan.runs.values()
         for seed in sorted(run.seeds)
     ][:running]
-    command = [
-        sys.executable,
-        "-m",
-        "snakemake",
-        "--profile",
-        "slurm",
-        "--jobs",
-        str(running),
-        "--nocolor",
-        "--",
-        *targets,
-    ]
+    command = _snakemake("--jobs", str(running), "--", *targets)
     environment = slurm.environment(FAKE_SECONDS="100000")
     with (folder / "out").open("w") as out:
         process = subprocess.Popen(command, cwd=clone, env=environment, stdout=out, stderr=out)
@@ -126,6 +107,12 @@ def calls_a_minute(folder: Path, running: int, minutes: float) -> dict[str, Any]
     }
 
 
+def machine() -> dict[str, Any]:
+    """Say what machine this is and how busy it was in the last five minutes: processes that ran or wanted to."""
+    name = platform.processor() or platform.machine()
+    return {"processor": name, "cores": os.cpu_count(), "load": round(os.getloadavg()[1], 1)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs of the plan")
@@ -134,6 +121,8 @@ def main() -> None:
     arguments = parser.parse_args()
     from replica.files import write_json
 
+    here = machine()
+    print(f"{here['cores']} cores, load {here['load']} before the start", flush=True)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         plan = plan_time(Path(first), arguments.jobs)
         print(f"plan of {plan['jobs']} jobs: {plan['seconds']:.1f} s", flush=True)
@@ -142,8 +131,7 @@ def main() -> None:
             f"{calls['running']} running jobs: {calls['controller_calls_a_minute']} calls a minute to the controller, "
             f"{calls['database_calls_a_minute']} to the accounting database; to submit them: {calls['calls_to_submit']}"
         )
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    write_json(ROOT / "benchmarks" / "cluster.json", {"plan": plan, "calls": calls, "machine": machine})
+    write_json(ROOT / "benchmarks" / "cluster.json", {"plan": plan, "calls": calls, "machine": here})
 
 
 if __name__ == "__main__":

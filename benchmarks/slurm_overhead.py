@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
-import platform
 import re
 import shutil
 import sys
@@ -21,6 +19,7 @@ from statistics import mean
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.cluster import machine  # noqa: E402
 from benchmarks.dag import overhead  # noqa: E402
 from replica.config import load_project  # noqa: E402
 from replica.files import write_json  # noqa: E402
@@ -64,7 +63,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=4, help="jobs by each way")
     arguments = parser.parse_args()
     if lacking := missing():
-        raise SystemExit(f"error: no SLURM on this machine: {', '.join(lacking)} not found")
+        raise SystemExit(f"error: {lacking}")
+    here = machine()
+    print(f"{here['cores']} cores, load {here['load']} before the start", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     try:
         (folder / "site").mkdir()
@@ -74,10 +75,11 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(
+        f"a job through SLURM ({slurm['jobs']} jobs): waits {slurm['queue_s']:.1f} s, then holds its node {slurm['allocation_s']:.1f} s "
+        f"for {slurm['program_s']:.1f} s of training\n"
         f"overhead of a job through SLURM: {slurm['overhead_s_per_job']:.1f} s, local: {local['overhead_s_per_job']:.1f} s"
     )
-    machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
-    write_json(ROOT / "benchmarks" / "slurm_overhead.json", {"slurm": slurm, "local": local, "machine": machine})
+    write_json(ROOT / "benchmarks" / "slurm_overhead.json", {"slurm": slurm, "local": local, "machine": here})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from replica.errors import OUT_OF_MEMORY
 from replica.paths import Layout
 from replica.plan.resources import resources_of
 from replica.programs import attempt_option, importing, main, project_and_plan, run_parser
-from replica.training import failures, launch, memory
+from replica.training import failures, memory, spread
 from replica.training.distributed import first, processes
 from replica.training.selection import adopt_winner
 
@@ -29,15 +29,15 @@ def program() -> int:
             winner = adopt_winner(layout, plan, run, project.task(run.spec["task"][0]))
             print(f"{run.id} seed 0 is {winner}", file=sys.stderr)
         return 0
-    spread = None
-    if not launch.inside():
-        spread = launch.shape(resources_of(project, plan, run.id)["gpu"], arguments.processes)
-    count = spread.total if spread else processes()
+    shape = None
+    if not spread.inside():
+        shape = spread.shape(resources_of(project, plan, run.id)["gpu"], arguments.processes)
+    count = shape.total if shape else processes()
     mark = failures.fingerprint(project, plan, run.id, arguments.seed, layout, count)
     state = layout.resume(plan.scale, run.id, arguments.seed)
     failures.refuse(state, mark)  # before anything slow is imported
-    if count > 1 and spread:
-        status = launch.launch([sys.executable, *sys.argv], spread)
+    if count > 1 and shape:
+        status = spread.launch([sys.executable, *sys.argv], shape)
         if status == OUT_OF_MEMORY:
             memory.shorten(state, arguments.attempt)
         return status

@@ -21,15 +21,8 @@ def root() -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("mirror") and not os.environ.get("REPLICA_MIRROR"):
         pytest.skip("REPLICA_MIRROR names no mirror of public data")
-    if item.get_closest_marker("slurm"):
-        if not os.environ.get("REPLICA_TEST_SLURM"):
-            pytest.skip(
-                "not asked for: REPLICA_TEST_SLURM=1 starts a private SLURM (minutes; not all of it passes yet)"
-            )
-        if missing := _missing_slurm_programs():
-            pytest.skip(
-                f"no SLURM on this machine ({', '.join(missing)} not found): apt install slurm-wlm slurmdbd munge mariadb-server"
-            )
+    if item.get_closest_marker("slurm") and (missing := _missing_of_slurm()):
+        pytest.skip(missing)
     if item.get_closest_marker("gpu"):
         import torch
 
@@ -37,7 +30,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("no CUDA device on this machine")
 
 
-def _missing_slurm_programs() -> list[str]:
+def _missing_of_slurm() -> str:
     from tests.slurm.cluster import missing
 
     return missing()

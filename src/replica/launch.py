@@ -1,5 +1,8 @@
 """Starts a program of the DAG with the GPUs and the time that its job was given. Uses the standard library alone.
 
+Every job of training, storing signals and scoring begins here (`scripts/launch.py`), with one program. How a training then spreads
+over the GPUs and nodes that it got is `replica.training.spread`.
+
 - Without a queue, a job takes the ids of GPUs that nobody else holds: a lock on a file for each id, which the kernel opens when the
   last process that holds it ends, however it ends.
 - Under SLURM it sends SIGUSR1 when the time limit is near; a program that answers with a checkpoint (status 85) is put back into
@@ -22,8 +25,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from replica.children import Children, shell_status
 from replica.errors import INTERRUPTED
 
+#: What a program is told of: the end of its job, a person's Ctrl-C, a time limit that is near.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 #: Seconds between two looks at GPUs that others hold.
 WAIT = 1.0
 #: Seconds that SLURM has to end a job that was put back into the queue.
@@ -88,52 +94,24 @@ def _open(path: Path) -> IO[str]:
     return os.fdopen(descriptor, "r+")
 
 
-class _Child:
-    """A program that gets every SIGTERM, SIGINT and SIGUSR1 of this process, and SIGUSR1 near the time limit."""
-
-    def __init__(self, limit: float = 0.0) -> None:
-        self.process: subprocess.Popen | None = None
-        self.received: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._hand_on)
-        if limit:
-            signal.signal(signal.SIGALRM, lambda number, frame: self._hand_on(signal.SIGUSR1, frame))
-            signal.setitimer(signal.ITIMER_REAL, limit - min(WARNING, limit / 5))
-
-    def _hand_on(self, number: int, frame: object) -> None:
-        self.received.append(number)
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(number)
-
-    def run(self, command: Sequence[str], environment: Mapping[str, str], keep: Sequence[int]) -> int:
-        """Run the program to its end; returns its exit status, a signal as 128 + its number."""
-        self.process = subprocess.Popen(command, env=dict(environment), pass_fds=keep)
-        for number in list(self.received):  # what came before there was anybody to tell
-            self.process.send_signal(number)
-        status = self.process.wait()
-        return status if status >= 0 else 128 - status
-
-
-def run(
-    program: Sequence[str], gpus: int, nodes: int, minutes: float = 0.0, environment: Mapping[str, str] | None = None
-) -> int:
+def run(program: Sequence[str], gpus: int, nodes: int, minutes: float = 0.0) -> int:
     """Run a Python program on `gpus` GPUs over `nodes` nodes, in a job of so many minutes (0: no limit); returns its exit status."""
-    environment = dict(os.environ if environment is None else environment)
-    command, in_slurm, keep = [sys.executable, *program], "SLURM_JOB_ID" in environment, ()
+    command, in_slurm = [sys.executable, *program], "SLURM_JOB_ID" in os.environ
     if in_slurm:
-        environment["SLURM_JOB_NUM_NODES"] = str(nodes)
-        child = _Child(60 * minutes)
+        variables, keep = {"SLURM_JOB_NUM_NODES": nodes}, ()
     else:
-        ids = visible_gpus(environment) if gpus else []
+        ids = visible_gpus(os.environ) if gpus else []
         if not ids:
-            os.execve(sys.executable, command, environment)
-        child = _Child()
-        held = lease(min(gpus, len(ids)), ids, lock_folder(environment))
-        environment["CUDA_VISIBLE_DEVICES"] = ",".join(held)
-        keep = tuple(file.fileno() for file in held.values())
-    status = child.run(command, environment, keep)
-    if status == INTERRUPTED and signal.SIGUSR1 in child.received and in_slurm:
-        _requeue(_own_number(environment))
+            os.execv(sys.executable, command)
+        held = lease(min(gpus, len(ids)), ids, lock_folder(os.environ))
+        variables, keep = {"CUDA_VISIBLE_DEVICES": ",".join(held)}, tuple(file.fileno() for file in held.values())
+    with Children(SIGNALS) as children:
+        if in_slurm and minutes:
+            signal.signal(signal.SIGALRM, lambda number, frame: children.tell(signal.SIGUSR1))
+            signal.setitimer(signal.ITIMER_REAL, 60 * minutes - min(WARNING, 60 * minutes / 5))
+        status = shell_status(children.start(command, variables, keep).wait())
+        if status == INTERRUPTED and signal.SIGUSR1 in children.received and in_slurm:
+            _requeue(_own_number(os.environ))
     return status
 
 

@@ -56,6 +56,10 @@ class ExecutorSettings(slurm.ExecutorSettings):
         default=None, metadata=_setting("Memory of a GPU in MB, against which `replica plan --profile` warns.")
     )
 
+    max_seconds_between_status_checks: Optional[int] = field(
+        default=180, metadata=_setting("Seconds between two queries of all jobs' states while nothing ends, at most.")
+    )
+
     def __post_init__(self):
         super().__post_init__()
         if self.gpu_flag not in GPU_FLAGS:
@@ -88,6 +92,16 @@ class Executor(slurm.Executor):
         slurm.query_job_status_sacct = _by_task(slurm.query_job_status_sacct)
         slurm.query_job_status = _plain_states(slurm.query_job_status)
         slurm.get_min_job_age = functools.cache(slurm.get_min_job_age)
+
+    @property
+    def next_seconds_between_status_checks(self) -> int:
+        """Seconds until the next query: what the executor below counts up, up to the site's limit."""
+        seconds = super().next_seconds_between_status_checks
+        return min(seconds, self.workflow.executor_settings.max_seconds_between_status_checks)
+
+    @next_seconds_between_status_checks.setter
+    def next_seconds_between_status_checks(self, seconds: int) -> None:
+        self._next_seconds_between_status_checks = seconds
 
     def gpu_flags(self, job) -> str:
         """Return the flags for a job's GPUs; a job without any has none."""

@@ -16,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 from tests.workflow.checkout import environment
 
 HERE = Path(__file__).resolve().parent
@@ -25,10 +27,14 @@ FIELDS = ("JobIDRaw", "State", "ReqMem", "Submit", "Start", "End", "Comment", "W
 Found = TypeVar("Found")
 
 
-def missing() -> list[str]:
-    """Programs of a SLURM that this machine lacks."""
+def missing() -> str:
+    """Say what this machine lacks of a private SLURM and where it comes from; empty where nothing is missing."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    return [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    lacking = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    if lacking:
+        packages = "apt install slurm-wlm slurmdbd munge mariadb-server"
+        return f"no SLURM on this machine ({', '.join(lacking)} not found): {packages}"
+    return "" if os.geteuid() == 0 else "only root can start a private SLURM"
 
 
 def wait_for(what: str, look: Callable[[], Found], seconds: float, every: float = 0.1) -> Found:
@@ -95,6 +101,23 @@ class Cluster:
                 found.append(Job(number, state, _megabytes(memory), *times, comment, Path(workdir), tres))
         return sorted(found, key=lambda job: (int(job.id.partition("_")[0]), job.submitted, job.start or datetime.max))
 
+    def lose_mortal(self) -> None:
+        """Let the node `mortal` die: kill its daemon and all that runs on it, then tell the controller, as its monitoring would."""
+        keepers, others = [psutil.Process(int((self.folder / "run" / "mortal.pid").read_text()))], []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                variables = process.environ()
+                if (variables.get("SLURMD_NODENAME"), variables.get("SLURM_CONF")) == (
+                    "mortal",
+                    self.environment["SLURM_CONF"],
+                ):
+                    others.append(process)
+                    keepers += [parent for parent in process.parents() if parent.name() == "slurmstepd"]
+        for process in (*keepers, *others):  # those that would report an end first
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.call("scontrol", "update", "nodename=mortal", "state=down", "reason=died")
+
     def snakemake(self, folder: Path, *arguments: str) -> Controller:
         """Start `snakemake --profile slurm` in a checkout, as a person on a login node would."""
         return Controller(self, folder, arguments)
@@ -116,7 +139,7 @@ class Controller:
         """What it printed so far."""
         return self.output.read_text()
 
-    def wait(self, seconds: float = 300) -> int:
+    def wait(self, seconds: float = 500) -> int:
         """Wait for its end and return the exit status."""
         try:
             return self.process.wait(seconds)
@@ -157,7 +180,7 @@ def running(folder: Path) -> Iterator[Cluster]:
     try:
         done = subprocess.run(
             [str(HERE / "slurm-up.sh"), str(folder)],
-            env={**os.environ, "PORT": str(_free_ports(4))},
+            env={**os.environ, "PORT": str(_free_ports(5))},
             start_new_session=True,  # a person's Ctrl-C ends the tests, which end the cluster
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

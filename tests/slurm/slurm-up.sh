@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# slurm-up.sh DIR: a private SLURM on this machine: munge, mariadb, slurmdbd, slurmctld, one slurmd. Everything lives in DIR; nothing outside
+# slurm-up.sh DIR: a private SLURM on this machine: munge, mariadb, slurmdbd, slurmctld, two slurmd. Everything lives in DIR; nothing outside
 # it is written. The processes are listed in DIR/pids (pid and start time), slurm-down.sh ends them. Then: source DIR/env.sh
 #
 # Two cores pose as CPUS, the memory as MEM megabytes, and device files as GPUS graphics processors. Partitions: cpu, gpu and long are never
-# preempted; scavenge is, by any job of the others. A job step that outgrows its memory is killed (OUT_OF_MEMORY) within about a second.
+# preempted; scavenge is, by any job of the others. A job step that outgrows its memory is killed within about a second. Jobs of the partition
+# mortal go to a second node, `mortal`, while it is up (its slurmd: DIR/run/mortal.pid), else to the first.
 set -euo pipefail
 DIR=${1:?usage: slurm-up.sh DIR}
-CPUS=${CPUS:-8} MEM=${MEM:-100000} GPUS=${GPUS:-2} PORT=${PORT:-16817}
+CPUS=${CPUS:-16} MEM=${MEM:-100000} GPUS=${GPUS:-2} PORT=${PORT:-16817}
 HOST=$(hostname -s) WHO=$(id -un)
 export PATH=$PATH:/usr/sbin:/sbin
 mkdir -p "$DIR"/{ctld,spool,log,munge,mysql,run,bin}
@@ -41,11 +42,11 @@ AuthType=auth/munge
 AuthInfo=socket=$DIR/run/munge.sock,cred_expire=15
 CredType=cred/munge
 StateSaveLocation=$DIR/ctld
-SlurmdSpoolDir=$DIR/spool
+SlurmdSpoolDir=$DIR/spool/%n
 SlurmctldPidFile=$DIR/run/slurmctld.pid
-SlurmdPidFile=$DIR/run/slurmd.pid
+SlurmdPidFile=$DIR/run/%n.pid
 SlurmctldLogFile=$DIR/log/slurmctld.log
-SlurmdLogFile=$DIR/log/slurmd.log
+SlurmdLogFile=$DIR/log/slurmd-%n.log
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -63,9 +64,11 @@ DefMemPerCPU=500
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-KillWait=6
+KillWait=20
 MinJobAge=600
 InactiveLimit=0
+MessageTimeout=60
+BatchStartTimeout=60
 GresTypes=gpu
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
@@ -73,10 +76,12 @@ AccountingStoragePort=$((PORT+2))
 AccountingStoragePass=$DIR/run/munge.sock
 AccountingStorageTRES=gres/gpu
 AccountingStoreFlags=job_comment
-NodeName=$HOST NodeAddr=127.0.0.1 Sockets=1 CoresPerSocket=$CPUS ThreadsPerCore=1 CPUs=$CPUS RealMemory=$MEM Gres=gpu:$GPUS State=UNKNOWN
+NodeName=$HOST NodeAddr=127.0.0.1 Sockets=1 CoresPerSocket=$CPUS ThreadsPerCore=1 CPUs=$CPUS RealMemory=$MEM Gres=gpu:$GPUS Weight=2 State=UNKNOWN
+NodeName=mortal NodeAddr=127.0.0.1 Port=$((PORT+4)) Sockets=1 CoresPerSocket=1 ThreadsPerCore=1 CPUs=1 RealMemory=8000 Weight=1 State=UNKNOWN
 PartitionName=cpu Nodes=$HOST Default=YES MaxTime=7-00:00:00 DefaultTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=gpu Nodes=$HOST MaxTime=7-00:00:00 DefaultTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=long Nodes=$HOST MaxTime=28-00:00:00 DefaultTime=60 PriorityTier=10 PreemptMode=OFF State=UP
+PartitionName=mortal Nodes=mortal,$HOST MaxTime=7-00:00:00 DefaultTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=scavenge Nodes=$HOST MaxTime=7-00:00:00 DefaultTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP
 C
 # A stand-in GPU has to be a device file; nothing is ever written to it.
@@ -133,8 +138,10 @@ slurmctld -D -f "$SLURM_CONF" >"$DIR/log/slurmctld.out" 2>&1 &
 started $!
 up() { scontrol ping | grep -q UP; }
 until_ok 100 up
-slurmd -D -f "$SLURM_CONF" -N "$HOST" >"$DIR/log/slurmd.out" 2>&1 &
-started $!
-ready() { sinfo -h -o %T | grep -qE 'idle|mixed|alloc'; }
+for node in "$HOST" mortal; do
+  slurmd -D -f "$SLURM_CONF" -N "$node" >"$DIR/log/slurmd-$node.out" 2>&1 &
+  started $!
+done
+ready() { [ "$(sinfo -h -N -o '%N %t' | sort -u | grep -cE ' (idle|mix|alloc)$')" = 2 ]; }
 until_ok 100 ready
 sinfo -o "%P %a %T %D %N %G"

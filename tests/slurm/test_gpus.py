@@ -7,7 +7,7 @@ import pytest
 from .sites import make_site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.workflow]
-JOBS = 5
+JOBS = 4
 WORKFLOW = f"""
 rule all:
     input:

@@ -52,9 +52,17 @@ def test_programs_that_are_told_to_stop_may_finish_their_checkpoint(cluster, tmp
     names = ("TERM", "USR1")
     arguments = ("--config", "scale=smoke", "--retries", "0", "--", *(f"{name}.done" for name in names))
     with cluster.snakemake(tmp_path, *arguments) as controller:
-        wait_for("both programs", lambda: all(_job(tmp_path, name) for name in names), 60)
+        wait_for("both programs", lambda: all(_job(tmp_path, name) for name in names), 120)
         cluster.call("scancel", _job(tmp_path, "TERM"))  # SIGTERM, and SIGKILL after the cluster's KillWait
         cluster.call("scancel", "--signal=USR1", _job(tmp_path, "USR1"))
-        assert controller.wait(90) != 0
+        assert controller.wait() != 0
     for name in names:
         assert (tmp_path / f"{name}.saved").exists(), f"killed before it answered SIG{name}"
+
+
+def test_a_job_at_its_time_limit_goes_back_into_the_queue(limited):
+    assert limited.status == 0, limited.text[-3000:]
+    assert [job.state for job in limited.jobs] == ["REQUEUED", "COMPLETED"]
+    assert len({job.id for job in limited.jobs}) == 1
+    first = limited.jobs[0]
+    assert (first.end - first.start).total_seconds() >= 95, "told when a fifth of its two minutes was left"

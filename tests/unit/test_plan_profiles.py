@@ -12,6 +12,7 @@ from replica.config import load_project
 from replica.errors import ConfigError
 from replica.plan import build_plan
 from replica.plan.profiles import Profile, fit, partition_of, read_profile
+from replica.plan.resources import jobs_of
 
 from .test_plan_resources import _asked
 
@@ -22,15 +23,15 @@ def paper_scale(root):
     return project, build_plan(project, "paper")
 
 
-def _with_limits(root, folder, **limits):
-    """The slurm profile with other limits for all its partitions."""
-    shutil.copytree(root / "workflow" / "profiles" / "slurm", folder / "workflow" / "profiles" / "slurm")
-    path = folder / "workflow" / "profiles" / "slurm" / "partitions.yaml"
+def _with_limits(root, folder, name="slurm", **limits):
+    """A profile with other limits for all its partitions."""
+    shutil.copytree(root / "workflow" / "profiles" / name, folder / "workflow" / "profiles" / name)
+    path = folder / "workflow" / "profiles" / name / "partitions.yaml"
     content = yaml.safe_load(path.read_text())
     for partition in content["partitions"].values():
         partition.update({key: value for key, value in limits.items() if key in partition})
     path.write_text(yaml.safe_dump(content))
-    return read_profile(folder, "slurm")
+    return read_profile(folder, name)
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
@@ -48,6 +49,33 @@ def test_shipped_profiles_hold_the_paper_scale_but_for_the_memory_of_a_gpu(root,
     found = fit(*paper_scale, read_profile(root, name))
     assert all("GB of a GPU" in line for line in found.warnings)
     assert sum(jobs for jobs, _ in found.partitions.values()) > 3000
+
+
+TRAINING = ("train", "targets", "compress", "adapt", "evaluate")
+
+
+def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(paper_scale):
+    """That these are the jobs that Snakemake submits: tests/workflow/test_profiles.py."""
+    project, plan = paper_scale
+    jobs = list(jobs_of(project, plan))
+    assert {run.id for run in plan.runs.values() if run.seeds} <= {name for _, name, _, _ in jobs}
+    assert set(project.papers) <= {name for rule, name, _, _ in jobs if rule == "measure_structure"}
+    for rule, name, count, asked in jobs:
+        assert count >= 1 and asked["threads"] >= 1 and asked["mem_mb"] >= 1000 and asked["runtime"] >= 10, (rule, name)
+        assert asked["gpu"] >= 1 if rule in TRAINING else asked["gpu"] == 0, (rule, name)
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
+@pytest.mark.parametrize(
+    "limits", [{}, {"max_runtime": 300}, {"max_mem_mb": 30000}, {"max_gpu": 1}, {"max_threads": 1}]
+)
+def test_every_job_has_a_partition_or_a_warning(root, tmp_path, paper_scale, limits, name):
+    profile = _with_limits(root, tmp_path, name, **limits)
+    found = fit(*paper_scale, profile)
+    without = sum(partition_of(profile, asked) is None for _, _, _, asked in jobs_of(*paper_scale))
+    said = [re.search(r"^\w+ \S+(?: and (\d+) more)?: fits no partition", line) for line in found.warnings]
+    assert sum(1 + int(match.group(1) or 0) for match in said if match) == without
+    assert bool(without) == bool(limits)
 
 
 @pytest.mark.parametrize(

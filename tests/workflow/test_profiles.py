@@ -8,13 +8,14 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from replica.config import load_project
 from replica.plan import build_plan
-from replica.plan.resources import evaluation_of, resources_of
+from replica.plan.resources import evaluation_of, jobs_of, resources_of
 
 from .checkout import ROOT, make_checkout
 from .fake_slurm import FakeSlurm, available
@@ -22,14 +23,18 @@ from .fake_slurm import FakeSlurm, available
 pytestmark = [
     pytest.mark.workflow,
     pytest.mark.skipif(not available(), reason="no bash or flock for the stand-ins"),
-    pytest.mark.skipif(
-        not os.environ.get("REPLICA_TEST_SLURM"), reason="not asked for: REPLICA_TEST_SLURM=1 (minutes)"
-    ),
 ]
 
 #: Rules that run where Snakemake does.
 LOCAL = ("all", "retrieve_dataset", "retrieve_model", "compare", "ledger", "tables", "figures", "report")
-QUICK = ("--replica-slurm-init-seconds-before-status-checks", "1")
+QUICK = (
+    "--replica-slurm-init-seconds-before-status-checks",
+    "1",
+    "--replica-slurm-max-seconds-between-status-checks",
+    "1",
+    "--max-jobs-per-timespan",
+    "50/1s",  # Snakemake ends no sooner than its timespan
+)
 
 
 def _checkout(folder: Path, papers: list[str]) -> Path:
@@ -210,26 +215,29 @@ def test_the_cores_of_the_login_node_do_not_cut_what_jobs_ask_for(tmp_path):
         assert done.stdout.strip().splitlines()[-1] == seen, (arguments, done.stdout, done.stderr[-2000:])
 
 
-@pytest.mark.parametrize("profile", ["slurm", "slurm-gres"])
-def test_paper_scale_of_all_papers_dry_runs_with_gpu_memory_and_time_for_every_job(tmp_path, profile):
-    folder = _checkout(tmp_path / "clone", list(load_project(ROOT).settings.papers))
+def test_snakemake_asks_for_what_the_plan_says_job_by_job(tmp_path):
+    """So that what holds of the plan's jobs (tests/unit/test_plan_profiles.py: all papers) holds of Snakemake's."""
+    folder = _checkout(tmp_path / "clone", ["prune_ofa", "bipft"])
     for path in (folder / "workflow" / "rules").glob("*.smk"):  # a job with a message is shown by it alone
         path.write_text(re.sub(r"^    message:\n        .*\n", "", path.read_text(), flags=re.MULTILINE))
-    command = [sys.executable, "-m", "snakemake", "--profile", profile, "-n", "--nocolor", "--config", "scale=paper"]
+    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n", "--nocolor", "--config", "scale=paper"]
     done = subprocess.run(
         command, cwd=folder, capture_output=True, text=True, env=FakeSlurm(tmp_path / "slurm").environment()
     )
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-3000:]
-    blocks = [block for block in re.split(r"\n(?=(?:local)?rule )", text) if block.startswith("rule ")]
-    assert len(blocks) > 3000
-    for block in blocks:
-        if block.split(":")[0].removeprefix("rule ") in LOCAL:
-            continue
-        [resources] = re.findall(r"^    resources: (.*)$", block, re.MULTILINE)
-        assert "mem_mb=" in resources and "runtime=" in resources, block
-        if block.startswith(("rule train", "rule compress", "rule adapt", "rule targets", "rule evaluate")):
-            assert re.search(r"\bgpu=[1-8]\b", resources), block
+    found = Counter()
+    for block in re.split(r"\n(?=(?:local)?rule )", text):
+        if block.startswith("rule ") and (rule := block.split(":")[0].removeprefix("rule ")) not in LOCAL:
+            lines = [re.findall(rf"^    {key}: (.*)$", block, re.MULTILINE)[0] for key in ("wildcards", "resources")]
+            wildcards, resources = (dict(re.findall(r"(\w+)=([^,\s]+)", text)) for text in lines)
+            name = next(wildcards[key] for key in ("run", "task", "paper") if key in wildcards)
+            found[rule, name, *(int(resources.get(key, 0)) for key in ("mem_mb", "runtime", "gpu"))] += 1
+    expected = Counter()
+    for rule, name, count, asked in jobs_of(*_plan(folder, "paper")):
+        expected[rule, name, *(asked[key] for key in ("mem_mb", "runtime", "gpu"))] += count
+    assert sum(expected.values()) > 300
+    assert found == expected
 
 
 #: Stands for a training: notes its GPUs and when it had them, and makes what the rule must make.

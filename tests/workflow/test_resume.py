@@ -80,7 +80,7 @@ def test_killed_training_ends_with_the_same_bytes(prepared, number):
     resumed = int(re.search(r"resuming at step (\d+)", done.stderr).group(1))
     assert 0 < resumed < STEPS
     first, second = _stored(whole, run)[1], _stored(killed, run)[1]
-    for name in ("model.safetensors", "model.json"):
+    for name in ("model.safetensors", "model.json", "history.jsonl"):
         assert first["files"][name]["sha256"] == second["files"][name]["sha256"], name
     assert not (killed / "state" / "smoke" / run / "seed1").exists()
     for path in sorted(out.iterdir()):

@@ -24,6 +24,7 @@ from replica.plan.memory import (
     training_bytes,
 )
 from replica.plan.runs import Plan, Run
+from replica.plan.targets import evaluated_runs, measured_runs
 
 #: Rows of a training split whose size is not pinned.
 UNKNOWN_ROWS = 100_000
@@ -147,12 +148,16 @@ def structural() -> dict[str, int]:
 
 def jobs_of(project: Project, plan: Plan) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
     """Yield (rule, what it makes, how many jobs, what each asks for) of everything that is not made where Snakemake runs."""
+    scored = {run_id for run_id, _ in evaluated_runs(plan)}
+    timed = {run_id for paper in plan.wanted for run_id, _ in measured_runs(plan, paper)}
     for run in plan.runs.values():
         if run.seeds:
             rule = "train" if run.stage in ("pretrain", "teacher") else run.stage
             yield rule, run.id, len(run.seeds), resources_of(project, plan, run.id)
-            if run.evaluate:
-                yield "evaluate", run.id, len(run.seeds), evaluation_of(project, plan, run.id)
+        if run.id in scored:
+            yield "evaluate", run.id, len(run.seeds), evaluation_of(project, plan, run.id)
+        if run.id in timed:
+            yield "measure", run.id, 1, {**evaluation_of(project, plan, run.id), "gpu": 0}
     for name in plan.prepared:
         yield "prepare", name, 1, preparation_of(project.scale(plan.scale))
     for name in plan.named:

@@ -16,12 +16,16 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 
 from replica.config.schema import Train
 from replica.errors import DivergedError
+from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
 from replica.tasks import LengthBucketSampler
 from replica.training import checkpoints, distributed
 from replica.training import parts as sharing
 from replica.training.interruption import Interruption
 from replica.training.precision import choose
+
+#: Of a checkpoint: the line of the history that was begun and not yet written.
+LINE = "line.json"
 
 
 @dataclass
@@ -74,10 +78,16 @@ class _Hooks(TrainerCallback):
         left = (total - done) / rate if rate > 0 else 0.0
         distributed.say(f"step {done}/{total}  loss {float(logs['loss']):.4f}  {rate:.1f} steps/s  {left:.0f} s left")
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        if self.loop.resumed_from is not None:
+            self.loop.take_up_line(self.loop.resumed_from)
+
     def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.loop.keep_line(folder)
         distributed.barrier()  # every process writes the state of its own random numbers
         if distributed.first():
-            checkpoints.seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            checkpoints.seal(folder)
 
 
 class Loop(Trainer):
@@ -106,6 +116,7 @@ class Loop(Trainer):
         self.split, self.context, self._collate_rows = split, context, collate
         self.methods = [method for _, method in methods]
         self.first_step = 0
+        self.resumed_from: Path | None = None
         self._objective = objective
         self._objective_name = "the task's loss"
         self._own: dict[str, Method] = {}
@@ -224,6 +235,21 @@ class Loop(Trainer):
 
         load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"))
 
+    def keep_line(self, folder: Path) -> None:
+        """Write into a checkpoint what the next line of the history has so far: the losses' sum, from which step on, methods' values."""
+        loss = distributed.total(self._tr_loss.detach().clone()).item() / distributed.processes()
+        if distributed.first():
+            recorded = {key: float(value).hex() for key, value in self.context.recorded.items()}
+            facts = {"loss": loss, "since": self._globalstep_last_logged, "recorded": recorded}
+            write_json(folder / LINE, facts)
+
+    def take_up_line(self, folder: Path) -> None:
+        """Go on with the line of the history that a checkpoint was written in, so that it ends as without the stop."""
+        facts = read_result(folder / LINE, ["loss", "since", "recorded"], f"remove {folder.parent} to start again")
+        self._tr_loss += facts["loss"]
+        self._globalstep_last_logged = facts["since"]
+        self.context.record(**{key: float.fromhex(value) for key, value in facts["recorded"].items()})
+
     def floating_point_ops(self, inputs) -> int:
         """Skip the Trainer's estimate; FLOPs are measured by the meters."""
         return 0
@@ -232,6 +258,7 @@ class Loop(Trainer):
         """Train to the last step, resuming from the newest complete checkpoint; save and stop when `interruption` says so."""
         folder = Path(self.args.output_dir)
         resume = distributed.from_first(checkpoints.latest(folder) if distributed.first() else None)
+        self.resumed_from = resume
         if resume is not None:
             self.first_step = int(resume.name.rpartition("-")[2])
             distributed.say(f"resuming at step {self.first_step} from {resume}")

@@ -257,7 +257,7 @@ def _history(history: list[dict[str, Any]]) -> str:
     import json
 
     lines = [{key: finite(value) if isinstance(value, float) else value for key, value in e.items()} for e in history]
-    return "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines)
+    return "".join(json.dumps(line, allow_nan=False, sort_keys=True) + "\n" for line in lines)
 
 
 def write_manifest(folder: Path, plan: Plan, run: Run, seed: int, layout: Layout, facts: dict[str, Any]) -> None:

@@ -1,8 +1,9 @@
 """One training process for each GPU, on one node or on several, and one exit status for all of them. Imports no torch.
 
-What torchrun does, with what a job needs of it: a signal reaches every process and all have the time of the job's end to write their
-checkpoint, and the status is that of the process that failed first for a reason, not of those that lost it. On several nodes the
-program starts itself once more on each through `srun`, which hands signals on.
+`scripts/train.py` calls it, inside a job that has its GPUs and nodes (`replica.launch` got them). It does what torchrun does, with what
+a job needs of it: a signal reaches every process and all have the time of the job's end to write their checkpoint, and the status is
+that of the process that failed first for a reason, not of those that lost it. On several nodes the program starts itself once more on
+each through `srun`, which hands signals on.
 """
 
 from __future__ import annotations
@@ -16,9 +17,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any
 
+from replica.children import Children, shell_status
 from replica.errors import DIVERGED, INTERRUPTED, MISTAKE, OUT_OF_MEMORY, TrainingError
 from replica.training.interruption import SIGNALS
 
@@ -94,7 +94,7 @@ def launch(command: Sequence[str], shape: Shape) -> int:
     address = os.environ["MASTER_ADDR"] if shape.nodes > 1 else "127.0.0.1"
     port = os.environ["MASTER_PORT"] if shape.nodes > 1 else str(_free_port())
     threads = max(1, int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1) // shape.each)
-    with _Relay() as relay:
+    with Children(SIGNALS) as children:
         for local in range(shape.each):
             variables = {
                 "RANK": node * shape.each + local,
@@ -105,8 +105,8 @@ def launch(command: Sequence[str], shape: Shape) -> int:
                 "MASTER_PORT": port,
                 "OMP_NUM_THREADS": threads,
             }
-            relay.start(command, variables)
-        return wait(relay.started)
+            children.start(command, variables)
+        return wait(children.started)
 
 
 def wait(started: Sequence[subprocess.Popen]) -> int:
@@ -134,38 +134,7 @@ def together(statuses: Sequence[int]) -> int:
     for status in ORDER:
         if status in statuses:
             return status
-    found = next((status for status in statuses if status), 0)
-    return found if found >= 0 else 128 - found
-
-
-class _Relay:
-    """Hands every signal that asks training to stop on to all processes while its block runs, also to those started after it came."""
-
-    def __init__(self) -> None:
-        self.started: list[subprocess.Popen] = []
-        self.received: list[int] = []
-        self.previous: dict[int, Any] = {}
-
-    def start(self, command: Sequence[str], variables: Mapping[str, object]) -> None:
-        environment = {**os.environ, **{name: str(value) for name, value in variables.items()}}
-        process = subprocess.Popen(command, env=environment)
-        self.started.append(process)
-        for number in self.received:
-            process.send_signal(number)
-
-    def _relay(self, number: int, frame: FrameType | None) -> None:
-        self.received.append(number)
-        for process in self.started:
-            if process.poll() is None:
-                process.send_signal(number)
-
-    def __enter__(self) -> _Relay:
-        self.previous = {number: signal.signal(number, self._relay) for number in SIGNALS}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+    return shell_status(next((status for status in statuses if status), 0))
 
 
 def _on_nodes(command: Sequence[str], shape: Shape) -> int:
@@ -180,9 +149,9 @@ def _on_nodes(command: Sequence[str], shape: Shape) -> int:
     ]
     variables = {NODES: shape.nodes, "MASTER_ADDR": platform.node(), "MASTER_PORT": _free_port()}
     inner = [*command, "--processes", str(shape.each)]
-    with _Relay() as relay:
-        relay.start([*step, *inner], variables)
-        return wait(relay.started)
+    with Children(SIGNALS) as children:
+        children.start([*step, *inner], variables)
+        return wait(children.started)
 
 
 def _free_port() -> int:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from replica.errors import DIVERGED, INTERRUPTED, MISTAKE, OUT_OF_MEMORY, TrainingError
-from replica.training import launch
-from replica.training.launch import NODES, Shape, shape, together
+from replica.training import spread
+from replica.training.spread import NODES, Shape, shape, together
 
 GPUS = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
 JOB = {**GPUS, "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}
@@ -76,7 +76,7 @@ rank = os.environ["RANK"]
 
 def test_each_process_gets_the_variables_of_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
-    assert launch.launch(_child(tmp_path, WRITES), Shape(1, 2)) == 0
+    assert spread.launch(_child(tmp_path, WRITES), Shape(1, 2)) == 0
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first.pop("RANK") == "0" and first.pop("LOCAL_RANK") == "0"
     assert second.pop("RANK") == "1" and second.pop("LOCAL_RANK") == "1"
@@ -107,11 +107,11 @@ def test_several_nodes_are_reached_through_srun(tmp_path, monkeypatch):
 if "RANK" in os.environ:
     {WRITES.strip().replace(chr(10), chr(10) + "    ")}
 else:
-    from replica.training.launch import launch, shape
+    from replica.training.spread import launch, shape
     asked = int(sys.argv[sys.argv.index("--processes") + 1])
     sys.exit(launch([sys.executable, *sys.argv], shape(4, asked)))
 """
-    assert launch.launch(_child(tmp_path, body), Shape(2, 2)) == 0
+    assert spread.launch(_child(tmp_path, body), Shape(2, 2)) == 0
     options = json.loads((tmp_path / "srun.json").read_text())
     assert {"--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} <= set(options)
     found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(4)]
@@ -121,17 +121,17 @@ else:
 
 
 def test_one_that_fails_ends_those_that_wait_for_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 0.3)
+    monkeypatch.setattr(spread, "GRACE", 0.3)
     body = 'sys.exit(87) if os.environ["RANK"] == "1" else time.sleep(60)'
     before = time.monotonic()
-    assert launch.launch(_child(tmp_path, body), Shape(1, 2)) == DIVERGED
+    assert spread.launch(_child(tmp_path, body), Shape(1, 2)) == DIVERGED
     assert time.monotonic() - before < 20
 
 
 def test_one_that_is_killed_while_the_launcher_lives_was_too_large(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch, "GRACE", 0.3)
+    monkeypatch.setattr(spread, "GRACE", 0.3)
     body = 'os.kill(os.getpid(), signal.SIGKILL) if os.environ["RANK"] == "1" else time.sleep(60)'
-    assert launch.launch(_child(tmp_path, body), Shape(1, 2)) == OUT_OF_MEMORY
+    assert spread.launch(_child(tmp_path, body), Shape(1, 2)) == OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -142,7 +142,7 @@ signal.signal({int(number)}, lambda number, frame: sys.exit(85))
 time.sleep(60)
 """
     command = _child(tmp_path, body)
-    code = f"import sys; from replica.training.launch import *; sys.exit(launch({command!r}, Shape(1, 2)))"
+    code = f"import sys; from replica.training.spread import *; sys.exit(launch({command!r}, Shape(1, 2)))"
     launcher = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while not all((Path(tmp_path) / str(rank)).exists() for rank in range(2)):
