@@ -1,0 +1,296 @@
+"""DVC as this project uses it: archives as outputs of one frozen stage in dvc.yaml, pushed and fetched together by one call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from replica.config.project import Project
+from replica.errors import ReplicaError
+from replica.files import write_text
+from replica.sharing import remotes
+from replica.sharing.artifacts import Artifact
+from replica.sharing.remotes import Remote, RemoteError
+
+#: The stage whose outputs are the archives. It is frozen: DVC never runs it.
+STAGE = "published"
+COMMAND = "replica publish"
+PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
+
+
+class Store:
+    """The DVC repository of a checkout; every error of DVC comes out as one line without secrets."""
+
+    def __init__(self, root: Path, project: Project, remote: str | None):
+        self.root = root.resolve()
+        with self._said("DVC cannot work here"):
+            from dvc.repo import Repo
+
+            self.repo = Repo(str(self.root))
+        remotes.refuse_shared_secrets(self.repo.config.read("repo"), ".dvc/config")
+        self.hidden = remotes.secrets(self.repo.config)
+        self.remote: Remote = remotes.chosen(self.repo.config, remote, project)
+
+    # what is tracked
+
+    @cached_property
+    def outputs(self) -> dict[str, Any]:
+        """DVC's outputs of the stage by path; empty before the first publication."""
+        with self._said(PIPELINE):
+            if STAGE not in _stages(self.root):
+                return {}
+            stage = self.repo.stage.load_one(str(self.root / PIPELINE), STAGE)
+            return {out.def_path: out for out in stage.outs}
+
+    def cached(self, path: str) -> Path | None:
+        """Return the file in DVC's cache that holds an archive's bytes, or None where there is none."""
+        out = self.outputs.get(path)
+        if out is None or not out.hash_info:
+            return None
+        found = Path(out.cache.oid_to_path(out.hash_info.value))
+        return found if found.is_file() else None
+
+    def pinned(self, path: str) -> bool:
+        """Whether dvc.lock pins an archive."""
+        out = self.outputs.get(path)
+        return out is not None and bool(out.hash_info)
+
+    def track(self, artifacts: Mapping[str, Artifact], new: Iterable[str], held: Iterable[str]) -> None:
+        """Put archives that lie at their paths into cache, dvc.yaml and dvc.lock.
+
+        `artifacts` are those whose entries dvc.yaml gets or renews, `new` the ids whose archives changed, `held` those that may go to
+        this remote alone. Both files are written in one step each; what they say of anything else stays.
+        """
+        with self._said("DVC could not take the archives"):
+            self._write_pipeline(artifacts, set(held))
+            new = sorted({artifacts[name].archive for name in new})
+            if not new:
+                return
+            self.__dict__.pop("outputs", None)
+            self.repo.reset()
+            with self.repo.lock:
+                for path in new:
+                    out = self.outputs[path]
+                    out.save()
+                    out.commit()
+                self._write_lock()
+
+    def _write_pipeline(self, artifacts: Mapping[str, Artifact], held: set[str]) -> None:
+        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+        path = self.root / PIPELINE
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        value = (parse_yaml_for_update(text, str(path)) if text.strip() else None) or {}
+        stage = value.setdefault("stages", {}).setdefault(STAGE, {})
+        known = {_path_of(item): item for item in stage.get("outs", [])}
+        entries = value.setdefault("artifacts", {})
+        changed = False
+        for artifact in artifacts.values():
+            out = {artifact.archive: {"remote": self.remote.name}} if artifact.id in held else artifact.archive
+            entry = {
+                "path": artifact.archive,
+                "type": artifact.type,
+                "desc": artifact.desc,
+                "labels": list(artifact.labels),
+            }
+            if artifact.archive in known and _is_held(known[artifact.archive]) == _is_held(out):
+                out = known[artifact.archive]  # held for the remote that it went to first
+            if known.get(artifact.archive) != out or entries.get(artifact.name) != entry:
+                known[artifact.archive], entries[artifact.name] = out, entry
+                changed = True
+        if not changed:
+            return
+        stage.update({"cmd": COMMAND, "frozen": True, "outs": [known[name] for name in sorted(known)]})
+        ordered = sorted(entries)
+        for name in ordered:
+            entries[name] = entries.pop(name)
+        write_text(path, dumps_yaml(value))
+
+    def _write_lock(self) -> None:
+        from dvc.stage.serialize import to_single_stage_lockfile
+        from dvc.utils.serialize import dumps_yaml, parse_yaml
+
+        stage = next(iter(self.outputs.values())).stage
+        path = self.root / LOCK
+        value = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
+        value = {"schema": "2.0", **(value or {})}
+        value.setdefault("stages", {})[STAGE] = to_single_stage_lockfile(stage)
+        write_text(path, dumps_yaml(value))
+        self.__dict__.pop("outputs", None)
+        self.repo.reset()
+
+    # to and from the remote
+
+    def push(self, paths: Iterable[str], confirmed: set[str]) -> set[str]:
+        """Push archives, look at the size of those that were not confirmed before, and return the hashes that the remote holds whole.
+
+        What an interrupted upload left half is removed there and pushed again. RemoteError where something is missing in the end.
+        """
+        paths = sorted(paths)
+        if not paths:
+            return confirmed
+        self._transfer("push", paths)
+        unsure = [path for path in paths if self._hash(path) not in confirmed]
+        broken = self._not_whole(unsure)
+        if broken:
+            self._remove(broken)
+            self._transfer("push", broken)
+            if still := self._not_whole(broken):
+                raise RemoteError(
+                    f"{self._where()}: holds {still[0]} with another size than was sent; is its disk full?"
+                )
+        return confirmed | {self._hash(path) for path in paths}
+
+    def fetch(self, paths: Iterable[str]) -> None:
+        """Fetch archives into the cache; RemoteError naming those that the remote does not have."""
+        wanted = [path for path in sorted(paths) if self.cached(path) is None]
+        if not wanted:
+            return
+        self._transfer("fetch", wanted)
+        if missing := [path for path in wanted if self.cached(path) is None]:
+            raise RemoteError(self._lacking(missing))
+
+    def drop(self, path: str) -> None:
+        """Remove a damaged archive from the cache and from its place, so that the next fetch brings it anew."""
+        cached = self.cached(path)
+        with suppress(FileNotFoundError):
+            (self.root / path).unlink()
+        if cached is not None:
+            cached.unlink()
+
+    def _transfer(self, verb: str, paths: list[str]) -> None:
+        """Let DVC push or fetch; what it logged of the single files is the reason given."""
+        reasons = _Reasons()
+        with reasons.listening(), self._said(f"{self._where()}: could not {verb}", reasons):
+            from dvc.exceptions import DownloadError, UploadError
+
+            try:
+                getattr(self.repo, verb)(targets=[str(self.root / path) for path in paths], remote=self.remote.name)
+            except (DownloadError, UploadError) as error:
+                missing = [path for path in paths if verb == "fetch" and self.cached(path) is None]
+                if missing and reasons.only_missing():
+                    raise RemoteError(self._lacking(missing)) from None
+                raise RemoteError(
+                    f"{self._where()}: {error.amount} of {len(paths)} archives could not be "
+                    f"{'pushed' if verb == 'push' else 'fetched'}{reasons.text()}; call again: only what is missing is transferred"
+                ) from None
+
+    def _lacking(self, missing: list[str]) -> str:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return (
+            f"{self._where()}: does not hold {', '.join(missing[:3])}{more}: published, but pushed elsewhere or only in part; "
+            "whoever published it calls `replica publish` again"
+        )
+
+    def _not_whole(self, paths: list[str]) -> list[str]:
+        """Return the archives that the remote does not hold in their full size."""
+        if not paths:
+            return []
+        with self._said(f"{self._where()}: could not look at what it holds"):
+            odb = self.repo.cloud.get_remote_odb(self.remote.name)
+
+            def whole(path: str) -> bool:
+                try:
+                    return odb.fs.info(odb.oid_to_path(self._hash(path)))["size"] == self.outputs[path].meta.size
+                except FileNotFoundError:
+                    return False
+
+            with ThreadPoolExecutor(max_workers=8) as pool:
+                return [path for path, good in zip(paths, pool.map(whole, paths), strict=True) if not good]
+
+    def _remove(self, paths: list[str]) -> None:
+        with self._said(f"{self._where()}: could not remove half an upload"):
+            odb = self.repo.cloud.get_remote_odb(self.remote.name)
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    odb.fs.remove(odb.oid_to_path(self._hash(path)))
+
+    def _hash(self, path: str) -> str:
+        return self.outputs[path].hash_info.value
+
+    def _where(self) -> str:
+        return f"remote '{self.remote.name}' ({self.remote.url})"
+
+    @contextmanager
+    def _said(self, what: str, reasons: _Reasons | None = None) -> Iterator[None]:
+        """Turn whatever DVC or a remote's library raises into one line."""
+        try:
+            yield
+        except ReplicaError as error:
+            raise type(error)(remotes.without(str(error), getattr(self, "hidden", ()))) from None
+        except Exception as error:
+            text = f"{what}: {_reason(error)}{reasons.text() if reasons else ''}"
+            raise RemoteError(remotes.without(text, getattr(self, "hidden", ()))) from None
+
+
+class _Reasons(logging.Handler):
+    """Collects why single files were not transferred, which DVC logs and does not raise."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the error that a record is about."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            self.found.append(_reason(error))
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to DVC's loggers instead of letting them print."""
+        loggers = [logging.getLogger(name) for name in ("dvc", "dvc_data", "dvc_objects")]
+        before = [(logger, logger.propagate, logger.handlers[:]) for logger in loggers]
+        for logger in loggers:
+            logger.handlers, logger.propagate = [self], False
+        try:
+            yield
+        finally:
+            for logger, propagate, handlers in before:
+                logger.handlers, logger.propagate = handlers, propagate
+
+    def only_missing(self) -> bool:
+        """Whether nothing worse happened than that files were not there."""
+        return not self.found
+
+    def text(self) -> str:
+        """Return the first reason, to be put behind a sentence."""
+        return f" ({self.found[0]})" if self.found else ""
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost message of an error in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _stages(root: Path) -> dict[str, Any]:
+    from dvc.utils.serialize import load_yaml
+
+    path = root / PIPELINE
+    return ((load_yaml(str(path)) if path.exists() else None) or {}).get("stages") or {}
+
+
+def without_published(text: str | None) -> Any:
+    """Return what a dvc.yaml says of everything but publications, to see whether somebody else changed it."""
+    from dvc.utils.serialize import parse_yaml
+
+    value = (parse_yaml(text, PIPELINE) if text and text.strip() else None) or {}
+    value.pop("artifacts", None)
+    (value.get("stages") or {}).pop(STAGE, None)
+    return {key: part for key, part in value.items() if part}
+
+
+def _path_of(out: Any) -> str:
+    return out if isinstance(out, str) else next(iter(out))
+
+
+def _is_held(out: Any) -> bool:
+    return not isinstance(out, str)
