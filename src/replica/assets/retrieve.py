@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from replica.assets import manifest, models
 from replica.assets.datasets import READERS as DATASET_READERS
+from replica.assets.licences import licence_of
 from replica.assets.rows import Rows, write_parquet
 from replica.assets.sources import SourceUnavailable, disk_errors
 from replica.errors import AssetError, ConfigError, nearest
@@ -133,7 +134,7 @@ def _write(rows: dict[str, Rows], split: str, folder: Path, entry: DatasetEntry,
 
 
 def _record_model(name: str, entry: ModelEntry, folder: Path, source: dict[str, Any], versions: dict[str, str]) -> None:
-    facts = {"asset": "model", "name": name, "title": entry.title, "licence": entry.licence}
+    facts = {"asset": "model", "name": name, "title": entry.title, "licence": licence_of(entry)}
     facts |= {"architecture": entry.architecture, "versions": _versions(versions)}
     manifest.write(folder, **facts, source=source)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -70,14 +70,25 @@ class SplitContent(Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+#: `unknown` counts as false wherever something would be passed on.
+Redistribute = bool | Literal["unknown"]
+_REDISTRIBUTE = (
+    "whether anybody may be given copies, for any purpose, as a public remote gives them: true, false (forbidden, or only for "
+    "some purposes or unchanged) or unknown, which counts as false"
+)
+_TERMS = "what the licence or the owner asks of who uses it or passes it on"
+
+
 class DatasetEntry(Strict):
     """A data set by name: one canonical content, whatever source brings it."""
 
     title: str
-    licence: str
+    licence: str = Field(description="as its publisher names it; unknown where none is named")
+    terms: str = Field("", description=_TERMS)
     homepage: str = ""
-    redistribute: bool = Field(description="whether copies may be passed on through a public remote")
+    redistribute: Redistribute = Field(description=_REDISTRIBUTE)
     sources: Sources
+    on_hub: bool = Field(True, description="false where a mirror alone has this content under the hub's names")
     build: str | None = Field(None, description="builder that turns the source's raw file into canonical splits")
     splits: dict[str, SplitContent | None] = Field(
         description="canonical splits; None until the first retrieval pins it"
@@ -92,7 +103,9 @@ class ModelEntry(Strict):
     architecture: str = Field(description="bert, roberta, distilbert, t5, vit, …: a model_type of transformers")
     config: dict[str, Any] = Field(description="fields of the transformers configuration at the published size")
     tokenizer: str | None = Field(None, description="model whose tokenizer it uses; its own when absent")
-    licence: str = "Apache-2.0"
+    licence: str = Field("unknown", description="of the weights that the sources bring, as their publisher names it")
+    terms: str = Field("", description=_TERMS)
+    redistribute: Redistribute = Field("unknown", description=_REDISTRIBUTE)
     sources: Sources | None = None
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
     standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
