@@ -47,7 +47,9 @@ def under_version_control(folder: Path) -> Path:
     for name in SHARED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    write_text(folder / ".gitignore", "/assets/\n/results/*\n/state/\n/logs/\n/benchmarks/\n.snakemake/\n__pycache__/\n")
+    write_text(
+        folder / ".gitignore", "/assets/\n/results/*\n/state/\n/logs/\n/benchmarks/\n.snakemake/\n__pycache__/\n"
+    )
     git(folder, "init", "--quiet", "--initial-branch", "main")
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", "A project")
@@ -132,7 +134,15 @@ def _run(folder: Path, plan: Plan, artifact: Artifact) -> None:
     place.mkdir(parents=True)
     weights = np.random.default_rng(int(run.id[-8:], 16) + seed).normal(size=(8, 8)).astype("float32")
     save_file({"weight": weights}, place / run.stored)
-    write_json(place / "model.json", {"architecture": "bert", "config": {}, "head": "text", "labels": 2, "structure": []})
+    described = {
+        "architecture": "bert",
+        "config": {},
+        "head": "classification",
+        "labels": 2,
+        "structure": [],
+        "tied": {},
+    }
+    write_json(place / "model.json", described)
     parents = {}
     for role, parent in run.parents.items():
         parent_seed = plan.parent_seed(parent, seed)

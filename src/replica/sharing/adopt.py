@@ -91,22 +91,19 @@ class _Adoption:
         results = {f"papers/{self.plan.scale}/{paper}" for paper in self.project.papers}
         if not papers and entry and entry.papers == list(ledger.papers) and results <= set(found):
             found[ledger.id] = ledger
-        for paper in named:
-            if not any(
-                artifact.kind in ("run", "paper", "structural") and paper in artifact.papers
-                for artifact in found.values()
-            ):
-                known = {
-                    paper
-                    for name, entry in self.entries.items()
-                    if f"/{self.plan.scale}/" in name
-                    for paper in entry.papers
-                }
-                if papers or not found:
-                    raise AssetError(
-                        f"nothing of '{paper}' is published at scale {self.plan.scale}{nearest(paper, known)}; `git pull` may bring more"
-                    )
+        self._expect_something(papers, found)
         return found
+
+    def _expect_something(self, papers: list[str], found: Mapping[str, Artifact]) -> None:
+        """Raise AssetError for a named paper, or for all, of which nothing is published at this scale."""
+        published = {paper for name, e in self.entries.items() if f"/{self.plan.scale}/" in name for paper in e.papers}
+        here = {paper for artifact in found.values() if artifact.kind in ("run", "paper") for paper in artifact.papers}
+        for paper in papers or ([] if here else self.project.papers):
+            if paper not in here:
+                raise AssetError(
+                    f"nothing of '{paper}' is published at scale {self.plan.scale}{nearest(paper, published)}; "
+                    "`git pull` may bring more"
+                )
 
     def _is_here(self, artifact: Artifact) -> bool:
         """Whether every published file is in place; AssetError for one that differs, unless it is to be replaced."""

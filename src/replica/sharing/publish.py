@@ -206,10 +206,11 @@ class _Publication:
         for artifact in artifacts:
             folder = self.root / artifact.folder
             try:
-                self._write_card(artifact)
                 hashes = checks.hashes(self.root, artifact, self._names(artifact))
                 checks.check(artifact, folder, hashes, artifact.folder)
                 checks.parents_agree(artifact, folder, self._manifest_of, artifact.folder)
+                if card := self._write_card(artifact):
+                    hashes[card.name] = sha256_file(card)
                 found[artifact.id] = (artifact, hashes)
             except ReplicaError as error:
                 wrong.append(str(error))
@@ -218,15 +219,14 @@ class _Publication:
             raise AssetError(f"nothing was published, because something is damaged: {wrong[0]}{more}")
         return found
 
-    def _write_card(self, artifact: Artifact) -> None:
-        """Write the model card of a finished run; one that is there already says the same or is renewed."""
+    def _write_card(self, artifact: Artifact) -> Path | None:
+        """Write the model card of a run that is whole; one that is there already says the same or is renewed."""
         if artifact.kind != "run" or artifact.type != "model":
-            return
+            return None
         from replica.assets.cards import write_card
 
         folder = self.root / artifact.folder
-        if (folder / manifest.NAME).exists():
-            write_card(folder, manifest.read(folder), self.project)
+        return write_card(folder, manifest.read(folder), self.project)
 
     def _manifest_of(self, folder: str) -> str | None:
         return self._sha256_of(f"{folder}/{manifest.NAME}")

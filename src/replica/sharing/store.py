@@ -28,15 +28,24 @@ class Store:
 
     def __init__(self, root: Path, project: Project, remote: str | None):
         self.root = root.resolve()
-        with self._said("DVC cannot work here"):
-            from dvc.repo import Repo
-
-            self.repo = Repo(str(self.root))
         remotes.refuse_shared_secrets(self.repo.config.read("repo"), ".dvc/config")
         self.hidden = remotes.secrets(self.repo.config)
         self.remote: Remote = remotes.chosen(self.repo.config, remote, project)
 
     # what is tracked
+
+    @cached_property
+    def repo(self) -> Any:
+        """DVC's view of the checkout, as its files are now."""
+        with self._said("DVC cannot work here"):
+            from dvc.repo import Repo
+
+            return Repo(str(self.root))
+
+    def _look_again(self) -> None:
+        """Forget what was read of dvc.yaml and dvc.lock."""
+        self.__dict__.pop("repo", None)
+        self.__dict__.pop("outputs", None)
 
     @cached_property
     def outputs(self) -> dict[str, Any]:
@@ -71,14 +80,14 @@ class Store:
             new = sorted({artifacts[name].archive for name in new})
             if not new:
                 return
-            self.__dict__.pop("outputs", None)
-            self.repo.reset()
+            self._look_again()
             with self.repo.lock:
                 for path in new:
                     out = self.outputs[path]
                     out.save()
                     out.commit()
                 self._write_lock()
+            self._look_again()
 
     def _write_pipeline(self, artifacts: Mapping[str, Artifact], held: set[str]) -> None:
         from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
@@ -121,8 +130,6 @@ class Store:
         value = {"schema": "2.0", **(value or {})}
         value.setdefault("stages", {})[STAGE] = to_single_stage_lockfile(stage)
         write_text(path, dumps_yaml(value))
-        self.__dict__.pop("outputs", None)
-        self.repo.reset()
 
     # to and from the remote
 
@@ -183,8 +190,8 @@ class Store:
     def _lacking(self, missing: list[str]) -> str:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         return (
-            f"{self._where()}: does not hold {', '.join(missing[:3])}{more}: published, but pushed elsewhere or only in part; "
-            "whoever published it calls `replica publish` again"
+            f"{self._where()}: does not hold {', '.join(missing[:3])}{more} as published: pushed elsewhere or only in part, or "
+            "damaged there; whoever published it calls `replica publish` again"
         )
 
     def _not_whole(self, paths: list[str]) -> list[str]:
