@@ -48,6 +48,7 @@ def make_lab(folder: Path) -> Path:
         for claim in value.get("claims", []):
             if claim["id"] not in KEPT[path.stem]:
                 claim.pop("trend", None)
+        value.pop("figures", None)  # they draw the trends that were taken out
         path.write_text(yaml.safe_dump(value, sort_keys=False))
     shutil.copytree(ROOT / "src" / "replica", folder / "src" / "replica", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")

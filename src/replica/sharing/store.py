@@ -51,7 +51,7 @@ class Store:
     def outputs(self) -> dict[str, Any]:
         """DVC's outputs of the stage by path; empty before the first publication."""
         with self._said(PIPELINE):
-            if STAGE not in _stages(self.root):
+            if STAGE not in (_read(_text(self.root / PIPELINE)).get("stages") or {}):
                 return {}
             stage = self.repo.stage.load_one(str(self.root / PIPELINE), STAGE)
             return {out.def_path: out for out in stage.outs}
@@ -90,44 +90,40 @@ class Store:
             self._look_again()
 
     def _write_pipeline(self, artifacts: Mapping[str, Artifact], held: set[str]) -> None:
-        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
-
         path = self.root / PIPELINE
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        value = (parse_yaml_for_update(text, str(path)) if text.strip() else None) or {}
-        stage = value.setdefault("stages", {}).setdefault(STAGE, {})
+        text = _text(path)
+        value = _read(text)
+        stage = (value.get("stages") or {}).get(STAGE) or {}
         known = {_path_of(item): item for item in stage.get("outs", [])}
-        entries = value.setdefault("artifacts", {})
-        changed = False
+        entries = value.get("artifacts") or {}
+        before = (dict(known), dict(entries))
         for artifact in artifacts.values():
             out = {artifact.archive: {"remote": self.remote.name}} if artifact.id in held else artifact.archive
-            entry = {
+            if not (artifact.archive in known and _is_held(known[artifact.archive]) == _is_held(out)):
+                known[artifact.archive] = out  # else held for the remote that it went to first
+            entries[artifact.name] = {
                 "path": artifact.archive,
                 "type": artifact.type,
                 "desc": artifact.desc,
                 "labels": list(artifact.labels),
             }
-            if artifact.archive in known and _is_held(known[artifact.archive]) == _is_held(out):
-                out = known[artifact.archive]  # held for the remote that it went to first
-            if known.get(artifact.archive) != out or entries.get(artifact.name) != entry:
-                known[artifact.archive], entries[artifact.name] = out, entry
-                changed = True
-        if not changed:
+        if before == (known, entries):
             return
-        stage.update({"cmd": COMMAND, "frozen": True, "outs": [known[name] for name in sorted(known)]})
-        ordered = sorted(entries)
-        for name in ordered:
-            entries[name] = entries.pop(name)
+        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+
+        value = (parse_yaml_for_update(text, str(path)) if text.strip() else None) or {}  # with its comments
+        outs = [known[name] for name in sorted(known)]
+        value.setdefault("stages", {})[STAGE] = {"cmd": COMMAND, "frozen": True, "outs": outs}
+        value["artifacts"] = {name: entries[name] for name in sorted(entries)}
         write_text(path, dumps_yaml(value))
 
     def _write_lock(self) -> None:
         from dvc.stage.serialize import to_single_stage_lockfile
-        from dvc.utils.serialize import dumps_yaml, parse_yaml
+        from dvc.utils.serialize import dumps_yaml
 
         stage = next(iter(self.outputs.values())).stage
         path = self.root / LOCK
-        value = parse_yaml(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
-        value = {"schema": "2.0", **(value or {})}
+        value = {"schema": "2.0", **_read(_text(path))}
         value.setdefault("stages", {})[STAGE] = to_single_stage_lockfile(stage)
         write_text(path, dumps_yaml(value))
 
@@ -158,7 +154,7 @@ class Store:
         wanted = [path for path in sorted(paths) if self.cached(path) is None]
         if not wanted:
             return
-        self._transfer("fetch", wanted)
+        self._transfer("pull", wanted)
         if missing := [path for path in wanted if self.cached(path) is None]:
             raise RemoteError(self._lacking(missing))
 
@@ -171,21 +167,19 @@ class Store:
             cached.unlink()
 
     def _transfer(self, verb: str, paths: list[str]) -> None:
-        """Let DVC push or fetch; what it logged of the single files is the reason given."""
+        """Let DVC push or pull; what it logged of the single files is the reason given."""
         reasons = _Reasons()
         with reasons.listening(), self._said(f"{self._where()}: could not {verb}", reasons):
-            from dvc.exceptions import DownloadError, UploadError
-
-            try:
-                getattr(self.repo, verb)(targets=[str(self.root / path) for path in paths], remote=self.remote.name)
-            except (DownloadError, UploadError) as error:
-                missing = [path for path in paths if verb == "fetch" and self.cached(path) is None]
-                if missing and reasons.only_missing():
-                    raise RemoteError(self._lacking(missing)) from None
-                raise RemoteError(
-                    f"{self._where()}: {error.amount} of {len(paths)} archives could not be "
-                    f"{'pushed' if verb == 'push' else 'fetched'}{reasons.text()}; call again: only what is missing is transferred"
-                ) from None
+            hashes = [self.outputs[path].hash_info for path in paths]
+            with self.repo.lock:  # by hash: DVC's own choice of targets takes time with the square of their number
+                failed = getattr(self.repo.cloud, verb)(hashes, remote=self.remote.name).failed
+        if failed:
+            done = "pushed" if verb == "push" else "fetched"
+            text = (
+                f"{self._where()}: {len(failed)} of {len(paths)} archives could not be {done}{reasons.text()}; "
+                "call again: only what is missing is transferred"
+            )
+            raise RemoteError(remotes.without(text, self.hidden))
 
     def _lacking(self, missing: list[str]) -> str:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -261,10 +255,6 @@ class _Reasons(logging.Handler):
             for logger, propagate, handlers in before:
                 logger.handlers, logger.propagate = handlers, propagate
 
-    def only_missing(self) -> bool:
-        """Whether nothing worse happened than that files were not there."""
-        return not self.found
-
     def text(self) -> str:
         """Return the first reason, to be put behind a sentence."""
         return f" ({self.found[0]})" if self.found else ""
@@ -278,18 +268,20 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def _stages(root: Path) -> dict[str, Any]:
-    from dvc.utils.serialize import load_yaml
+def _read(text: str) -> dict[str, Any]:
+    """Read YAML quickly, without its comments."""
+    import yaml
 
-    path = root / PIPELINE
-    return ((load_yaml(str(path)) if path.exists() else None) or {}).get("stages") or {}
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def without_published(text: str | None) -> Any:
     """Return what a dvc.yaml says of everything but publications, to see whether somebody else changed it."""
-    from dvc.utils.serialize import parse_yaml
-
-    value = (parse_yaml(text, PIPELINE) if text and text.strip() else None) or {}
+    value = _read(text or "")
     value.pop("artifacts", None)
     (value.get("stages") or {}).pop(STAGE, None)
     return {key: part for key, part in value.items() if part}
