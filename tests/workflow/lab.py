@@ -178,6 +178,6 @@ def ssh_remote(place: Path) -> Iterator[Remote]:
         yield Remote(
             f"ssh://127.0.0.1:{port}{place}/remote",
             shared={"user": os.environ.get("USER") or "root"},
-            local={"keyfile": str(place / "user"), "password": passphrase},
+            local={"keyfile": str(place / "user"), "passphrase": passphrase},
             secrets=[passphrase],
         )

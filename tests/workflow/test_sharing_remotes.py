@@ -91,7 +91,7 @@ def test_host_that_is_down_or_refuses(project, tmp_path):
         f"ssh://127.0.0.1:9{tmp_path}/remote", {"user": "root"}, {"password": "ssh-secret"}, secrets=["ssh-secret"]
     )
     use(project, down)
-    _fails(project, down, "remote 'lab' (ssh://127.0.0.1:9", "could not push", "refused")
+    _fails(project, down, "remote 'lab' (ssh://127.0.0.1:9", "could not push", "ConnectionRefused")
     with ssh_remote(tmp_path) as remote:
         use(project, Remote(remote.url, remote.shared))
         dvc(project, "remote", "modify", "--local", "--unset", "lab", "password")
