@@ -52,6 +52,7 @@ def make_lab(folder: Path) -> Path:
         path.write_text(yaml.safe_dump(value, sort_keys=False))
     shutil.copytree(ROOT / "src" / "replica", folder / "src" / "replica", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
+    (folder / "profiles").symlink_to("workflow/profiles")  # as in the project: plain `snakemake` takes all cores
     return under_version_control(folder)
 
 
