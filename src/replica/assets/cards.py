@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from replica.assets import manifest as manifests
 from replica.assets.licences import RANDOM, hub_identifier, licence_of, may_pass_on
+from replica.config.heads import FURTHER_HEADS, HEADS, label_count
 from replica.errors import AssetError
 from replica.files import read_result, write_text
 from replica.paths import Layout
 
 if TYPE_CHECKING:
+    import jinja2
+
     from replica.config.project import Project
     from replica.plan.runs import Plan
 
@@ -47,7 +51,7 @@ def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> 
     ResultError
         where `metrics.json` or `model.json` cannot be read.
     """
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCardData
 
     folder = Path(run_folder)
     missing = [key for key in ("run", "seed", "scale", "spec", "parents", "files") if key not in manifest]
@@ -93,10 +97,20 @@ def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> 
         base_model=_hub_names(project.models, _registered(chain)) or None,
         eval_results=_results(project, metrics) or None,
     )
-    template = resources.files("replica.assets") / "templates" / "card.md.j2"
-    card = ModelCard.from_template(data, template_str=template.read_text(encoding="utf-8"), **_cells(facts))
-    write_text(folder / CARD, str(card).rstrip() + "\n")
-    return folder / CARD
+    text = _template().render(card_data=data.to_yaml(), **_cells(facts)).rstrip() + "\n"
+    path = folder / CARD
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return path
+
+
+@lru_cache(maxsize=1)
+def _template() -> jinja2.Template:
+    import jinja2
+
+    source = resources.files("replica.assets") / "templates" / "card.md.j2"
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    return environment.from_string(source.read_text(encoding="utf-8"))
 
 
 @lru_cache(maxsize=4)
@@ -343,14 +357,10 @@ def _loading(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
 
 def _plain(folder: Path, shown: str) -> list[str]:
     """Return lines for transformers alone; none where a method's modules or an architecture of this project are in the model."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    from replica.models.heads import FURTHER_HEADS, HEADS, label_count
-
     about = read_result(folder / "model.json", ["architecture", "config", "head", "labels", "structure", "tied"])
     head, architecture = about["head"], about["architecture"]
     # transformers ties mT5's output layer, which is stored with weights of its own
-    if about["structure"] or architecture not in CONFIG_MAPPING_NAMES or architecture == "mt5":
+    if about["structure"] or not _in_transformers(architecture) or architecture == "mt5":
         return []
     labels = label_count(head, about["labels"])
     more = f", num_labels={labels}" if labels is not None else ""
@@ -363,6 +373,14 @@ def _plain(folder: Path, shown: str) -> list[str]:
         f"model = transformers.{kind}.from_config(config).eval()",
         f'model.load_state_dict(safetensors.torch.load_file("{shown}/model.safetensors"), strict=not about["tied"])',
     ]
+
+
+@cache
+def _in_transformers(architecture: str) -> bool:
+    """Say whether transformers itself has an architecture, by its files: importing it takes seconds."""
+    found = find_spec("transformers")
+    places = found.submodule_search_locations if found else None
+    return any((Path(place) / "models" / architecture.replace("-", "_")).is_dir() for place in places or ())
 
 
 def _cells(facts: dict[str, Any]) -> dict[str, Any]:

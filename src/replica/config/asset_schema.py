@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 
 class Strict(BaseModel):
@@ -14,12 +15,15 @@ class Strict(BaseModel):
 
 
 class HubSource(Strict):
-    """A repository of the model hub; a mirror is a local folder with the same layout."""
+    """A repository of the model hub; a mirror is a local folder with the same layout.
+
+    `revision` and `locked` come from config/hub.lock.yaml: the commit, without which the hub is not read, and the digests
+    of its files (no part of what an entry is: they are left out where it is written or hashed).
+    """
 
     repo: str
-    revision: str | None = Field(
-        None, description="commit hash; without one the hub may only be read after `replica lock`"
-    )
+    revision: SkipJsonSchema[str | None] = None
+    locked: SkipJsonSchema[dict[str, str]] = Field({}, exclude=True)
     config: str | None = Field(None, description="configuration of a data set, e.g. sst2")
     splits: dict[str, str] = Field({}, description="our split: the repository's split")
     files: list[str] = Field([], description="files of a model")
