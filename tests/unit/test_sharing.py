@@ -263,3 +263,67 @@ def test_results_made_from_another_input_are_noticed():
     assert other_input(text, {"a.json": "12", "b.json": "34"}.get) is None
     assert other_input(text, {"a.json": "12"}.get) is None, "what is not here says nothing"
     assert other_input(text, {"a.json": "12", "b.json": "56"}.get) == "b.json"
+
+
+# the words about it
+
+
+def _commands(language_free_blocks):
+    for block in language_free_blocks:
+        for line in block.splitlines():
+            command = line.partition("#")[0].strip()
+            if command:
+                yield command
+
+
+def test_commands_of_the_documentation_are_ones_that_exist(root):
+    """Every line of docs/sharing.md's blocks is understood by the program that it calls."""
+    import re
+    import shlex
+
+    from dvc.cli import parse_args
+
+    from replica.cli import parser
+
+    text = (root / "docs" / "sharing.md").read_text()
+    commands = list(_commands(re.findall(r"```\n(.*?)```", text, re.DOTALL)))
+    assert len(commands) > 20
+    for command in commands:
+        for part in command.split("&&"):
+            program, *arguments = shlex.split(part)
+            if program == "replica":
+                parser().parse_args(arguments)
+            elif program == "dvc":
+                parse_args(arguments)
+            else:
+                assert program in ("git", "cd", "make", "source", "snakemake"), part
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    assert {"env", "report"} <= targets
+
+
+def test_every_enabled_paper_is_in_the_plots(root):
+    import yaml
+
+    from replica.config import load_project
+
+    plots = {
+        name: spec for item in yaml.safe_load((root / "dvc.yaml").read_text())["plots"] for name, spec in item.items()
+    }
+    expected = {f"results/pinned/laptop/papers/{paper}/tables/all-claims.csv" for paper in load_project(root).papers}
+    assert set(plots["papers"]["y"]) == set(plots["papers"]["x"]) == expected
+    assert all((root / name).exists() for name in expected)
+
+
+def test_pinned_numbers_are_the_ledgers(root):
+    from replica.claims.ledger import numbers, read_ledger
+    from replica.files import read_json
+
+    assert read_json(root / "results/pinned/numbers.json") == numbers(read_ledger(root / "results/pinned/claims.json"))
+
+
+def test_numbers_of_a_ledger_leave_out_what_was_not_measured():
+    from replica.claims.ledger import numbers
+
+    rows = [("one", "a", 1.5), ("one", "b", None), ("one", "c", True), ("two", "a:x", 3)]
+    found = numbers({"paper": paper, "claim": claim, "our_value": value} for paper, claim, value in rows)
+    assert found == {"one": {"a": 1.5}, "two": {"a:x": 3}}

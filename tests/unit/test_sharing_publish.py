@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -429,3 +430,49 @@ def test_results_older_than_what_they_were_made_from_are_left_out(project):
 def test_memory_of_earlier_calls_may_be_lost(again):
     Path(again / module.MEMORY).write_text("{ half")
     assert _put_up(again).new == []
+
+
+def test_locks_that_a_killed_dvc_left_behind_hold_nobody_up(project):
+    place = project / ".dvc" / "tmp"
+    place.mkdir(parents=True)
+    (place / "lock").write_text(" 999999\n")
+    write_json(
+        place / "rwlock", {"write": {str(project / "published"): {"pid": 999999, "cmd": "dvc push"}}, "read": {}}
+    )
+    assert _put_up(project).commit
+
+
+def test_lock_that_a_killed_git_left_behind_is_named(project):
+    (project / ".git" / "index.lock").touch()
+    with pytest.raises(checkout.CheckoutError, match=r"git add: .*index.lock.*File exists"):
+        _put_up(project)
+    (project / ".git" / "index.lock").unlink()
+    assert _put_up(project).commit
+
+
+@pytest.mark.parametrize("second, conflict", [(1, False), (0, True)], ids=["other runs", "the same run"])
+def test_two_who_published_apart_come_together(again, tmp_path, second, conflict):
+    """What is not the same artifact, git joins; else one side's files are taken, and publishing adds the other's (docs/sharing.md)."""
+    other = shutil.copytree(again, tmp_path / "copy" / "other")
+    for folder, number in ((again, 0), (other, second)):
+        run = _run(folder, number)
+        write_json(run / "metrics.json", {**read_json(run / "metrics.json"), "note": folder.name})
+        assert len(_put_up(folder).new) == 1
+    mine, name = index.read(other), f"runs/laptop/{_run(other, second).parent.name}-seed0"
+    git(other, "remote", "add", "first", str(again))
+    git(other, "fetch", "--quiet", "first")
+    merged = subprocess.run(
+        ["git", "merge", "--quiet", "first/main"],
+        cwd=other,
+        env={**os.environ, **SOMEBODY},
+        capture_output=True,
+        check=False,
+    )
+    assert bool(merged.returncode) == conflict
+    if conflict:
+        git(other, "checkout", "--theirs", "--", "dvc.yaml", "dvc.lock", "published")
+        git(other, "commit", "--quiet", "--all", "--message", "Published by both")
+        assert index.read(other)[name] != mine[name]
+    _put_up(other)
+    assert index.read(other)[name] == mine[name]
+    assert git(other, "status", "--porcelain") == "" and _put_up(other).commit is None

@@ -176,6 +176,15 @@ def test_checkpoint_that_scores_otherwise_is_named(adopted, tmp_path):
     assert said.strip().splitlines()[-1] == str([(name.parent.name, 2.0)])
 
 
+def test_never_inside_a_job(shared, tmp_path):
+    folder = shutil.copytree(shared, tmp_path / "copy", symlinks=True)
+    for verb in ("publish", "adopt"):
+        rule = f"rule x:\n    output: 'results/{verb}.txt'\n    log: 'x.log'\n    shell: '{sys.executable} -m replica.cli {verb}'\n"
+        (folder / "job.smk").write_text(rule)
+        said = _snakemake(folder, "-s", "job.smk", check=False).stdout
+        assert f"error: {verb}: Snakemake is at work in this folder" in said, said
+
+
 def test_dvc_users_find_what_they_expect(shared):
     listed = dvc(shared, "status").stdout
     assert "published:" not in listed, listed

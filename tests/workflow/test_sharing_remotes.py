@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from replica.sharing import index
-from tests.unit.published_project import finish, small
+from tests.unit.published_project import SOMEBODY, finish, small
 
 from .lab import Remote, clone, dvc, git, replica, s3_remote, ssh_remote, use
 
@@ -106,3 +109,26 @@ def test_host_that_is_down_or_refuses(project, tmp_path):
         _fails(project, remote, "remote 'lab' (ssh://")
         (tmp_path / "remote").unlink()
         _completes(project, remote, tmp_path)
+
+
+def test_killed_at_any_time_the_next_call_completes(project, tmp_path):
+    remote = Remote(str(tmp_path / "remote"))
+    use(project, remote)
+    for delay in (0.5, 1.5, 2.5, 3.5, 5):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "replica.cli", "publish"],
+            cwd=project,
+            env={**os.environ, **SOMEBODY},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(delay)
+        process.kill()
+        process.wait()
+    (project / ".git" / "index.lock").unlink(missing_ok=True)  # git's own, where it was killed with it
+    replica(project, "publish")
+    assert git(project, "status", "--porcelain") == ""
+    assert git(project, "log", "--format=%s").startswith("Publish ")
+    other = clone(project, tmp_path / "other")
+    assert "20 artifacts adopted" in replica(other, "adopt").stdout
+    assert not list((project / "published").rglob(".*.tar.*")), "what was half packed is gone"
