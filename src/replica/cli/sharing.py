@@ -44,7 +44,9 @@ def adopt(arguments: Namespace) -> int:
         _say(f"damaged in DVC's cache and fetched again: {path}")
     _say(f"{len(done.taken)} artifacts adopted, {len(done.here)} were here already; every sha256 is the published one")
     if done.unpublished:
-        _say(f"not published, so snakemake makes them: {len(done.unpublished)}{_some(done.unpublished)}")
+        _say(
+            f"not published: {len(done.unpublished)}{_some(done.unpublished)}; snakemake makes what is asked for of them"
+        )
     return _evaluate(project, made, arguments.papers) if arguments.evaluate else 0
 
 

@@ -63,6 +63,8 @@ class _Adoption:
     def __init__(self, root: Path, project: Project, plan: Plan, remote: str | None, replace: bool):
         self.root, self.project, self.plan, self.remote, self.replace = root, project, plan, remote, replace
         self.entries = index.read(root)
+        self.records = Records(root)
+        self.pinned: dict[str, str] = {}
         self.result = Adopted()
 
     def run(self, papers: list[str]) -> Adopted:
@@ -149,10 +151,12 @@ class _Adoption:
             self.result.renewed = again
         for name in damaged:
             if found := self._archive_differs(store, name):
+                place = store.place(paths[name])
                 store.drop(paths[name])
                 raise AssetError(
                     f"{paths[name]}: sha256 is {found}, published was {self.entries[name].sha256}: the remote '{store.remote.name}' holds "
-                    "another file or half of one; nothing was touched. Whoever published it calls `replica publish` again"
+                    f"another file or half of one ({place}); nothing was touched. Whoever published it removes that and calls "
+                    "`replica publish` again"
                 )
         for name, path in paths.items():
             target = staging / name
@@ -174,32 +178,38 @@ class _Adoption:
 
     def _install(self, absent: Mapping[str, Artifact], wanted: Mapping[str, Artifact], staging: Path) -> None:
         """Move the verified files into place; a folder's manifest comes last, so that half a folder is never taken for a whole one."""
-        records = Records(self.root)
-        pinned = {f"{self.entries[n].folder}/{key}": sha for n in wanted for key, sha in self.entries[n].files.items()}
         for name, artifact in absent.items():
             files = [key for key in self.entries[name].files if key != RECORDS]
             made = staging / name / RECORDS
             text = made.read_bytes() if made.exists() else None
-            stale = text is not None and other_input(text, pinned.get) is not None
-            when = archive.PUBLISHED_TIME - stale  # older than its inputs: Snakemake makes it again from those
+            when = self._time(text, wanted)
             folder = self.root / artifact.folder
             if self.replace and not artifact.only:
                 for key in set(artifact.files(self.root)) - set(files):
                     (folder / key).unlink()
+            self.records.hold(artifact, files)
             for key in sorted(files, key=lambda key: (key == manifest.NAME, key)):
                 target = folder / key
                 target.parent.mkdir(parents=True, exist_ok=True)
                 remove_leftovers(target)
                 _set_time(staging / name / key, when)
                 _move(staging / name / key, target)
-            records.give_back(artifact, files, text)
+            self.records.give_back(artifact, files, text)
+
+    def _time(self, text: bytes | None, wanted: Mapping[str, Artifact]) -> int:
+        """Return the time of an artifact's files: that of all, or one before it where its records name inputs that are others now."""
+        if not self.pinned:
+            facts = [self.entries[name] for name in wanted]
+            self.pinned = {f"{entry.folder}/{key}": sha for entry in facts for key, sha in entry.files.items()}
+        return archive.PUBLISHED_TIME - (text is not None and other_input(text, self.pinned.get) is not None)
 
     def _set_times(self, wanted: Mapping[str, Artifact]) -> None:
-        """Give files that were here already, and are the published ones, the same time: no input is newer than what was made of it."""
+        """Give files that were here already, and are the published ones, their time too: no input is newer than what was made of it."""
         for name in self.result.here:
-            for key in self.entries[name].files:
-                if key != RECORDS:
-                    _set_time(self.root / wanted[name].folder / key)
+            files = [key for key in self.entries[name].files if key != RECORDS]
+            when = self._time(self.records.of(wanted[name], files), wanted)
+            for key in files:
+                _set_time(self.root / wanted[name].folder / key, when)
 
 
 def _set_time(path: Path, when: int = archive.PUBLISHED_TIME) -> None:

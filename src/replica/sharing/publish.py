@@ -103,11 +103,7 @@ class _Publication:
         if self.result.new:
             index.write(self.root, self.entries)
         self._remember(ready)
-        address = self.store.remote.url
-        confirmed = set(self.memory["confirmed"].get(address, []))
-        confirmed = self.store.push([artifact.archive for artifact in ready.values()], confirmed)
-        self.memory["confirmed"][address] = sorted(confirmed)
-        write_json(self.root / MEMORY, self.memory)
+        self.store.push([artifact.archive for artifact in ready.values()])
         self.result.commit = checkout.commit(self.root, WRITTEN, self._message())
         return self.result
 
@@ -302,11 +298,11 @@ def _read_memory(root: Path) -> dict[str, Any]:
     """Read what earlier calls have seen; half a file, or that of another version, is none."""
     try:
         value = read_json(root / MEMORY)
-        if isinstance(value["seen"], dict) and isinstance(value["confirmed"], dict):
+        if isinstance(value["seen"], dict):
             return value
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    return {"seen": {}, "confirmed": {}}
+    return {"seen": {}}
 
 
 def names(project: Project, plan: Plan, given: Iterable[str]) -> tuple[list[str], list[str]]:

@@ -47,6 +47,11 @@ class Records:
                 found[name] = {key: record.get(key) for key in KEPT}
         return json.dumps(found, indent=1, sort_keys=True).encode() if found else None
 
+    def hold(self, artifact: Artifact, names: Iterable[str]) -> None:
+        """Mark an artifact's files as unfinished until `give_back`: what is moved in half before a kill, Snakemake makes again."""
+        for name in _outputs(names):
+            self.persistence._mark_incomplete(f"{artifact.folder}/{name}", None)
+
     def give_back(self, artifact: Artifact, names: Iterable[str], text: bytes | None) -> None:
         """Write an artifact's records; files without one lose what was recorded of others in their place."""
         from snakemake.persistence import MetadataRecord

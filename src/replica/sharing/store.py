@@ -129,25 +129,20 @@ class Store:
 
     # to and from the remote
 
-    def push(self, paths: Iterable[str], confirmed: set[str]) -> set[str]:
-        """Push archives, look at the size of those that were not confirmed before, and return the hashes that the remote holds whole.
+    def push(self, paths: Iterable[str]) -> None:
+        """Push archives that the remote lacks, and look at the size of all there.
 
         What an interrupted upload left half is removed there and pushed again. RemoteError where something is missing in the end.
         """
         paths = sorted(paths)
-        if not paths:
-            return confirmed
         self._transfer("push", paths)
-        unsure = [path for path in paths if self._hash(path) not in confirmed]
-        broken = self._not_whole(unsure)
-        if broken:
+        if broken := self._not_whole(paths):
             self._remove(broken)
             self._transfer("push", broken)
             if still := self._not_whole(broken):
                 raise RemoteError(
                     f"{self._where()}: holds {still[0]} with another size than was sent; is its disk full?"
                 )
-        return confirmed | {self._hash(path) for path in paths}
 
     def fetch(self, paths: Iterable[str]) -> None:
         """Fetch archives into the cache; RemoteError naming those that the remote does not have."""
@@ -157,6 +152,12 @@ class Store:
         self._transfer("pull", wanted)
         if missing := [path for path in wanted if self.cached(path) is None]:
             raise RemoteError(self._lacking(missing))
+
+    def place(self, path: str) -> str:
+        """Return where the remote keeps an archive."""
+        with self._said(f"{self._where()}: could not look at what it holds"):
+            odb = self.repo.cloud.get_remote_odb(self.remote.name)
+            return remotes.without(odb.oid_to_path(self._hash(path)), self.hidden)
 
     def drop(self, path: str) -> None:
         """Remove a damaged archive from the cache and from its place, so that the next fetch brings it anew."""
