@@ -327,3 +327,13 @@ def test_numbers_of_a_ledger_leave_out_what_was_not_measured():
     rows = [("one", "a", 1.5), ("one", "b", None), ("one", "c", True), ("two", "a:x", 3)]
     found = numbers({"paper": paper, "claim": claim, "our_value": value} for paper, claim, value in rows)
     assert found == {"one": {"a": 1.5}, "two": {"a:x": 3}}
+
+
+def test_writing_into_the_projects_dvc_yaml_leaves_its_own_words_alone(root):
+    import io
+
+    from replica.sharing.store import _round_trip
+
+    text, stream = (root / "dvc.yaml").read_text(), io.StringIO()
+    _round_trip().dump(_round_trip().load(text), stream)
+    assert stream.getvalue() == text

@@ -167,7 +167,7 @@ def test_what_is_not_finished_is_left_out_with_the_reason(project):
     (unscored / "metrics.json").unlink()
     done = _put_up(project)
     [(name, reason)] = done.left_out.items()
-    assert reason == f"{unscored.relative_to(project)}/metrics.json was not made yet" and name not in done.new
+    assert reason == f"{unscored.relative_to(project)}/metrics.json is not here" and name not in done.new
     assert not any(f"{gone.parent.name}-seed0" in name for name in done.new)
 
 

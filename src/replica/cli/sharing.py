@@ -11,6 +11,8 @@ from replica.plan import Plan, build_plan
 
 #: How many names a line of a summary shows.
 SHOWN = 4
+#: How many artifacts that were left out are listed with the reason.
+REASONS = 10
 
 
 def publish(arguments: Namespace) -> int:
@@ -21,8 +23,11 @@ def publish(arguments: Namespace) -> int:
     project, made = _planned(arguments.root, arguments.scale, arguments.names)
     papers, runs = names(project, made, arguments.names)
     done = put_up(project, made, papers, runs, arguments.remote)
-    for name, reason in sorted(done.left_out.items()):
+    left_out = sorted(done.left_out.items())
+    for name, reason in left_out[:REASONS]:
         _say(f"left out: {name}: {reason}")
+    if len(left_out) > REASONS:
+        _say(f"left out: {len(left_out) - REASONS} more")
     _say(f"{len(done.new)} artifacts published{_some(done.new)}, {len(done.same)} unchanged; remote '{done.remote}'")
     if done.commit:
         _say(f"committed as {done.commit}; `git push` shows it to others")

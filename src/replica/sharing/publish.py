@@ -120,7 +120,7 @@ class _Publication:
                 "remove the folder and make it again"
             )
         if missing:
-            self.result.left_out[artifact.id] = f"{artifact.folder}/{missing[0]} was not made yet"
+            self.result.left_out[artifact.id] = f"{artifact.folder}/{missing[0]} is not here"
             return False
         if artifact.kind in ("paper", "ledger") and (older := self._stale(artifact)):
             self.result.left_out[artifact.id] = (

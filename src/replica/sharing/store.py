@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -109,13 +110,13 @@ class Store:
             }
         if before == (known, entries):
             return
-        from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
-
-        value = (parse_yaml_for_update(text, str(path)) if text.strip() else None) or {}  # with its comments
+        value = _round_trip().load(text) or {}  # with its comments
         outs = [known[name] for name in sorted(known)]
         value.setdefault("stages", {})[STAGE] = {"cmd": COMMAND, "frozen": True, "outs": outs}
         value["artifacts"] = {name: entries[name] for name in sorted(entries)}
-        write_text(path, dumps_yaml(value))
+        stream = io.StringIO()
+        _round_trip().dump(value, stream)
+        write_text(path, stream.getvalue())
 
     def _write_lock(self) -> None:
         from dvc.stage.serialize import to_single_stage_lockfile
@@ -274,6 +275,16 @@ def _read(text: str) -> dict[str, Any]:
     import yaml
 
     return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+
+
+def _round_trip() -> Any:
+    """Return a reader and writer of YAML that keeps comments, order and the project's way of indenting."""
+    from ruamel.yaml import YAML
+
+    yaml = YAML()
+    yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    return yaml
 
 
 def _text(path: Path) -> str:
