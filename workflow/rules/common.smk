@@ -158,6 +158,17 @@ def wanted_metrics(wildcards):
     ]
 
 
+def wanted_assets(wildcards):
+    """Data sets and models that the enabled papers' runs read."""
+    datasets = {prepared.dataset for prepared in PLAN.prepared.values()}
+    models = {prepared.tokenizer for prepared in PLAN.prepared.values()}
+    models |= {model for run in PLAN.runs.values() for model in run.models}
+    return [
+        *(f"assets/datasets/{name}/manifest.json" for name in sorted(datasets)),
+        *(f"assets/models/{name}/manifest.json" for name in sorted(models)),
+    ]
+
+
 def present(files):
     """Return files; with `--config measured=true` (`make report`) only those that are there: what is missing is not run."""
     return [

@@ -22,6 +22,8 @@ EPILOG = """examples:
   replica lock                         write the hub's commits and digests to config/hub.lock.yaml
   replica mirror sync FOLDER minilm    copy what a paper needs from the hub, for a machine without a network
   replica pin                          keep the last run's text results under version control
+  replica publish minilm               put a paper's data, checkpoints and tables up for others (docs/sharing.md)
+  replica adopt minilm                 take them over, every sha256 verified: nothing is left to run
 """
 
 #: Options of `measure`; they are checked there, so that a mistake is one line.
@@ -96,6 +98,27 @@ def parser() -> argparse.ArgumentParser:
     )
     pin.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
 
+    publish = verbs.add_parser("publish", help="verify, pin and push finished runs with their data, through DVC")
+    publish.add_argument(
+        "names",
+        nargs="*",
+        metavar="RUN|PAPER",
+        help="runs and papers (default: everything finished of config/config.yaml)",
+    )
+    adopt = verbs.add_parser(
+        "adopt", help="take over what was published, verified file by file, so that nothing is left to run"
+    )
+    adopt.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: those of config/config.yaml)")
+    adopt.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="also score the checkpoints again and compare with the published metrics",
+    )
+    adopt.add_argument("--replace", action="store_true", help="let files that differ make way for the published ones")
+    for verb in (publish, adopt):
+        verb.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
+        verb.add_argument("--remote", help="DVC remote (default: DVC's default)")
+
     measure = verbs.add_parser(
         "measure", help="what training a model costs: parameters, FLOPs, memory, bytes; no weights"
     )
@@ -135,6 +158,10 @@ def main() -> None:
             from replica.cli import logs
 
             return getattr(logs, arguments.verb)(arguments)
+        if arguments.verb in ("publish", "adopt"):
+            from replica.cli import sharing
+
+            return getattr(sharing, arguments.verb)(arguments)
         from replica.cli import verbs
 
         return getattr(verbs, arguments.verb)(arguments)

@@ -346,3 +346,6 @@ class Settings(Strict):
     ]
     tolerances: dict[str, Tolerance] = Field({}, description="by kind of claim, where the claim has none")
     confidence_level: float = Field(0.95, gt=0.5, lt=1)
+    public_remotes: list[str] = Field(
+        [], description="DVC remotes that anybody can read: nothing goes there that may not be passed on"
+    )
