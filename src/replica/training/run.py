@@ -155,6 +155,11 @@ def _train(
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     if train.train_rows is not None:
         split = split.sample(train.train_rows, seed)
+    whole = split
+    for _, method in methods:
+        places = method.training_rows(len(whole), seed)
+        split = split if places is None else whole.subset(places)
+    collate = tasks.collate(task, split.facts, seed=seed, model=model)
     steps = total_steps(train, len(split))
     warmup = train.warmup_steps or round(train.warmup_share * steps)
     context = Context(
@@ -167,6 +172,10 @@ def _train(
         learning_rate=train.learning_rate,
         warmup_steps=warmup,
         weight_decay=train.weight_decay,
+        rows=len(whole),
+        batch_size=train.batch_size,
+        rows_at=lambda places: collate([whole[place] for place in places]),
+        unseen=lambda count: _first_rows(layout.prepared(run.data), collate, count),
     )
     for _, method in methods:
         method.prepare(model, context)
@@ -175,7 +184,7 @@ def _train(
         model,
         train,
         split=split,
-        collate=tasks.collate(task, split.facts, seed=seed, model=model),
+        collate=collate,
         context=context,
         methods=[(entry.changes, method) for entry, method in methods],
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
@@ -193,6 +202,7 @@ def _train(
     if not distributed.first():  # what follows is done by one process
         return 0
     model = loop.accelerator.unwrap_model(loop.model).cpu()
+    reported = _reported(model, methods, context)
     for _, method in methods:
         model = method.finalize(model)
     model.eval()
@@ -214,6 +224,7 @@ def _train(
         "expected": _expected(model, methods),
         "selection": scored,
         "tuning": selection,
+        **({"reported": reported} if reported else {}),
         "precision": outcome.precision,
         "seconds": round(outcome.seconds, 2),
         "wall_seconds": round(time.time() - started, 2),
@@ -228,6 +239,12 @@ def _train(
     shutil.rmtree(state, ignore_errors=True)
     print(f"{run.id} seed {seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {out}", file=sys.stderr)
     return 0
+
+
+def _first_rows(prepared: Path, collate: Any, count: int) -> dict[str, Any]:
+    """Return a batch of the first rows of the split that choices are made on."""
+    split = tasks.PreparedSplit.read(prepared, "select")
+    return collate([split[index] for index in range(min(count, len(split)))])
 
 
 def _stored(layout: Layout, plan: Plan, run: Run, seed: int) -> Any:
@@ -251,6 +268,15 @@ def _counts(model: Any) -> dict[str, int]:
 
 def _expected(model: Any, methods: list[tuple[Any, Method]]) -> dict[str, dict[str, float]]:
     return {entry.name: found for entry, method in methods if (found := method.expected(model))}
+
+
+def _reported(model: Any, methods: list[tuple[Any, Method]], context: Context) -> dict[str, dict[str, Any]]:
+    found = {entry.name: method.reported(model, context) for entry, method in methods}
+    return {
+        name: {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
+        for name, values in found.items()
+        if values
+    }
 
 
 def _history(history: list[dict[str, Any]]) -> str:
