@@ -20,7 +20,7 @@ from tests.methods.peft_models import tiny
 
 T5 = {
     "vocab_size": 64, "d_model": 32, "d_kv": 4, "num_heads": 4, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 1,
-    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, "dropout_rate": 0.0,
 }  # fmt: skip
 LARGE = {**T5, "vocab_size": 32100, "d_model": 1024, "d_kv": 64, "num_heads": 16, "d_ff": 4096, "num_layers": 24}
 

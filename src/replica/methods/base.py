@@ -73,6 +73,8 @@ class Context:
         """Return `count` places of the training split (all, if there are no more) in an order drawn by seed and purpose."""
         import numpy as np
 
+        if self.rows_at is None:
+            raise ConfigError("this method looks at training data before it trains; there is none here")
         return np.random.default_rng([self.seed, 0xF15, purpose]).permutation(self.rows)[:count].tolist()
 
     def record(self, **values: float) -> None:

@@ -170,6 +170,7 @@ class MixtureOfDomainAdapters(Method):
             dense, drop = layer.output.dense, layer.output.dropout
             with torch.device(dense.weight.device):
                 mixture = Mixture(dense.in_features, dense.out_features, config, drop.p)
+            mixture.train(dense.training)
             drop.p = 0.0
             dense.add_module(MIXTURE, mixture)
             layer.intermediate.its_mixture = (mixture,)  # in a tuple: the output layer owns it

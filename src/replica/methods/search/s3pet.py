@@ -69,12 +69,16 @@ class SparseStructureSearch(Method):
         kept = [s for s in slots if not retrain or structure.alpha.is_meta or bool(structure.chosen[s.index])]
         alpha = [] if retrain else [structure.alpha]
         own = [p for slot in kept for p in slot.parameters()]
-        train_only(model, [*alpha, *own, *also_trained(model, self.config)])
+        train_only(model, [*alpha, *own, *self._head(model)])
+
+    def _head(self, model: Any) -> list[nn.Parameter]:
+        """Return the parameters of a new head; alpha, which stands beside it, is not one of them."""
+        return [p for p in also_trained(model, self.config) if p is not getattr(model, STRUCTURE).alpha]
 
     @torch.no_grad()
     def _reset_head(self, model: Any, seeds: torch.Generator) -> None:
         deviation = getattr(model.config, "initializer_range", 0.02)
-        for parameter in also_trained(model, self.config):
+        for parameter in self._head(model):
             if parameter.dim() > 1:
                 parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=seeds))
             else:
@@ -186,7 +190,7 @@ class SparseStructureSearch(Method):
             return {}
         space = self._space(model)
         own = space["slots"] + space["parameters"]
-        return {"trainable_parameters": own + count(also_trained(model, self.config))}
+        return {"trainable_parameters": own + count(self._head(model))}
 
     def reported(self, model: Any, context: Context) -> dict[str, float | int]:
         """Return the budget, what is expected of the gates (searching), and slots and parameters of the structure that is kept."""
