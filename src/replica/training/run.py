@@ -27,6 +27,7 @@ from replica.training.interruption import Interruption
 from replica.training.loop import Loop, total_steps
 from replica.training.parts import most_parts
 from replica.training.precision import choose
+from replica.training.rows import sources
 from replica.training.selection import choose_candidate
 
 #: Sentences that a teacher reads at once where its signals are stored.
@@ -172,10 +173,8 @@ def _train(
         learning_rate=train.learning_rate,
         warmup_steps=warmup,
         weight_decay=train.weight_decay,
-        rows=len(whole),
         batch_size=train.batch_size,
-        rows_at=lambda places: collate([whole[place] for place in places]),
-        unseen=lambda count: _first_rows(layout.prepared(run.data), collate, count),
+        **sources(project, layout, run, seed, model, whole, collate),
     )
     for _, method in methods:
         method.prepare(model, context)
@@ -239,12 +238,6 @@ def _train(
     shutil.rmtree(state, ignore_errors=True)
     print(f"{run.id} seed {seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {out}", file=sys.stderr)
     return 0
-
-
-def _first_rows(prepared: Path, collate: Any, count: int) -> dict[str, Any]:
-    """Return a batch of the first rows of the split that choices are made on."""
-    split = tasks.PreparedSplit.read(prepared, "select")
-    return collate([split[index] for index in range(min(count, len(split)))])
 
 
 def _stored(layout: Layout, plan: Plan, run: Run, seed: int) -> Any:

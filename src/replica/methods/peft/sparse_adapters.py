@@ -76,7 +76,9 @@ class SparseAdapters(Method):
         total = [torch.zeros_like(w) for w in weights]
         count = sum(len(places) for places in batches)
         for places in batches:
-            with sdpa_kernel(SDPBackend.MATH) if direction is not None else nullcontext():  # fused kernels have no second derivative
+            with (
+                sdpa_kernel(SDPBackend.MATH) if direction is not None else nullcontext()
+            ):  # fused kernels have no second derivative
                 loss = context.forward(model, context.examples(places, model)).loss * (len(places) / count)
             found = torch.autograd.grad(loss, weights, create_graph=direction is not None)
             if direction is not None:

@@ -197,7 +197,9 @@ def _many(
         return torch.func.functional_call(model, values, (), inputs).loss
 
     single = torch.func.vmap(torch.func.grad_and_value(one), in_dims=(None, 0), randomness="different")
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # fused kernels would run example by example
+    with torch.nn.attention.sdpa_kernel(
+        torch.nn.attention.SDPBackend.MATH
+    ):  # fused kernels would run example by example
         gradients, losses = single(values, _without_a_look(rows, context))
     return [gradients[name] for name in trained], losses
 
