@@ -110,21 +110,35 @@ def test_a_wrong_sign_moves_one_step():
 
 @pytest.mark.parametrize("signed", [True, False])
 def test_codes_and_scales_are_the_librarys(signed):
+    """Up to values halfway between two steps of the library's table, whose side float32 decides."""
     functional = pytest.importorskip("bitsandbytes.functional")
-    values = torch.randn(64, 300, generator=seeds())
+    values = torch.randn(64, 300, generator=seeds()) * torch.rand(64, 300, generator=seeds(1)) ** 4
     values = values if signed else values.square()
     code = dynamic_map(signed)
-    ours, absmax = quantize(values, code, 256)
     theirs, state = functional.quantize_blockwise(values, code=code.clone(), blocksize=256)
+    ours, absmax = quantize(values, code, 256, lookup=True)
     torch.testing.assert_close(absmax, state.absmax, rtol=0, atol=0)
-    apart = (ours.int() - theirs.int()).abs()
-    assert int(apart.max()) <= 1 and float((apart > 0).float().mean()) < 2e-3  # values halfway between two codes
+    assert float((ours != theirs).float().mean()) < 1e-3
+    exact, _ = quantize(values, code, 256)
+    scales = absmax.repeat_interleave(256)[: values.numel()].view(64, 300)
+    coarse = (values / scales).abs() > 0.01  # there the table's step of 3e-5 is below the code's own
+    assert float((exact != theirs)[coarse].float().mean()) < 0.02
     torch.testing.assert_close(
         dequantize(theirs, state.absmax, code, 256),
         functional.dequantize_blockwise(theirs, state),
         rtol=1e-6,
         atol=1e-9,
     )
+
+
+def test_on_processors_the_librarys_zero_is_not_zero():
+    """What keeps the library from being the reference here; where this fails, the library has changed and the note can go."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    for signed, smallest in ((True, 2.125e-5), (False, 1.5625e-5)):
+        code = dynamic_map(signed)
+        theirs, _ = functional.quantize_blockwise(torch.tensor([1.0, 0.0]), code=code.clone(), blocksize=256)
+        assert float(code[theirs.long()][1]) == pytest.approx(smallest)
+        assert float(code[quantize(torch.tensor([1.0, 0.0]), code, 256)[0].long()][1]) == 0.0
 
 
 def test_errors_fall_from_linear_to_dynamic_to_blocks():
@@ -278,6 +292,7 @@ def test_reference_is_the_librarys_state_and_update(update):
     ours, theirs = wide(), wide()
     context = Context(learning_rate=RATE, weight_decay=0.0)
     reference = method(engine="reference", update=update, keep_sign=False).optimizer(ours, context)
+    reference.lookup = True
     library = method(update=update).optimizer(theirs, context)
     trained(ours, reference, 1)
     trained(theirs, library, 1)

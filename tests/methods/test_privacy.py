@@ -109,7 +109,7 @@ def test_single_gradients_are_those_of_opacus():
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     rows, clip = sentences("bert"), 0.2
     ours, _ = clipped_sum(model, rows, Context(), trained, clip, 8)
-    theirs = grad_sample.GradSampleModule(copy.deepcopy(model), loss_reduction="mean")
+    theirs = grad_sample.GradSampleModule(copy.deepcopy(model), loss_reduction="mean").train()
     theirs(**rows).loss.backward()
     samples = {n.removeprefix("_module."): p.grad_sample for n, p in theirs.named_parameters() if p.requires_grad}
     norms = torch.stack([s.flatten(1).norm(dim=1) for s in samples.values()]).norm(dim=0)

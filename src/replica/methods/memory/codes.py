@@ -78,17 +78,23 @@ def code_for(name: str, values: torch.Tensor, signed: bool, block: int | None = 
 
 
 def quantize(
-    values: torch.Tensor, code: torch.Tensor, block: int | None = None, keep_sign: bool = False
+    values: torch.Tensor,
+    code: torch.Tensor,
+    block: int | None = None,
+    keep_sign: bool = False,
+    lookup: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the nearest codes (uint8, of the values' shape) and each block's largest magnitude (float32).
 
     `block` is a number of consecutive values, None the whole tensor; a block of zeros gets the code of 0 and magnitude 0. With
     `keep_sign` a code whose sign bit is not the value's is moved one step towards it, as the library's GPU kernel does: a negative value
-    never becomes 0.
+    never becomes 0. `lookup` rounds a value, over its block's magnitude, to the middle of one of 2^16 equal steps first, as bitsandbytes
+    0.50 does on processors: there 0 is not 0 but about 2e-5 of the magnitude, and all smaller values are.
     """
     blocks, absmax = _blocks(values, block)
     scaled = _scaled(blocks, absmax).flatten()[: values.numel()]
-    codes = torch.bucketize(scaled, (code[1:] + code[:-1]) / 2)
+    sought = scaled if not lookup else (((scaled + 1) * 2**15).floor().clamp(max=2**16 - 1) + 0.5) / 2**15 - 1
+    codes = torch.bucketize(sought, (code[1:] + code[:-1]) / 2)
     if keep_sign:
         wrong = torch.signbit(code[codes]) != torch.signbit(scaled)
         codes = torch.where(wrong, codes + torch.where(scaled > 0, 1, -1), codes).clamp(0, len(code) - 1)

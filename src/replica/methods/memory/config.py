@@ -44,7 +44,9 @@ class GaLoreConfig(MethodConfig):
 class EightBitConfig(MethodConfig):
     """8-bit optimizers (Dettmers et al. 2022): states are kept as codes of 8 bits with one scale a block.
 
-    bitsandbytes has the dynamic code with blocks of 256 (the paper's are 2,048); other codes and blocks need `engine: reference`.
+    bitsandbytes has the dynamic code with blocks of 256 (the paper's are 2,048); other codes and blocks need `engine: reference`. On a
+    processor bitsandbytes 0.50 rounds to 2^-15 of a block's magnitude before it looks for the code, so that no state stays zero; the
+    reference, and the library's GPU kernels, take the nearest code.
     """
 
     update: Literal["adamw", "momentum"] = Field("adamw", description="the rule whose states are quantized")

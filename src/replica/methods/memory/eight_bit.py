@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -54,6 +55,9 @@ def _library(name: str) -> type:
 
     The library's own way is a list of overrides that all optimizers of a process share, kept by the places of parameters.
     """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # it misses a package that is for other models
     import bitsandbytes
 
     class Grouped(getattr(bitsandbytes.optim, name)):
@@ -70,7 +74,8 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
     AdamW: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2; p moves by these fresh values, not by what is stored:
     -lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + sqrt(1 - b2^t) eps), and then shrinks by 1 - lr wd. The first moment has the signed
     code, the second the unsigned one. Momentum: m = b1 m + g (the first time m = g), p moves by -lr m; decay is added to g.
-    Gradients that are not finite count as zero. Tensors below `smallest` values, and groups with `optim_bits: 32`, keep float32.
+    Gradients that are not finite count as zero. `lookup`: see `quantize`. Tensors below `smallest` values, and groups with
+    `optim_bits: 32`, keep float32.
     """
 
     def __init__(
@@ -86,11 +91,12 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
         block: int | None = 2048,
         smallest: int = 4096,
         keep_sign: bool = True,
+        lookup: bool = False,
     ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "optim_bits": 8}
         super().__init__(parameters, defaults)
         self.update, self.code, self.block = update, code, block
-        self.smallest, self.keep_sign = smallest, keep_sign
+        self.smallest, self.keep_sign, self.lookup = smallest, keep_sign, lookup
         self._maps: dict[tuple[bool, torch.device], torch.Tensor] = {}
 
     @torch.no_grad()
@@ -142,7 +148,8 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
             state[f"code{number}"] = code_for("quantile", values, number == 1, self.block)
         code = self._code(state, number, values)
         signed = self.keep_sign and number == 1
-        state[f"state{number}"], state[f"absmax{number}"] = quantize(values, code, self.block, signed)
+        kept = quantize(values, code, self.block, signed, self.lookup)
+        state[f"state{number}"], state[f"absmax{number}"] = kept
 
     def _code(self, state: dict, number: int, like: torch.Tensor) -> torch.Tensor:
         if self.code == "quantile":
