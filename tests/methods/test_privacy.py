@@ -212,6 +212,7 @@ def test_epsilon_is_that_of_opacus_own_bookkeeping():
             account.step(noise_multiplier=1.1, sample_rate=0.02)
         assert spent(1.1, 0.02, 60, 1e-5, name) == pytest.approx(account.get_epsilon(delta=1e-5), rel=1e-6)
     assert spent(0.0, 0.02, 60, 1e-5, "prv") == math.inf
+    assert spent(0.05, 0.08, 500, 1e-5, "prv") == spent(0.05, 0.08, 500, 1e-5, "rdp") > 50
 
 
 def test_without_subsampling_epsilon_is_the_gaussian_mechanisms():
