@@ -119,6 +119,18 @@ def test_single_gradients_are_those_of_opacus():
         torch.testing.assert_close(gradient, torch.einsum("b,b...->...", factor, samples[name]), rtol=1e-3, atol=1e-5)
 
 
+def test_the_bound_holds_under_autocast():
+    """Each example alone, all of them clipped: the norm of what it adds is C to the precision of float32."""
+    model, rows = _model(), _rows()
+    trained = dict(model.named_parameters())
+    with torch.autocast("cpu", torch.bfloat16):
+        for index in range(6):
+            found, _ = clipped_sum(
+                model, {k: v[index : index + 1] for k, v in rows.items()}, Context(), trained, 0.01, 4
+            )
+            assert float(torch.stack([g.double().norm() for g in found]).norm()) == pytest.approx(0.01, rel=1e-5)
+
+
 def test_dropout_differs_between_examples():
     entry = ModelEntry(title="t", architecture="bert", config={**TINY, "hidden_dropout_prob": 0.5})
     model = models.build(entry, head="classification", labels=2).train()

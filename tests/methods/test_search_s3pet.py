@@ -245,6 +245,27 @@ def test_alpha_moves_by_the_gradient_on_the_other_half(order, monkeypatch):
         assert 0 < float(apart) < 0.5, "the second-order term is a correction of the gradient after the step"
 
 
+def test_alphas_losses_are_in_float32_whatever_the_training_is():
+    """A trainer's wrapper of `forward` that computes in bfloat16, as accelerate puts it on the instance, sees the weights' loss alone."""
+    model, method, context, train = _searching()
+    plain, calls = model.forward, []
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(*args, **kwargs)
+
+    model.forward = wrapped
+    method.on_step_begin(model, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.loss(model, train, context)
+    assert len(calls) == 1 and vars(model)["forward"] is wrapped
+    other, same, context, train = _searching()
+    same.on_step_begin(other, context)
+    same.loss(other, train, context)
+    assert torch.equal(getattr(model, STRUCTURE).alpha, getattr(other, STRUCTURE).alpha)
+
+
 def test_alpha_has_an_adamw_of_its_own():
     model, _, _, _ = _searching()
     structure, other = getattr(model, STRUCTURE), torch.nn.Parameter(torch.zeros(len(getattr(model, STRUCTURE).sizes)))

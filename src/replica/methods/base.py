@@ -53,6 +53,18 @@ class Context:
         inputs = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
         return model(**inputs, **options)
 
+    def exactly(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
+        """Run the model as `forward` does, but in float32 whatever precision the training has (its wrapper of `forward` is left out)."""
+        import torch
+
+        wrapped = vars(model).pop("forward", None)
+        try:
+            with torch.autocast(next(model.parameters()).device.type, enabled=False):
+                return self.forward(model, batch)
+        finally:
+            if wrapped is not None:
+                model.forward = wrapped
+
     def signals(self, method: Method, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the teacher's signals for a batch: those stored once if there are any, else from the teacher now."""
         if self.stored is not None:

@@ -95,7 +95,7 @@ class DEFT(Method):
 
     @torch.no_grad()
     def on_step_end(self, model: Any, context: Context) -> None:
-        """Count the share of activations that are not exactly zero, layer by layer, when training ends."""
+        """Count the share of activations that are not exactly zero in float32, layer by layer, when training ends."""
         if context.step < context.total_steps or context.unseen is None:
             return
         batch = context.unseen(self.config.examples)
@@ -106,7 +106,7 @@ class DEFT(Method):
         for start in range(0, total, _BATCH):
             part = {key: value[start : start + _BATCH].to(device) for key, value in batch.items()}
             with Seen(activations(model)) as seen:
-                context.forward(model, part)
+                context.exactly(model, part)
             for index, (output, mask) in enumerate(
                 zip(seen.outputs, self._masks(model, part, seen.outputs), strict=True)
             ):

@@ -232,7 +232,7 @@ class MixtureOfDomainAdapters(Method):
         training = model.training
         model.eval()
         with torch.no_grad():
-            context.forward(model, batch)
+            context.exactly(model, batch)
         model.train(training)
         found = {}
         for index, mixture in zip(self.config.layers, self.mixtures(model), strict=True):

@@ -169,10 +169,11 @@ def clipped_sum(
     for start in range(0, count, chunk or 1):
         part = {key: value[start : start + (chunk or 1)] for key, value in rows.items()}
         gradients, loss = (_many if chunk else _one)(model, part, context, trained)
-        squares = sum(g.flatten(1).float().square().sum(1) for g in gradients)
-        factor = torch.clamp(clip / squares.sqrt(), max=1.0)
-        for kept, gradient in zip(total, gradients, strict=True):
-            kept.add_(torch.einsum("b,b...->...", factor, gradient.float()))
+        with torch.autocast(loss.device.type, enabled=False):  # the bound holds to float32
+            squares = sum(g.flatten(1).float().square().sum(1) for g in gradients)
+            factor = torch.clamp(clip / squares.sqrt(), max=1.0)
+            for kept, gradient in zip(total, gradients, strict=True):
+                kept.add_(torch.einsum("b,b...->...", factor, gradient.float()))
         losses.append(loss.detach())
     return total, torch.cat(losses)
 

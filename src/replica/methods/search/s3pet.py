@@ -151,17 +151,18 @@ class SparseStructureSearch(Method):
 
         def alike(rows: dict[str, torch.Tensor]) -> torch.Tensor:
             devices = [alpha.device] if alpha.is_cuda else []
-            with torch.random.fork_rng(devices=devices), torch.autocast(alpha.device.type, enabled=False):
+            with torch.random.fork_rng(devices=devices):
                 torch.manual_seed((context.seed + 1) * 1_000_003 + context.step)
-                return context.forward(model, rows).loss
+                return context.exactly(model, rows).loss
 
-        if self.config.order == "first":
-            (gradient,) = torch.autograd.grad(alike(held), [alpha])
-        else:
-            gradient = second_order(
-                alpha, weights, lambda: alike(batch), lambda: alike(held),
-                lambda step: after_adamw(weights, step, optimizer), rate,
-            )  # fmt: skip
+        with torch.autocast(alpha.device.type, enabled=False):  # differences of gradients: backward, too, in float32
+            if self.config.order == "first":
+                (gradient,) = torch.autograd.grad(alike(held), [alpha])
+            else:
+                gradient = second_order(
+                    alpha, weights, lambda: alike(batch), lambda: alike(held),
+                    lambda step: after_adamw(weights, step, optimizer), rate,
+                )  # fmt: skip
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(gradient.div_(torch.distributed.get_world_size()))
         decayed = rate / context.learning_rate if context.learning_rate else 1.0
