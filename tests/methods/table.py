@@ -81,6 +81,7 @@ ROWS: list[Row] = [
     # efficient fine-tuning
     Row("compacter", {"reduction": 4}),
     Row("compacter", {"reduction": 4, "places": "feed-forward"}, head="text2text", architecture="t5"),
+    Row("compacter", {"reduction": 4, "own_rules": True, "biases": False, "rule_std": 0.1}),
     Row("phm-adapter", {"n": 4, "reduction": 4}),
     Row("adapter", {"reduction": 4}),
     Row("adapter", {"reduction": 4, "tasks": 2, "shared": "up"}),
