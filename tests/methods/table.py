@@ -63,6 +63,7 @@ ROWS: list[Row] = [
     Row("slimfit", {"rate": 0.5}),
     Row("slimfit", {"rate": 0.75, "full_copy": False}, head="mlm"),
     Row("galore", {"rank": 4, "scale": 1.0}),
+    Row("galore", {"rank": 4, "scale": 1.0, "bits": 8, "smallest": 32, "block": 64, "per_layer": True}, head="mlm"),
     Row("eight-bit-optimizer"),
     Row("eight-bit-optimizer", {"update": "momentum", "smallest": 64}, learning_rate=0.1),
     Row("eight-bit-optimizer", {"engine": "reference", "smallest": 64, "block": 2048}),
