@@ -70,6 +70,7 @@ ROWS: list[Row] = [
     Row("eight-bit-optimizer", {"engine": "reference", "smallest": 64, "code": "quantile", "block": None}, head="mlm"),
     Row("optimizer-state-error", {"blocks": [64], "smallest": 64}),
     Row("stable-embedding"),
+    Row("stable-embedding", head="mlm"),
     Row("stable-embedding", {"draw": False}, head="text2text", architecture="t5"),
     # private
     Row("private-gradients", {"clip": 1.0, "noise": 0.1, "chunk": 3}),

@@ -45,8 +45,8 @@ class LadderSideTuningConfig(MethodConfig):
     projection_std: float | None = Field(
         None,
         gt=0,
-        description="down- and up-projections start as normal(0, this) with biases of zero, as the released code's do with 0.01; absent: as "
-        "torch's linear layers start",
+        description="down- and up-projections start as normal(0, this) with biases of zero, in the released code 0.01; absent: as torch's "
+        "linear layers start",
     )
     within_heads: bool = Field(
         False,
