@@ -22,6 +22,7 @@ from replica.methods.memory.codes import (
     linear_map,
     quantile_map,
     quantize,
+    search_table,
 )
 from replica.methods.memory.eight_bit import ERRORS, BlockwiseOptimizer
 from replica.methods.memory.stable_embedding import StableEmbedding
@@ -77,6 +78,23 @@ def test_quantile_code_uses_all_values_equally():
     codes, _ = quantize(scaled, quantile_map(scaled))
     counts = torch.bincount(codes.flatten().long(), minlength=256)[2:-2].float()
     assert float(counts.min()) > 0.5 * 200 and float(counts.max()) < 2 * 200
+
+
+@pytest.mark.parametrize("name", list(MAPS))
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_search_table_finds_the_same_codes(name, signed):
+    code = MAPS[name](signed)
+    table = search_table(code)
+    bounds = (code[1:] + code[:-1]) / 2
+    around = torch.cat([torch.nextafter(bounds, bounds + side) for side in (-1.0, 1.0)] + [bounds, code, -code])
+    drawn = torch.randn(20_000, generator=seeds()).clamp(-1, 1) * 10 ** (-9 * torch.rand(20_000, generator=seeds(1)))
+    values = torch.cat([torch.tensor([1.0, -0.0]), around.clamp(-1, 1), drawn])
+    values = values if signed else values.abs()
+    for keep_sign in (True, False):
+        plain, _ = quantize(values, code, keep_sign=keep_sign)
+        found, _ = quantize(values, code, keep_sign=keep_sign, table=table)
+        assert torch.equal(plain, found)
+    assert search_table(torch.cat([torch.linspace(0.5, 0.50001, 255), torch.ones(1)])) is None
 
 
 # --- quantization -------------------------------------------------------------------------------------------------------
