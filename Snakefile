@@ -21,6 +21,7 @@ localrules:
     all,
     paper,
     structural,
+    datasets,
     runs,
 
 
@@ -40,6 +41,11 @@ rule paper:
 rule structural:
     input:
         expand("results/structural/{paper}.json", paper=PROJECT.papers),
+
+
+rule datasets:
+    input:
+        wanted_assets,
 
 
 rule runs:

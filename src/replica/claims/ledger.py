@@ -70,3 +70,13 @@ def summary(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, int]]]:
         counts = found.setdefault(row["paper"], {}).setdefault(row["evidence"], {})
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
     return found
+
+
+def numbers(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Return every measured number by paper and claim: what `dvc metrics diff` compares between two commits."""
+    found: dict[str, dict[str, float]] = {}
+    for row in rows:
+        value = row["our_value"]
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            found.setdefault(row["paper"], {})[row["claim"]] = value
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from replica.cli import assets
 from replica.programs import main as run_program
 
 EPILOG = """examples:
@@ -18,7 +19,11 @@ EPILOG = """examples:
   replica scorecard                    the verdicts of the last ledger
   replica measure t5-base --method compacter:n=4 --batch 16   memory, parameters and FLOPs of a fine-tuning
   replica measure bert-base-uncased --budget 4GB   which methods fit
+  replica lock                         write the hub's commits and digests to config/hub.lock.yaml
+  replica mirror sync FOLDER minilm    copy what a paper needs from the hub, for a machine without a network
   replica pin                          keep the last run's text results under version control
+  replica publish minilm               put a paper's data, checkpoints and tables up for others (docs/sharing.md)
+  replica adopt minilm                 take them over, every sha256 verified: nothing is left to run
 """
 
 #: Options of `measure`; they are checked there, so that a mistake is one line.
@@ -93,6 +98,27 @@ def parser() -> argparse.ArgumentParser:
     )
     pin.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
 
+    publish = verbs.add_parser("publish", help="verify, pin and push finished runs with their data, through DVC")
+    publish.add_argument(
+        "names",
+        nargs="*",
+        metavar="RUN|PAPER",
+        help="runs and papers (default: everything finished of config/config.yaml)",
+    )
+    adopt = verbs.add_parser(
+        "adopt", help="take over what was published, verified file by file, so that nothing is left to run"
+    )
+    adopt.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: those of config/config.yaml)")
+    adopt.add_argument(
+        "--evaluate",
+        action="store_true",
+        help="also score the checkpoints again and compare with the published metrics",
+    )
+    adopt.add_argument("--replace", action="store_true", help="let files that differ make way for the published ones")
+    for verb in (publish, adopt):
+        verb.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
+        verb.add_argument("--remote", help="DVC remote (default: DVC's default)")
+
     measure = verbs.add_parser(
         "measure", help="what training a model costs: parameters, FLOPs, memory, bytes; no weights"
     )
@@ -109,6 +135,7 @@ def parser() -> argparse.ArgumentParser:
         help="a registered method; may be repeated",
     )
     measure.add_argument("--json", action="store_true", help="print JSON")
+    assets.add(verbs)
     return top
 
 
@@ -125,10 +152,16 @@ def main() -> None:
             from replica.cli.status import status
 
             return status(arguments)
+        if arguments.verb in ("lock", "mirror"):
+            return getattr(assets, arguments.verb)(arguments)
         if arguments.verb in ("logs", "forget"):
             from replica.cli import logs
 
             return getattr(logs, arguments.verb)(arguments)
+        if arguments.verb in ("publish", "adopt"):
+            from replica.cli import sharing
+
+            return getattr(sharing, arguments.verb)(arguments)
         from replica.cli import verbs
 
         return getattr(verbs, arguments.verb)(arguments)

@@ -16,7 +16,7 @@ from rich.table import Table
 from replica.assets import manifest
 from replica.config import Project, load_project
 from replica.errors import ConfigError, nearest
-from replica.files import atomic_folder, read_result
+from replica.files import atomic_folder, read_result, write_json
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
 from replica.plan.resources import longest_path, resources_of, widest_point
@@ -211,9 +211,11 @@ PINNED = (
 
 
 def pin(arguments: Namespace) -> int:
-    """Copy the text results of the last run to results/pinned/, replacing what was pinned before."""
+    """Copy the text results of the last run to results/pinned/, with the ledger's numbers, replacing what was pinned before."""
+    from replica.claims.ledger import numbers
+
     results = Layout(arguments.root).results
-    ledger_of(arguments.root, None)
+    _, rows = ledger_of(arguments.root, None)
     paths = [
         path
         for pattern in PINNED
@@ -225,6 +227,7 @@ def pin(arguments: Namespace) -> int:
             target = folder / path.relative_to(results)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
+        write_json(folder / "numbers.json", numbers(rows))
     size = sum(path.stat().st_size for path in paths)
     console.print(f"{len(paths)} files, {size / 1e6:.1f} MB, pinned in {results / 'pinned'}")
     return 0

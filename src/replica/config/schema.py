@@ -129,6 +129,7 @@ class RunEntry(Strict):
     teacher: str | None = Field(None, description="run or registered model that teaches")
     targets: str | None = Field(None, description="run of stage `targets` with the teacher's stored signals")
     task: str | None = None
+    beside: str | None = Field(None, description="task whose training text a method reads beside the run's own")
     methods: list[dict[str, Any] | str] = []
     train: dict[str, Any] = {}
     tune: dict[str, list[Any]] = Field({}, description="train key: values tried at the first seed, chosen on `select`")
@@ -346,3 +347,6 @@ class Settings(Strict):
     ]
     tolerances: dict[str, Tolerance] = Field({}, description="by kind of claim, where the claim has none")
     confidence_level: float = Field(0.95, gt=0.5, lt=1)
+    public_remotes: list[str] = Field(
+        [], description="DVC remotes that anybody can read: nothing goes there that may not be passed on"
+    )

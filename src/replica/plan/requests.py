@@ -103,6 +103,11 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
         if not entry.measure.latency:
             raise ConfigError(f"'{name}': run '{run}' is not measured; give it `measure: {{latency: true}}`")
         return
+    if rest.startswith("reported."):
+        used = [item["name"] if isinstance(item, dict) else item for item in entry.methods]
+        if not any(rest.startswith(f"reported.{method}.") for method in used):
+            raise ConfigError(f"'{name}': run '{run}' has no such method, only {', '.join(used) or 'none'}")
+        return
     fitting = [task for task in project.tasks if rest.startswith(f"{task}.")]
     if not fitting:
         raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")

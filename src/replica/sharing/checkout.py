@@ -1,0 +1,104 @@
+"""The working copy while something is published or adopted: one at a time, no workflow at work in it, git able to commit."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from replica.errors import ReplicaError
+
+
+class CheckoutError(ReplicaError):
+    """The working copy is not in a state in which sharing could go on."""
+
+
+@contextmanager
+def alone(root: Path, what: str) -> Iterator[None]:
+    """Hold the checkout's lock for publishing and adopting.
+
+    The lock goes with the process: one that was killed leaves none behind. CheckoutError where another process holds it, or Snakemake
+    is at work here, whose jobs would change what is read, and which must never wait for itself.
+    """
+    path = root / ".dvc" / "tmp" / "replica.lock"
+    if not (root / ".dvc").is_dir():
+        raise CheckoutError(f"{root / '.dvc'}: no such folder; `dvc init` in the root of a checkout makes it")
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            handle.seek(0)
+            raise CheckoutError(
+                f"another call is at work here ({_holder(handle.read())}); wait for it to end"
+            ) from None
+        refuse_beside_snakemake(root, what)
+        handle.truncate(0)
+        facts = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        handle.write(json.dumps(facts))
+        handle.flush()
+        try:
+            yield
+        finally:
+            handle.truncate(0)
+
+
+def _holder(text: str) -> str:
+    try:
+        facts = json.loads(text)
+        return f"`replica {facts['what']}`, process {facts['pid']} on {facts['host']} since {facts['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "its process has not said which it is"
+
+
+def refuse_beside_snakemake(root: Path, what: str) -> None:
+    """Raise CheckoutError where Snakemake holds this folder: it runs, or this is one of its jobs, or it was killed."""
+    locks = sorted((root / ".snakemake" / "locks").glob("*.lock"))
+    if locks:
+        raise CheckoutError(
+            f"{what}: Snakemake is at work in this folder ({locks[0]}), and its jobs never share artifacts; wait for it to end, "
+            "or, where it was killed, `snakemake --unlock`"
+        )
+
+
+def git(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run git in the checkout; CheckoutError with what it said where it fails."""
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())
+        raise CheckoutError(f"git {arguments[0]}: {said or f'ended with status {done.returncode}'}")
+    return done
+
+
+def ready_to_commit(root: Path) -> None:
+    """Raise CheckoutError where git could not commit: no repository, no branch's commit, or nobody to commit as."""
+    if git(root, "rev-parse", "--show-toplevel", check=False).returncode:
+        raise CheckoutError(f"{root.resolve()}: no git repository, and publishing ends with a commit; work in a clone")
+    for role in ("AUTHOR", "COMMITTER"):
+        if git(root, "var", f"GIT_{role}_IDENT", check=False).returncode:
+            raise CheckoutError(
+                "git does not know who you are, and publishing ends with a commit: "
+                "git config user.name NAME && git config user.email ADDRESS"
+            )
+
+
+def committed(root: Path, path: str) -> str | None:
+    """Return a file's text in the last commit, or None where it has none."""
+    done = git(root, "show", f"HEAD:./{path}", check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def commit(root: Path, paths: Iterable[str], message: str) -> str | None:
+    """Commit these files and nothing else, whatever else is staged; returns the commit, or None where nothing changed."""
+    paths = [path for path in paths if (root / path).exists()]
+    if not git(root, "status", "--porcelain", "--", *paths).stdout.strip():
+        return None
+    git(root, "add", "--", *paths)
+    git(root, "commit", "--quiet", "--message", message, "--", *paths)
+    return git(root, "rev-parse", "--short", "HEAD").stdout.strip()

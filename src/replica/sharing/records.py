@@ -1,0 +1,88 @@
+"""Snakemake's records of how files were made: published with the files, and given back when they are adopted.
+
+Snakemake plans a file again when its inputs, parameters or rule differ from what it recorded. Without the record it could not know that
+an adopted table was made for another version of a paper's claims. The record is its own, read and written by its own class; what is
+particular to the machine (times, logs, command line) is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from replica.sharing.artifacts import Artifact
+
+#: Name in the archive; no file of the artifact begins with a dot and is called so.
+NAME = ".made.json"
+#: What of a record says how a file was made, wherever it was made.
+KEPT = ("rule", "input", "params", "code", "record_format_version", "software_stack_hash", "input_checksums")
+
+
+class Records:
+    """Snakemake's records below the root of a checkout."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._persistence: Any = None
+
+    @property
+    def persistence(self) -> Any:
+        """Snakemake's own keeper of records; it makes its folder where there is none."""
+        if self._persistence is None:
+            from snakemake.persistence.file import FilePersistence
+
+            self._persistence = FilePersistence(path=self.root.resolve() / ".snakemake")
+        return self._persistence
+
+    def of(self, artifact: Artifact, names: Iterable[str]) -> bytes | None:
+        """Return the records of an artifact's files and folders as JSON, or None where Snakemake has none."""
+        if not (self.root / ".snakemake").is_dir():
+            return None
+        found = {}
+        for name in _outputs(names):
+            record = self.persistence._read_record(f"{artifact.folder}/{name}")
+            if record is not None and record.rule:
+                found[name] = {key: record.get(key) for key in KEPT}
+        return json.dumps(found, indent=1, sort_keys=True).encode() if found else None
+
+    def hold(self, artifact: Artifact, names: Iterable[str]) -> None:
+        """Mark an artifact's files as unfinished until `give_back`: what is moved in half before a kill, Snakemake makes again."""
+        for name in _outputs(names):
+            self.persistence._mark_incomplete(f"{artifact.folder}/{name}", None)
+
+    def give_back(self, artifact: Artifact, names: Iterable[str], text: bytes | None) -> None:
+        """Write an artifact's records; files without one lose what was recorded of others in their place."""
+        from snakemake.persistence import MetadataRecord
+
+        known = json.loads(text) if text else {}
+        self.persistence._clear_cache()
+        for name in _outputs(names):
+            key = f"{artifact.folder}/{name}"
+            if name in known:
+                facts = {field: known[name].get(field) for field in KEPT}
+                self.persistence._write_record(key, MetadataRecord(**facts, incomplete=False))
+            else:
+                self.persistence._delete_record(key)
+            self.persistence._unmark_incomplete(key)
+
+
+def _outputs(names: Iterable[str]) -> list[str]:
+    """Return what may be an output of a rule: the files, and the folders they lie in."""
+    names = list(names)
+    folders = {parent.as_posix() for name in names for parent in Path(name).parents} - {"."}
+    return sorted({*names, *folders})
+
+
+def other_input(text: bytes, sha256_of: Callable[[str], str | None]) -> str | None:
+    """Return the first input that records say was used and that is another file now, or None.
+
+    `sha256_of` gives a file's sha256 by its path below the root, or None where it is not there (which says nothing).
+    """
+    for facts in json.loads(text).values():
+        for path, recorded in (facts.get("input_checksums") or {}).items():
+            found = sha256_of(path)
+            if found is not None and found != recorded.rpartition(":")[2]:
+                return path
+    return None
