@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=10_000, help="jobs of the plan")
     parser.add_argument("--running", type=int, default=200, help="jobs that run at a time")
-    parser.add_argument("--minutes", type=float, default=5.0, help="how long calls are counted")
+    parser.add_argument("--minutes", type=float, default=3.0, help="how long calls are counted")
     arguments = parser.parse_args()
     from replica.files import write_json
 
