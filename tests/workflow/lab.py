@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.unit.published_project import SOMEBODY, clone, git, under_version_control
@@ -31,6 +32,7 @@ __all__ = [
     "folder_remote",
     "git",
     "make_lab",
+    "need",
     "replica",
     "s3_remote",
     "ssh_remote",
@@ -132,6 +134,18 @@ def _served(command: list[str], port: int, place: Path, **more: str) -> Iterator
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def need(kind: str) -> None:
+    """Skip a test loudly where this machine cannot serve a kind of remote."""
+    packages = {"s3": ("moto", "dvc_s3"), "ssh": ("dvc_ssh",)}.get(kind, ())
+    for package in packages:
+        pytest.importorskip(
+            package,
+            reason=f"{package} is not installed: no test of {kind} remotes (pip install 'moto[server]' dvc-s3 dvc-ssh)",
+        )
+    if kind == "ssh" and not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()):
+        pytest.skip("no sshd on this machine, no test of ssh remotes: apt install openssh-server")
 
 
 @contextmanager
