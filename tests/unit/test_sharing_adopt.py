@@ -17,28 +17,9 @@ from replica.sharing.adopt import adopt
 from replica.sharing.archive import PUBLISHED_TIME
 from replica.sharing.publish import publish
 
-from .published_project import SOMEBODY, clone, default_remote, finish, git, planned, small
+from .published_project import clone, git, planned
 
-
-@pytest.fixture(autouse=True)
-def somebody(monkeypatch):
-    """Git knows who commits."""
-    for name, value in SOMEBODY.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def published(tmp_path_factory):
-    """A published project beside its remote."""
-    place = tmp_path_factory.mktemp("published")
-    folder = small(place / "project")
-    finish(folder)
-    default_remote(folder, "../../remote")
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SOMEBODY.items():
-            patch.setenv(name, value)
-        publish(*planned(folder), [], [])
-    return folder
+pytestmark = pytest.mark.usefixtures("somebody")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,14 +15,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.unit.published_project import SOMEBODY, clone, git, under_version_control
 
 from .checkout import ROOT, environment, make_checkout
 
-#: The claims whose trends are kept: six runs for two papers, one of them with a chain of parents.
-KEPT = {"compacter": ["compacter-parity"], "bipft": ["bipft-glue-gain"]}
+#: The claims that are kept: one with a trend and one of the architecture each; six runs in all, some of them with parents.
+KEPT = {"compacter": ["compacter-parity", "compacter-params"], "bipft": ["bipft-glue-gain", "bipft-memory-arithmetic"]}
 __all__ = [
     "KEPT",
     "Remote",
@@ -30,6 +32,7 @@ __all__ = [
     "folder_remote",
     "git",
     "make_lab",
+    "need",
     "replica",
     "s3_remote",
     "ssh_remote",
@@ -40,16 +43,16 @@ __all__ = [
 def make_lab(folder: Path) -> Path:
     """Make a checkout of two papers with few runs, at smoke scale, with the code in it, under git and DVC."""
     make_checkout(folder, list(KEPT), sections=["laptop"])
-    for name in ("config.yaml", *(f"papers/{paper}.yaml" for paper in KEPT)):
-        path = folder / "config" / name
+    path = folder / "config" / "config.yaml"
+    path.write_text(path.read_text().replace("scale: laptop", "scale: smoke"))
+    for paper, kept in KEPT.items():
+        path = folder / "config" / "papers" / f"{paper}.yaml"
         value = yaml.safe_load(path.read_text())
-        if name == "config.yaml":
-            value["scale"] = "smoke"
-        for claim in value.get("claims", []):
-            if claim["id"] not in KEPT[path.stem]:
-                claim.pop("trend", None)
-        value.pop("figures", None)  # they draw the trends that were taken out
-        path.write_text(yaml.safe_dump(value, sort_keys=False))
+        claims = [claim for claim in value["claims"] if claim["id"] in kept]
+        read = set(re.findall(r"[\w-]+", yaml.safe_dump(claims)))
+        measured = {name: item for name, item in value["measurements"].items() if name in read}
+        value = {key: part for key, part in value.items() if key not in ("tables", "figures")}  # of the others' claims
+        path.write_text(yaml.safe_dump({**value, "claims": claims, "measurements": measured}, sort_keys=False))
     shutil.copytree(ROOT / "src" / "replica", folder / "src" / "replica", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "profiles").symlink_to("workflow/profiles")  # as in the project: plain `snakemake` takes all cores
@@ -131,6 +134,18 @@ def _served(command: list[str], port: int, place: Path, **more: str) -> Iterator
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         process.wait(30)
+
+
+def need(kind: str) -> None:
+    """Skip a test loudly where this machine cannot serve a kind of remote."""
+    packages = {"s3": ("moto", "dvc_s3"), "ssh": ("dvc_ssh",)}.get(kind, ())
+    for package in packages:
+        pytest.importorskip(
+            package,
+            reason=f"{package} is not installed: no test of {kind} remotes (pip install 'moto[server]' dvc-s3 dvc-ssh)",
+        )
+    if kind == "ssh" and not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()):
+        pytest.skip("no sshd on this machine, no test of ssh remotes: apt install openssh-server")
 
 
 @contextmanager

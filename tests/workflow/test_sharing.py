@@ -14,7 +14,21 @@ import pytest
 from replica.files import read_json, write_json
 
 from .checkout import ROOT, snakemake
-from .lab import Remote, clone, dvc, folder_remote, git, make_lab, python_path, replica, run, s3_remote, ssh_remote, use
+from .lab import (
+    Remote,
+    clone,
+    dvc,
+    folder_remote,
+    git,
+    make_lab,
+    need,
+    python_path,
+    replica,
+    run,
+    s3_remote,
+    ssh_remote,
+    use,
+)
 
 pytestmark = pytest.mark.workflow
 
@@ -30,10 +44,7 @@ def made(tmp_path_factory):
 @contextmanager
 def _remote(kind: str, place: Path):
     place.mkdir()
-    if kind == "ssh" and not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()):
-        pytest.skip("no sshd on this machine: apt install openssh-server")
-    if kind == "s3":
-        pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]'")
+    need(kind)
     if kind == "folder":
         yield folder_remote(place)
     else:

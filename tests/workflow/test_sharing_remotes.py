@@ -8,14 +8,13 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from replica.sharing import index
 from tests.unit.published_project import SOMEBODY, finish, small
 
-from .lab import Remote, clone, dvc, git, replica, s3_remote, ssh_remote, use
+from .lab import Remote, clone, dvc, git, need, replica, s3_remote, ssh_remote, use
 
 pytestmark = pytest.mark.workflow
 
@@ -56,7 +55,7 @@ def _completes(folder, remote, place):
 
 
 def test_bucket_that_is_down_or_missing_and_half_an_upload(project, tmp_path):
-    pytest.importorskip("moto", reason="moto is not installed: pip install 'moto[server]'")
+    need("s3")
     import boto3
 
     down = Remote("s3://lab/store", {"endpointurl": "http://127.0.0.1:9", "region": "us-east-1"}, secrets=["s3-secret"])
@@ -90,8 +89,8 @@ def test_bucket_that_is_down_or_missing_and_half_an_upload(project, tmp_path):
         assert "20 artifacts adopted" in replica(other, "adopt", **remote.environment).stdout
 
 
-@pytest.mark.skipif(not Path("/usr/sbin/sshd").exists(), reason="no sshd on this machine: apt install openssh-server")
 def test_host_that_is_down_or_refuses(project, tmp_path):
+    need("ssh")
     down = Remote(
         f"ssh://127.0.0.1:9{tmp_path}/remote", {"user": "root"}, {"password": "ssh-secret"}, secrets=["ssh-secret"]
     )
