@@ -23,12 +23,12 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def project(datasets=None, models=None, sources=ALL_SOURCES):
+def project(datasets=None, models=None, sources=ALL_SOURCES, root=Path()):
     return SimpleNamespace(
         datasets={name: DatasetEntry.model_validate(value) for name, value in (datasets or {}).items()},
         models={name: ModelEntry.model_validate(value) for name, value in (models or {}).items()},
         settings=Settings(papers=[], sources=sources),
-        root=Path(),
+        root=root,
     )
 
 

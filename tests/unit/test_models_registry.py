@@ -180,6 +180,10 @@ def test_mamba_sizes(name, published, layers, width, rank):
         ("deit-base", 86_567_656),
         ("resnet-50", 25_557_032),
         ("vgg-16", 138_357_544),
+        ("swin-tiny", 28_288_354),
+        ("swin-small", 49_606_258),
+        ("swin-base", 87_768_224),
+        ("regnet-y-8gf", 39_381_472),
     ],
 )
 def test_classifiers_of_1000_classes_have_their_published_sizes(name, published):

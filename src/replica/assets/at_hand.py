@@ -82,7 +82,14 @@ def _retrieved(project: Project, name: str, splits: list[str], folder: Path) -> 
     from replica.assets import manifest
     from replica.assets.rows import Content, Rows
 
-    stored = manifest.read(folder).get("splits", {})
+    facts = manifest.read(folder)
+    stored, came = facts.get("splits", {}), facts.get("source", {}).get("revision")
+    hub = project.dataset(name).sources.hub
+    if came and hub is not None and hub.revision not in (None, came):
+        raise AssetError(
+            f"wrong revision: {name} was retrieved at {came}, config/hub.lock.yaml says {hub.revision}; retrieve it again "
+            f"(`snakemake assets/datasets/{name}/manifest.json`)"
+        )
     found = {}
     for split in splits:
         if split not in stored or not (folder / f"{split}.parquet").is_file():

@@ -47,7 +47,8 @@ def from_mirror(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:
                 "it is not taken for the official one"
             )
     rows = {split: Rows.from_parquet(paths, f"mirror {source.repo}") for split, paths in found.items()}
-    return rows, {"repo": source.repo, "config": source.config, **({"notes": notes} if notes else {})}, {}
+    facts = {"repo": source.repo, "config": source.config, **mirror.commit("datasets", source.repo)}
+    return rows, {**facts, **({"notes": notes} if notes else {})}, {}
 
 
 def from_hub(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:

@@ -1,15 +1,21 @@
-"""The hub source: files of a repository at a pinned revision, over the network, with nothing executed."""
+"""The hub source: files of a repository at its locked commit, over the network, with nothing executed.
+
+What arrives is held against three things: the commit that was asked for, the digests that the hub lists at that commit, and those
+that config/hub.lock.yaml remembers.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica.assets import layout
-from replica.assets.sources import SourceUnavailable, full_disk, is_full, safe_member
+from replica.assets.sources import BrokenOff, SourceUnavailable, full_disk, is_full, safe_member
 from replica.config.asset_schema import HubSource
 from replica.errors import AssetError
 from replica.files import sha256_file
@@ -21,6 +27,11 @@ OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 #: The hub's own conversion of a repository whose data only its loading script can make.
 CONVERTED = "refs/convert/parquet"
 TIMEOUT = 20.0
+LOCK = "config/hub.lock.yaml"
+RELOCK = "the repository was changed under its commit, or the lock is of another one; `replica lock --check` says which"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A sha256 or git's blob id.
+_DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
 def versions() -> dict[str, str]:
@@ -30,73 +41,155 @@ def versions() -> dict[str, str]:
     return {"huggingface_hub": version("huggingface_hub")}
 
 
-def list_files(source: HubSource, kind: str) -> dict[str, str | None]:
-    """List a repository's files at the pinned revision, with the sha256 that the hub has of the large ones.
+def list_files(source: HubSource, kind: str) -> dict[str, str]:
+    """List a repository's files at a revision with the hub's digest of each: sha256 of large ones, git's blob id of the others.
 
     `kind` is `model` or `dataset`.
-    """
-    _ready(source)
-    with _network(source, Path.cwd()):
-        info = _api().repo_info(
-            source.repo, repo_type=kind, revision=source.revision, files_metadata=True, timeout=TIMEOUT
-        )
-    return {
-        entry.rfilename: entry.lfs.sha256 if entry.lfs else None
-        for entry in sorted(info.siblings or (), key=lambda entry: entry.rfilename)
-    }
-
-
-def download(
-    source: HubSource, kind: str, names: list[str], hashes: dict[str, str | None], scratch: Path
-) -> dict[str, Path]:
-    """Download files into `scratch` and return their paths by name.
 
     Raises
     ------
     AssetError
-        where a file arrives truncated, or with another sha256 than `hashes` has for it.
+        where the hub answers with another commit than the one asked for, or lists another file than is locked.
     """
-    _ready(source)
+    ready(source)
+    with _network(source, Path.cwd()):
+        info = _api().repo_info(
+            source.repo, repo_type=kind, revision=source.revision, files_metadata=True, timeout=TIMEOUT
+        )
+    _same_commit(source, info.sha)
+    found = {
+        entry.rfilename: entry.lfs.sha256 if entry.lfs else str(entry.blob_id)
+        for entry in sorted(info.siblings or (), key=lambda entry: entry.rfilename)
+    }
+    for name, locked in source.locked.items():
+        if name not in found:
+            raise AssetError(f"hub: {source.repo} at {source.revision} has no {name}, which {LOCK} remembers; {RELOCK}")
+        if is_digest(found[name]) and found[name] != locked:
+            raise AssetError(
+                f"hub: {name} of {source.repo} at {source.revision} is another file than {LOCK} remembers: {found[name]}, "
+                f"locked {locked}; {RELOCK}"
+            )
+    return found
+
+
+def download(source: HubSource, kind: str, names: list[str], digests: dict[str, str], folder: Path) -> dict[str, Path]:
+    """Download files into `folder` and return their paths by name.
+
+    A file that is there whole is not asked for again, one that broke off goes on where it stopped.
+
+    Raises
+    ------
+    BrokenOff, SourceUnavailable
+        where the connection is slow, broken or away; what arrived is kept in `folder`.
+    AssetError
+        where a file has another digest than `digests` has for it, or comes from another commit; it is not kept.
+    """
+    ready(source)
     found = {}
     for name in names:
-        safe_member(name, f"hub {source.repo}")
-        with _network(source, scratch):
-            path = _api().hf_hub_download(
-                source.repo, name, repo_type=kind, revision=source.revision, local_dir=scratch / "hub"
-            )
-        found[name] = Path(path)
-        expected = hashes.get(name)
-        if expected and (actual := sha256_file(path)) != expected:
-            raise AssetError(
-                f"hub {source.repo}: {name} arrived with sha256 {actual}, the hub has {expected}: "
-                "corrupt on its way; retrieve it again"
-            )
+        path = folder / safe_member(name, f"hub {source.repo}")
+        expected = digests.get(name, "")
+        if not (path.is_file() and is_digest(expected) and digest(path, expected) == expected):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _fetch(source, kind, name, path, expected)
+        found[name] = path
     return found
 
 
-def dataset_files(source: HubSource, splits: list[str], scratch: Path) -> dict[str, list[Path]]:
-    """Download the Parquet files of the wanted splits."""
-    hashes = list_files(source, "dataset")
+def is_digest(value: str) -> bool:
+    """Say whether a hub's word about a file is a digest of its content."""
+    return _DIGEST.fullmatch(value) is not None
+
+
+def digest(path: Path, like: str) -> str:
+    """Return a file's digest of the kind of another one: sha256 (64 digits) or git's blob id (40)."""
+    if len(like) == 64:
+        return sha256_file(path)
+    blob = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 20):
+            blob.update(block)
+    return blob.hexdigest()
+
+
+def _fetch(source: HubSource, kind: str, name: str, path: Path, expected: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    try:
+        if not (
+            part.is_file() and is_digest(expected) and digest(part, expected) == expected
+        ):  # killed before it was renamed
+            _append(source, kind, name, part)
+    except SourceUnavailable as error:
+        there = part.stat().st_size if part.is_file() else 0
+        kept = f"; {there:,} bytes of {name} are kept, the next try goes on from there" if there else ""
+        raise SourceUnavailable(f"{error}{kept}") from None
+    if is_digest(expected) and (actual := digest(part, expected)) != expected:
+        part.unlink()
+        raise AssetError(
+            f"hub {source.repo}: {name} arrived with {'sha256' if len(expected) == 64 else 'blob id'} {actual}, the hub has "
+            f"{expected}: corrupt on its way; retrieve it again"
+        )
+    os.replace(part, path)
+
+
+def _append(source: HubSource, kind: str, name: str, part: Path) -> None:
+    """Download what a part of a file lacks and append it; the client asks again a few times by itself."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    with _network(source, part.parent):
+        url = hf_hub_url(source.repo, name, repo_type=kind, revision=source.revision, endpoint=_api().endpoint)
+        facts = get_hf_file_metadata(url, token=False, timeout=TIMEOUT)
+        if facts.commit_hash is not None:
+            _same_commit(source, facts.commit_hash)
+        if part.is_file() and facts.size is not None and part.stat().st_size > facts.size:
+            part.unlink()
+        headers = {**build_hf_headers(token=False), "Accept-Encoding": "identity"}
+        with open(part, "ab") as handle:
+            http_get(facts.location, handle, resume_size=handle.tell(), headers=headers, expected_size=facts.size)
+
+
+def _same_commit(source: HubSource, commit: str | None) -> None:
+    if _COMMIT.fullmatch(source.revision or "") and commit != source.revision:
+        raise AssetError(
+            f"hub: wrong revision: {source.repo} was asked for at {source.revision} and came at {commit}; nothing of it is taken"
+        )
+
+
+def splits_at(source: HubSource, digests: dict[str, str], folder: Path) -> dict[str, list[str]]:
+    """Return the Parquet files of every split of a listed repository; its README, which may declare them, is read for that."""
     readme = ""
-    if "README.md" in hashes:
-        path = download(source, "dataset", ["README.md"], hashes, scratch)["README.md"]
-        readme = path.read_text(encoding="utf-8")
-    there = layout.splits_of(list(hashes), readme, source.config)
-    found = {}
-    for split in splits:
-        theirs = source.splits.get(split, split)
-        if theirs not in there:
-            raise AssetError(
-                f"hub {source.repo}: revision {source.revision} has no Parquet files of split {theirs!r} of "
-                f"configuration {source.config!r} (it has {', '.join(sorted(there)) or 'none'}); pin the revision of "
-                f"its converted branch, {CONVERTED}: a loading script is never run"
-            )
-        found[split] = list(download(source, "dataset", there[theirs], hashes, scratch).values())
-    return found
+    if "README.md" in digests:
+        path = download(source, "dataset", ["README.md"], digests, folder)["README.md"]
+        readme = path.read_text(encoding="utf-8", errors="replace")
+    return layout.splits_of(list(digests), readme, source.config)
+
+
+def files_of_split(source: HubSource, there: dict[str, list[str]], split: str) -> list[str]:
+    """Return the files of one of our splits; AssetError where the repository does not have all of them."""
+    theirs = source.splits.get(split, split)
+    if theirs not in there:
+        raise AssetError(
+            f"hub {source.repo}: revision {source.revision} has no Parquet files of split {theirs!r} of "
+            f"configuration {source.config!r} (it has {', '.join(sorted(there)) or 'none'}); lock the commit of "
+            f"its converted branch, {CONVERTED}: a loading script is never run"
+        )
+    if missing := layout.missing_parts(there[theirs]):
+        raise AssetError(f"hub {source.repo}: split {theirs!r} is not whole at {source.revision}: {missing}")
+    return there[theirs]
+
+
+def dataset_files(source: HubSource, splits: list[str], folder: Path) -> dict[str, list[Path]]:
+    """Download the Parquet files of the wanted splits."""
+    digests = list_files(source, "dataset")
+    there = splits_at(source, digests, folder)
+    names = {split: files_of_split(source, there, split) for split in splits}
+    return {split: list(download(source, "dataset", names[split], digests, folder).values()) for split in splits}
 
 
 def resolve_revision(repo: str, kind: str) -> str:
-    """Ask the hub for the commit to pin: of `main`, or of the converted branch where `main` has no Parquet."""
+    """Ask the hub for the commit to lock: of `main`, or of the converted branch where `main` has no Parquet."""
     main = HubSource(repo=repo, revision="main")
     branch = "main"
     if kind == "dataset" and not any(name.endswith(".parquet") for name in list_files(main, kind)):
@@ -111,9 +204,10 @@ def _api() -> HfApi:
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=False)
 
 
-def _ready(source: HubSource) -> None:
+def ready(source: HubSource) -> None:
+    """Raise SourceUnavailable where the hub is not to be asked: no commit is locked, or an offline switch is set."""
     if source.revision is None:
-        raise SourceUnavailable(f"{source.repo} has no pinned revision; give its `revision` in the registry a commit")
+        raise SourceUnavailable(f"{source.repo} has no pinned revision; `replica lock` writes one to {LOCK}")
     for name in OFFLINE:
         if os.environ.get(name, "").upper() in {"1", "TRUE", "YES", "ON"}:
             raise SourceUnavailable(f"{name} is set, so {source.repo} is not asked for")
@@ -128,8 +222,15 @@ def _network(source: HubSource, folder: Path) -> Iterator[None]:
     missing = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
     try:
         yield
+    except errors.GatedRepoError:
+        raise AssetError(
+            f"hub: {source.repo} is given only to who accepted its terms, and is asked for without a token; accept them and put "
+            "it into a mirror"
+        ) from None
     except missing as error:
-        raise AssetError(f"hub: {where} is not there ({_line(error)}); correct the registry") from None
+        raise AssetError(
+            f"hub: {where} is not there ({_line(error)}); correct the registry, or lock it again (`replica lock --update`)"
+        ) from None
     except (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
         raise SourceUnavailable(f"no network to the hub for {where} ({_line(error)})") from None
     except errors.HfHubHTTPError as error:
@@ -146,8 +247,10 @@ def _network(source: HubSource, folder: Path) -> Iterator[None]:
         raise
 
 
-def _truncated(where: str, error: BaseException) -> AssetError:
-    return AssetError(f"hub: a file of {where} was truncated on its way ({_line(error)}); retrieve it again")
+def _truncated(where: str, error: BaseException) -> BrokenOff:
+    return BrokenOff(
+        f"hub: a file of {where} was truncated on its way ({_line(error)}); retrieve it again: it goes on where it stopped"
+    )
 
 
 def _line(error: BaseException) -> str:

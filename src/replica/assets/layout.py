@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 from typing import Any
 
 import yaml
@@ -26,6 +27,18 @@ def declared_files(readme: str, config: str | None) -> dict[str, list[str]]:
     if not isinstance(files, list) or not all(isinstance(one, dict) and "split" in one for one in files):
         return {}
     return {one["split"]: [one["path"]] if isinstance(one["path"], str) else list(one["path"]) for one in files}
+
+
+_PART = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
+
+
+def missing_parts(files: list[str]) -> str:
+    """Say what lacks of a split by the numbers in its files' names (`train-00000-of-00002.parquet`); empty where it is whole."""
+    parts = [(int(part[1]), int(part[2])) for name in files if (part := _PART.search(name))]
+    wanted = {total for _, total in parts}
+    if not parts or (len(wanted) == 1 and {number for number, _ in parts} >= set(range(*wanted))):
+        return ""
+    return f"it has {len(parts)} of {max(wanted)} parts"
 
 
 def splits_of(files: list[str], readme: str, config: str | None) -> dict[str, list[str]]:

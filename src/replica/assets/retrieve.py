@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import platform
+import shutil
 import tempfile
-from collections.abc import Callable
-from importlib.metadata import version
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from replica.assets import manifest, models
+from replica import __version__
+from replica.assets import hub, manifest, models
 from replica.assets.datasets import READERS as DATASET_READERS
+from replica.assets.licences import licence_of
 from replica.assets.rows import Rows, write_parquet
-from replica.assets.sources import SourceUnavailable, disk_errors
+from replica.assets.sources import BrokenOff, SourceUnavailable, alone, disk_errors
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import atomic_folder
+from replica.paths import Layout
 
 if TYPE_CHECKING:
     from replica.config.asset_schema import DatasetEntry, ModelEntry, Sources
+
+NOT_ON_HUB = {"hub": "the hub does not have this content, a mirror alone does (`on_hub: false`)"}
 
 
 def retrieve_dataset(project: Any, name: str, out_folder: Path | str, splits: list[str] | None = None) -> Path:
@@ -58,7 +65,8 @@ def retrieve_dataset(project: Any, name: str, out_folder: Path | str, splits: li
             facts |= {"redistribute": entry.redistribute, "splits": content, "versions": _versions(versions)}
             manifest.write(folder, **facts, source={"kind": kind, **source})
 
-    _from_first(what, entry.sources, project.settings.sources, out, attempt)
+    kept = _kept(project.root, "datasets", name, entry.sources)
+    _from_first(what, entry.sources, project.settings.sources, out, attempt, kept, {} if entry.on_hub else NOT_ON_HUB)
     return out
 
 
@@ -88,31 +96,72 @@ def retrieve_model(project: Any, name: str, out_folder: Path | str) -> Path:
             models.write_config(entry, folder)
             _record_model(name, entry, folder, {"kind": "none: random initialisation"}, {})
         return out
-    _from_first(what, entry.sources, project.settings.sources, out, attempt)
+    kept = _kept(project.root, "models", name, entry.sources)
+    _from_first(what, entry.sources, project.settings.sources, out, attempt, kept)
     return out
 
 
-def _from_first(what: str, sources: Sources, order: list[str], out: Path, attempt: Callable[[str, Path], None]) -> None:
-    """Let the sources try in order until one has it; what is wrong with one that has it is raised at once."""
+def _from_first(
+    what: str,
+    sources: Sources,
+    order: list[str],
+    out: Path,
+    attempt: Callable[[str, Path], None],
+    kept: Path | None,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Let the sources try in order until one has it; what is wrong with one that has it is raised at once.
+
+    `kept` is the folder of the hub's download, which survives a broken connection; `refused` says of sources why they are not asked.
+    """
     said = []
     for kind in order:
         if not (sources.hub if kind == "mirror" else getattr(sources, kind)):
             continue
         with disk_errors(f"{what} from {kind}", out):
             out.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{out.name}.{kind}.", dir=out.parent) as scratch:
-                try:
-                    attempt(kind, Path(scratch))
-                except SourceUnavailable as error:
-                    said.append(f"{kind}: {error}")
-                else:
-                    return
+            try:
+                if kind in refused:
+                    raise SourceUnavailable(refused[kind])
+                if kind == "hub":
+                    hub.ready(sources.hub)
+                with _workspace(out, kind, kept if kind == "hub" else None) as scratch:
+                    attempt(kind, scratch)
+            except SourceUnavailable as error:
+                said.append(f"{kind}: {error}")
+            else:
+                return
     if not said:
         registered = ", ".join(kind for kind in type(sources).model_fields if getattr(sources, kind))
         raise AssetError(
             f"{what}: comes from {registered}, but `sources` in config/config.yaml allows {', '.join(order) or 'none'}"
         )
     raise AssetError(f"{what}: no source has it: " + "; ".join(said))
+
+
+def _kept(root: Path, registry: str, name: str, sources: Sources) -> Path | None:
+    """Return the folder in which a download from the hub goes on after it broke off: one for each asset and commit."""
+    if sources.hub is None or sources.hub.revision is None:
+        return None
+    return Layout(root).state / "downloads" / f"{registry}-{name}-{sources.hub.revision[:12]}"
+
+
+@contextmanager
+def _workspace(out: Path, kind: str, kept: Path | None) -> Iterator[Path]:
+    """Give a folder to download into: a temporary one beside `out`, or `kept`, which stays where the connection broke off."""
+    if kept is None:
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.{kind}.", dir=out.parent) as scratch:
+            yield Path(scratch)
+        return
+    with alone(kept.with_name(f"{kept.name}.lock")):
+        try:
+            yield kept
+        except (SourceUnavailable, BrokenOff):
+            raise
+        except Exception:  # what arrived is not to be trusted, or has no room
+            shutil.rmtree(kept, ignore_errors=True)
+            raise
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def _write(rows: dict[str, Rows], split: str, folder: Path, entry: DatasetEntry, where: str) -> dict[str, Any]:
@@ -133,13 +182,13 @@ def _write(rows: dict[str, Rows], split: str, folder: Path, entry: DatasetEntry,
 
 
 def _record_model(name: str, entry: ModelEntry, folder: Path, source: dict[str, Any], versions: dict[str, str]) -> None:
-    facts = {"asset": "model", "name": name, "title": entry.title, "licence": entry.licence}
+    facts = {"asset": "model", "name": name, "title": entry.title, "licence": licence_of(entry)}
     facts |= {"architecture": entry.architecture, "versions": _versions(versions)}
     manifest.write(folder, **facts, source=source)
 
 
 def _versions(more: dict[str, str]) -> dict[str, str]:
-    return {"replica": version("replica"), "python": platform.python_version(), "pyarrow": pa.__version__, **more}
+    return {"replica": __version__, "python": platform.python_version(), "pyarrow": pa.__version__, **more}
 
 
 def _entry(registry: dict[str, Any], name: str, what: str, file: str) -> Any:

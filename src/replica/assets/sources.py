@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -15,6 +16,19 @@ MIRROR_VARIABLE = "REPLICA_MIRROR"
 
 class SourceUnavailable(AssetError):
     """This source does not have the asset now (no network, no such folder): the next may be asked."""
+
+
+class BrokenOff(AssetError):
+    """A download broke off; what arrived is kept, and the next try goes on from there."""
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is in the block for the same lock file, which is left there empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+from replica.assets import mirror
 from replica.assets.sources import SourceUnavailable, full_disk, safe_member
 from replica.config.asset_schema import WheelSource
 from replica.errors import AssetError
@@ -36,6 +37,8 @@ def fetch_members(source: WheelSource, folder: Path) -> dict[str, Path]:
     found = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
+            for info in archive.infolist():
+                safe_member(info.filename, label)
             for name, member in source.members.items():
                 target = out / safe_member(name, label)
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +55,10 @@ def fetch_members(source: WheelSource, folder: Path) -> dict[str, Path]:
 
 
 def download(source: WheelSource, folder: Path) -> Path:
-    """Let pip bring one wheel into `folder`, and return it when its sha256 is the pinned one."""
+    """Return a wheel with the pinned sha256: the mirror's, or one that pip brings into `folder`."""
     label = f"{source.distribution}=={source.version}"
+    if (there := mirror.wheel(source.version, source.sha256)) is not None:
+        return there
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "20", "--dest", str(folder), label]

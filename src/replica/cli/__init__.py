@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
+from replica.cli import assets
 from replica.programs import main as run_program
 
 EPILOG = """examples:
@@ -18,6 +19,8 @@ EPILOG = """examples:
   replica scorecard                    the verdicts of the last ledger
   replica measure t5-base --method compacter:n=4 --batch 16   memory, parameters and FLOPs of a fine-tuning
   replica measure bert-base-uncased --budget 4GB   which methods fit
+  replica lock                         write the hub's commits and digests to config/hub.lock.yaml
+  replica mirror sync FOLDER minilm    copy what a paper needs from the hub, for a machine without a network
   replica pin                          keep the last run's text results under version control
 """
 
@@ -109,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
         help="a registered method; may be repeated",
     )
     measure.add_argument("--json", action="store_true", help="print JSON")
+    assets.add(verbs)
     return top
 
 
@@ -125,6 +129,8 @@ def main() -> None:
             from replica.cli.status import status
 
             return status(arguments)
+        if arguments.verb in ("lock", "mirror"):
+            return getattr(assets, arguments.verb)(arguments)
         if arguments.verb in ("logs", "forget"):
             from replica.cli import logs
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 
 class Strict(BaseModel):
@@ -14,12 +15,15 @@ class Strict(BaseModel):
 
 
 class HubSource(Strict):
-    """A repository of the model hub; a mirror is a local folder with the same layout."""
+    """A repository of the model hub; a mirror is a local folder with the same layout.
+
+    `revision` and `locked` come from config/hub.lock.yaml: the commit, without which the hub is not read, and the digests
+    of its files (no part of what an entry is: they are left out where it is written or hashed).
+    """
 
     repo: str
-    revision: str | None = Field(
-        None, description="commit hash; without one the hub may only be read after `replica lock`"
-    )
+    revision: SkipJsonSchema[str | None] = None
+    locked: SkipJsonSchema[dict[str, str]] = Field({}, exclude=True)
     config: str | None = Field(None, description="configuration of a data set, e.g. sst2")
     splits: dict[str, str] = Field({}, description="our split: the repository's split")
     files: list[str] = Field([], description="files of a model")
@@ -70,14 +74,25 @@ class SplitContent(Strict):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+#: `unknown` counts as false wherever something would be passed on.
+Redistribute = bool | Literal["unknown"]
+_REDISTRIBUTE = (
+    "whether anybody may be given copies, for any purpose, as a public remote gives them: true, false (forbidden, or only for "
+    "some purposes or unchanged) or unknown, which counts as false"
+)
+_TERMS = "what the licence or the owner asks of who uses it or passes it on"
+
+
 class DatasetEntry(Strict):
     """A data set by name: one canonical content, whatever source brings it."""
 
     title: str
-    licence: str
+    licence: str = Field(description="as its publisher names it; unknown where none is named")
+    terms: str = Field("", description=_TERMS)
     homepage: str = ""
-    redistribute: bool = Field(description="whether copies may be passed on through a public remote")
+    redistribute: Redistribute = Field(description=_REDISTRIBUTE)
     sources: Sources
+    on_hub: bool = Field(True, description="false where a mirror alone has this content under the hub's names")
     build: str | None = Field(None, description="builder that turns the source's raw file into canonical splits")
     splits: dict[str, SplitContent | None] = Field(
         description="canonical splits; None until the first retrieval pins it"
@@ -92,7 +107,9 @@ class ModelEntry(Strict):
     architecture: str = Field(description="bert, roberta, distilbert, t5, vit, …: a model_type of transformers")
     config: dict[str, Any] = Field(description="fields of the transformers configuration at the published size")
     tokenizer: str | None = Field(None, description="model whose tokenizer it uses; its own when absent")
-    licence: str = "Apache-2.0"
+    licence: str = Field("unknown", description="of the weights that the sources bring, as their publisher names it")
+    terms: str = Field("", description=_TERMS)
+    redistribute: Redistribute = Field("unknown", description=_REDISTRIBUTE)
     sources: Sources | None = None
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
     standins: dict[str, str] = Field({}, description="scale: model that takes its place there")

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from replica.config import asset_schema, schema
+from replica.config import asset_schema, hub_lock, schema
 from replica.files import write_text
 
 FILES = {
@@ -16,6 +16,7 @@ FILES = {
     "settings": schema.Settings,
     "dataset": asset_schema.DatasetEntry,
     "model": asset_schema.ModelEntry,
+    "hub.lock": hub_lock.HubLock,
 }
 
 

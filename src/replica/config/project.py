@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.config.asset_schema import DatasetEntry, ModelEntry
+from replica.config.hub_lock import apply_lock, read_lock
 from replica.config.schema import Paper, Scale, Settings, Task
 from replica.config.yaml_files import read_yaml, validate
 from replica.errors import ConfigError, nearest
@@ -91,11 +92,12 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
     if isinstance(values.get("papers"), str):
         values["papers"] = [name for name in values["papers"].replace(",", " ").split() if name]
     settings = validate(Settings, values, "config/config.yaml")
+    lock = read_lock(root)
     project = Project(
         root=root,
         settings=settings,
-        datasets=_registry(config / "datasets.yaml", "datasets", DatasetEntry),
-        models=_registry(config / "models.yaml", "models", ModelEntry),
+        datasets=apply_lock(_registry(config / "datasets.yaml", "datasets", DatasetEntry), lock.datasets, "datasets"),
+        models=apply_lock(_registry(config / "models.yaml", "models", ModelEntry), lock.models, "models"),
         tasks=_folder(config / "tasks", Task),
         scales=_folder(config / "scales", Scale),
     )

@@ -10,9 +10,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
+from replica.config.heads import label_count
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
-from replica.models.heads import auto_class, check_head, is_head_key, label_count, supported_attention
+from replica.models.heads import auto_class, check_head, is_head_key, supported_attention
 
 if TYPE_CHECKING:
     from replica.config.asset_schema import ModelEntry

@@ -1,40 +1,16 @@
-"""Heads by name: the model class for each kind of task, and which parameters belong to the head."""
+"""Heads by name: how they are built, and which parameters belong to the head."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from replica.config.heads import FURTHER_HEADS, HEADS
 from replica.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from replica.config.schema import Task
-
-#: Head: the transformers auto class that builds it. `none` is another word for `text`: the bare encoder.
-HEADS = {
-    "classification": "AutoModelForSequenceClassification",
-    "regression": "AutoModelForSequenceClassification",
-    "tagging": "AutoModelForTokenClassification",
-    "span": "AutoModelForQuestionAnswering",
-    "mlm": "AutoModelForMaskedLM",
-    "pretraining": "AutoModelForPreTraining",
-    "text": "AutoModel",
-    "none": "AutoModel",
-    "text2text": "AutoModelForSeq2SeqLM",
-    "image": "AutoModelForImageClassification",
-}
-
-#: Heads that no task has yet, for measurements; `projection` is the image embedding of CLIP's tower.
-FURTHER_HEADS = {
-    "causal": "AutoModelForCausalLM",
-    "ctc": "AutoModelForCTC",
-    "audio": "AutoModelForAudioClassification",
-    "projection": "CLIPVisionModelWithProjection",
-}
-
-#: Heads whose output size is the number of labels.
-LABELLED = ("classification", "tagging", "image", "audio")
 
 
 def auto_class(head: str) -> type:
@@ -73,13 +49,6 @@ def supported_attention(config: PretrainedConfig, head: str, attention: str) -> 
 def head_of(task: Task) -> str:
     """Return the head that a task needs: its kind, or `pretraining` for masked words with next-sentence pairs."""
     return "pretraining" if task.kind == "mlm" and task.next_sentence else task.kind
-
-
-def label_count(head: str, labels: int) -> int | None:
-    """Return `num_labels` of the configuration for a head: 1 for regression, None where there are none."""
-    if head == "regression":
-        return 1
-    return labels if head in LABELLED else None
 
 
 def is_head_key(key: str, prefix: str) -> bool:

@@ -65,8 +65,13 @@ class LoRA(Method):
         found = {name: layer for name, layer in linear.items() if name.rpartition(".")[2] in ends}
         if not found:
             known = {name.rpartition(".")[2] for name in linear}
-            hint = nearest(ends[0], known) if ends else f"; give `targets`, some of: {', '.join(sorted(known))}"
-            raise ConfigError(f"method 'lora': no linear layer of architecture '{kind}' is named {list(ends)}{hint}")
+            if not ends:
+                wanted = f"some of: {', '.join(sorted(known))}"
+                raise ConfigError(
+                    f"method 'lora': of architecture '{kind}' no layers are known to adapt; give `targets`, {wanted}"
+                )
+            missing = f"no linear layer of architecture '{kind}' is named {list(ends)}{nearest(ends[0], known)}"
+            raise ConfigError(f"method 'lora': {missing}")
         return found
 
 

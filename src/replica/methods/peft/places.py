@@ -47,6 +47,14 @@ QUERY_VALUE = {
     "clip_vision_model": ("q_proj", "v_proj"),
     "bart": ("q_proj", "v_proj"),
     "clip-bart": ("q_proj", "v_proj"),
+    "albert": ("query", "value"),
+    "deberta-v2": ("query_proj", "value_proj"),
+    "longformer": ("query", "value"),
+    "big_bird": ("query", "value"),
+    "nystromformer": ("query", "value"),
+    "llama": ("q_proj", "v_proj"),
+    "opt": ("q_proj", "v_proj"),
+    "wav2vec2": ("q_proj", "v_proj"),
 }
 
 
