@@ -88,9 +88,7 @@ def run_inputs(wildcards):
         ]
     found["data"] = f"assets/prepared/{run.data}/manifest.json"
     if "beside" in run.spec:
-        found["beside"] = (
-            f"assets/prepared/{run.spec['beside']['data']}/manifest.json"
-        )
+        found["beside"] = f"assets/prepared/{run.spec['beside']['data']}/manifest.json"
     if run.models:
         found["models"] = [f"assets/models/{name}/manifest.json" for name in run.models]
     return found
