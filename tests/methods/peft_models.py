@@ -69,8 +69,22 @@ def prepared(reference: dict[str, Any] | str, kind: str, seed: int = 0) -> tuple
     entry, config = parse(reference)
     method = entry.load()(config)
     model = tiny(kind)
-    method.prepare(model, Context(seed=seed, head="text2text" if kind == "t5" else "classification"))
+    method.prepare(model, context(kind, seed))
     return model, method
+
+
+def context(kind: str, seed: int = 0, **values: Any) -> Context:
+    """Return a context whose training split is the rows of `batch`."""
+    rows = batch(kind)
+    head = "text2text" if kind == "t5" else "classification"
+    return Context(
+        seed=seed,
+        head=head,
+        rows=8,
+        batch_size=8,
+        rows_at=lambda places: {k: v[list(places)] for k, v in rows.items()},
+        **values,
+    )
 
 
 def train(model: Any, kind: str, steps: int, rate: float) -> list[float]:

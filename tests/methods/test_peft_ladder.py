@@ -14,9 +14,9 @@ from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
 from replica.methods.peft.side import stacks_of
-from replica.methods.peft.side_start import prune_into
+from replica.methods.peft.side_start import fisher, prune_into
 
-from .peft_models import batch, prepared, tiny
+from .peft_models import batch, context, prepared, tiny
 
 T5 = {"vocab_size": 32128, "d_kv": 64, "relative_attention_num_buckets": 32, "decoder_start_token_id": 0}
 
@@ -181,7 +181,9 @@ def test_starts_as_a_pruning_of_the_backbone():
     with torch.no_grad():  # layer 0: make rows and columns important that are known
         model.bert.embeddings.word_embeddings.weight[:, [3, 5]] *= 100
         layer.attention.self.query.weight[[1, 9, 17, 25]] *= 100
-    found, values = parse({"name": "ladder-side-tuning", "reduction": 16, "layers": [0]})
+    found, values = parse(
+        {"name": "ladder-side-tuning", "reduction": 16, "layers": [0], "start": "magnitude", "within_heads": True}
+    )
     with pytest.raises(ConfigError, match="4 heads"):
         found.load()(values).prepare(model, Context())
     values = values.model_copy(update={"reduction": 8})
@@ -200,10 +202,62 @@ def test_starts_as_a_pruning_of_the_backbone():
     assert torch.equal(block.attention.output.LayerNorm.weight, layer.attention.output.LayerNorm.weight[out])
 
 
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_fisher_is_the_sum_of_squared_gradients_of_single_examples(kind):
+    model, rows = tiny(kind), batch(kind)
+    model.train().requires_grad_(False)
+    model.get_input_embeddings().weight.requires_grad_(True)
+    importance = fisher(model, context(kind), 1024)
+    assert model.training, "left as it was"
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == [
+        next(name for name, p in model.named_parameters() if p is model.get_input_embeddings().weight)
+    ]
+    model.eval().requires_grad_(True)
+    wanted = {
+        name: torch.zeros_like(m.weight) for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Embedding)
+    }
+    for index in range(8):
+        model.zero_grad()
+        model(**{key: value[index : index + 1] for key, value in rows.items()}).loss.backward()
+        for name, total in wanted.items():
+            total += model.get_submodule(name).weight.grad ** 2
+    for name, total in wanted.items():
+        torch.testing.assert_close(importance(model.get_submodule(name)), total, rtol=1e-3, atol=1e-9)
+    fewer = fisher(model, context(kind), 3)
+    assert float(fewer(model.get_input_embeddings()).sum()) < float(importance(model.get_input_embeddings()).sum())
+
+
+def test_starts_from_what_matters_to_the_task():
+    """Walked by hand for one encoder layer: kept columns by the embedding's Fisher information, kept rows by that of q k v over them."""
+    plain = tiny("bert")
+    importance = fisher(plain, context("bert"), 1024)
+    model, _ = prepared({"name": "ladder-side-tuning", "reduction": 8, "layers": [0]}, "bert")
+    columns = importance(plain.bert.embeddings.word_embeddings).sum(0).topk(4).indices.sort().values
+    attention = plain.bert.encoder.layer[0].attention
+    score = torch.ones(())
+    for name in ("query", "key", "value"):
+        score = score * importance(getattr(attention.self, name))[:, columns]
+    rows = score.sum(1).topk(4).indices.sort().values  # over all rows: heads are not looked at
+    out = importance(attention.output.dense)[:, rows].sum(1).topk(4).indices.sort().values
+    block = model.bert.ladder.blocks[0].block
+    for name in ("query", "key", "value"):
+        assert torch.equal(
+            getattr(block.attention.self, name).weight, getattr(attention.self, name).weight[rows][:, columns]
+        )
+    assert torch.equal(block.attention.output.dense.weight, attention.output.dense.weight[out][:, rows])
+    assert torch.equal(block.attention.output.LayerNorm.bias, attention.output.LayerNorm.bias[out])
+
+
+def test_fisher_needs_data():
+    found, values = parse("ladder-side-tuning")
+    with pytest.raises(ConfigError, match="looks at training data"):
+        found.load()(values.model_copy(update={"reduction": 2})).prepare(tiny("bert"), Context())
+
+
 def test_importance_may_be_given():
     model, _ = prepared({"name": "ladder-side-tuning", "reduction": 2, "start": "random"}, "t5")
     before = copy.deepcopy(model.state_dict())
-    prune_into(model, [stack.ladder for stack, _ in stacks_of(model)], lambda linear: linear.weight.detach().abs())
+    prune_into(model, [stack.ladder for stack, _ in stacks_of(model)], lambda module: module.weight.detach().abs())
     after = model.state_dict()
     table = "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     copied = "decoder.ladder.blocks.0.block.layer.0.SelfAttention.relative_attention_bias.weight"

@@ -60,6 +60,11 @@ def _loop(row: Row, folder) -> tuple[Loop, object]:
     entry, method = test_table._make(row)
     model, context = test_table._model(row), test_table._context(row)
     context.total_steps = STEPS
+    collate = tasks.collate(task, split.facts, seed=0, model=model)
+    context.rows, context.batch_size = EXAMPLES, 4
+    context.rows_at = lambda places: collate([split[place] for place in places])
+    context.unseen = lambda count: context.rows_at(range(min(count, EXAMPLES)))
+    context.beside = lambda step, count: context.rows_at([(step + place) % EXAMPLES for place in range(count)])
     method.prepare(model, context)
     # a constant rate: after a linear one has come to zero, a step too many would leave most weights as they are
     train = Train(
@@ -74,7 +79,7 @@ def _loop(row: Row, folder) -> tuple[Loop, object]:
         model,
         train,
         split=split,
-        collate=tasks.collate(task, split.facts, seed=0, model=model),
+        collate=collate,
         context=context,
         methods=[(entry.changes, method)],
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),

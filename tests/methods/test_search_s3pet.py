@@ -12,12 +12,15 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
+from replica.methods.search.bilevel import after_adamw, second_order
 from replica.methods.search.gates import choose, probabilities, shift, soft_gates
-from replica.methods.search.s3pet import STRUCTURE
+from replica.methods.search.slots import STRUCTURE
+from tests.methods.peft_models import context as peft_context
+from tests.methods.peft_models import tiny
 
 T5 = {
     "vocab_size": 64, "d_model": 32, "d_kv": 4, "num_heads": 4, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 1,
-    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
+    "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1, "dropout_rate": 0.0,
 }  # fmt: skip
 LARGE = {**T5, "vocab_size": 32100, "d_model": 1024, "d_kv": 64, "num_heads": 16, "d_ff": 4096, "num_layers": 24}
 
@@ -90,32 +93,66 @@ def test_space_on_t5_large_is_the_released_one():
     assert 102_458 - 1024 < cost["chosen"] <= 102_458
 
 
-def test_forward_is_the_gated_sum_and_keeps_the_budget_while_it_learns():
-    model, method = _model(), _method(budget=0.02)
-    ids, labels = torch.randint(2, 64, (2, 5)), torch.randint(2, 64, (2, 3))
-    plain = model(input_ids=ids, labels=labels).loss
-    context = Context(learning_rate=1e-2)
+def _data(rows: int = 8):
+    generator = torch.Generator().manual_seed(4)
+    ids, labels = (
+        torch.randint(2, 64, (rows, 5), generator=generator),
+        torch.randint(2, 64, (rows, 3), generator=generator),
+    )
+    return {"input_ids": ids, "labels": labels}
+
+
+def _searching(order: str = "second", **config):
+    model, method, data = _model(), _method(budget=0.02, order=order, **config), _data()
+    context = Context(
+        learning_rate=1e-2,
+        total_steps=4,
+        rows=8,
+        batch_size=4,
+        rows_at=lambda places: {k: v[places] for k, v in data.items()},
+    )
     method.prepare(model, context)
+    model.train()
+    context.optimizer = method.optimizer(model, context)
+    train = context.rows_at(method.training_rows(8, context.seed))
+    return model, method, context, train
+
+
+def _steps(model, method, context, train, count: int):
+    sizes, structure = torch.tensor(getattr(model, STRUCTURE).sizes), getattr(model, STRUCTURE)
+    for _ in range(count):
+        method.on_step_begin(model, context)
+        method.loss(model, train, context).backward()
+        assert structure.alpha.grad is None, "what trains the weights leaves alpha alone"
+        context.optimizer.step()
+        context.optimizer.zero_grad()
+        context.step += 1
+        assert float((sizes * structure.probabilities().detach()).sum()) == pytest.approx(structure.budget, rel=1e-4)
+
+
+def test_searches_within_the_budget_and_keeps_what_fits():
+    model, method = _model(), _method(budget=0.02)
+    inputs = _data(2)
+    plain = model(**inputs).loss
+    method.prepare(model, Context())
     structure = getattr(model, STRUCTURE)
     # LoRA, biases and scales start at zero: with adapters shut too, nothing changes.
     structure.searching = False
-    torch.testing.assert_close(model(input_ids=ids, labels=labels).loss, plain)
-    structure.searching = True
-    optimizer = method.optimizer(model, context)
-    model.train()
-    sizes, moved = torch.tensor(structure.sizes), []
-    for step in range(3):
-        context.step = step
-        method.on_step_begin(model, context)
-        model(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        assert float((sizes * structure.probabilities().detach()).sum()) == pytest.approx(structure.budget, rel=1e-4)
-        moved.append(structure.alpha.detach().clone())
-    assert not torch.equal(moved[-1], torch.zeros_like(moved[-1]))
+    torch.testing.assert_close(model(**inputs).loss, plain)
+    model, method, context, train = _searching()
+    structure = getattr(model, STRUCTURE)
+    _steps(model, method, context, train, 3)
+    assert structure.alpha.detach().any() and int(structure.count) == 3
+    found = method.reported(model, context)
+    assert found["expected"] == pytest.approx(found["budget"], rel=1e-4) and found["chosen"] <= found["budget"]
     model = method.finalize(model).eval()
-    chosen = structure.chosen.bool()
-    assert 0 < int(sizes[chosen].sum()) <= structure.budget
+    sizes, chosen = torch.tensor(structure.sizes), structure.chosen.bool()
+    assert 0 < int(sizes[chosen].sum()) == found["chosen"]
+    assert (
+        int(chosen.sum())
+        == found["chosen_slots"]
+        == sum(found.get(f"chosen_{k}", 0) for k in ("lora", "bias", "scale", "adapter"))
+    )
     # One chosen LoRA alone, by hand.
     slots = list(method.slots(model))
     query = model.encoder.block[0].layer[0].SelfAttention.q
@@ -130,7 +167,186 @@ def test_forward_is_the_gated_sum_and_keeps_the_budget_while_it_learns():
     assert [slot.index for slot in slots] == list(itertools.islice(itertools.count(), len(slots)))
 
 
+def test_the_halves_of_the_training_set_do_not_meet():
+    method = _method()
+    for rows in (7, 8):
+        weights, held = method._halves(rows, 5)
+        assert sorted(weights + held) == list(range(rows)) and len(weights) - len(held) in (0, 1)
+        assert method.training_rows(rows, 5) == weights
+    assert _method(phase="retrain").training_rows(8, 5) is None
+
+
+def test_second_order_gradient_is_that_of_the_loss_after_a_step():
+    """A loss that is a polynomial: d L_held(w - rate dL_train/dw, alpha) / d alpha by autograd through the step."""
+    generator = torch.Generator().manual_seed(0)
+    alpha = torch.nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
+    weight = torch.nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
+    a, b = (torch.randn(4, 4, generator=generator, dtype=torch.float64) for _ in range(2))
+
+    def train(w):
+        return ((a @ (w * alpha.sigmoid()) - 1) ** 2).sum()
+
+    def held(w):
+        return ((b @ (w * alpha.sigmoid()) + 0.5) ** 2).sum()
+
+    rate, before = 0.01, weight.detach().clone()
+    (slope,) = torch.autograd.grad(train(weight), weight, create_graph=True)
+    (exact,) = torch.autograd.grad(held(weight - rate * slope), alpha)
+    (direct,) = torch.autograd.grad(held(weight), alpha)
+    found = second_order(
+        alpha, [weight], lambda: train(weight), lambda: held(weight), lambda step: [before - rate * step[0]], rate
+    )
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(direct, exact, rtol=1e-2)
+    assert torch.equal(weight, before)
+
+
+def test_the_virtual_step_is_adamws():
+    weights = [torch.nn.Parameter(torch.randn(3, 2)), torch.nn.Parameter(torch.randn(4))]
+    optimizer = torch.optim.AdamW(weights, lr=0.02, weight_decay=0.1)
+    for _ in range(3):
+        gradients = [torch.randn_like(w) for w in weights]
+        foreseen = after_adamw(weights, gradients, optimizer)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.clone()
+        optimizer.step()
+        for weight, value in zip(weights, foreseen, strict=True):
+            torch.testing.assert_close(weight.detach(), value, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_alpha_moves_by_the_gradient_on_the_other_half(order, monkeypatch):
+    model, method, context, train = _searching(order)
+    _steps(model, method, context, train, 2)
+    structure, weights = getattr(model, STRUCTURE), method._weights(model)
+    seen = {}
+    monkeypatch.setattr(
+        structure, "step", lambda gradient, rate, clip: seen.update(gradient=gradient.clone(), rate=rate)
+    )
+    method.on_step_begin(model, context)
+    before = [w.detach().clone() for w in weights]
+    method.loss(model, train, context)
+    assert all(torch.equal(w, v) for w, v in zip(weights, before, strict=True))
+    assert seen["rate"] == pytest.approx(0.1)
+    # by hand: the rows that were held out, in any order, as `_move` draws all four of them
+    _, half = method._halves(8, context.seed)
+    held = context.rows_at(half)
+    if order == "second":
+        slopes = torch.autograd.grad(model(**train).loss, weights, allow_unused=True, materialize_grads=True)
+        moved = after_adamw(weights, list(slopes), context.optimizer)
+        with torch.no_grad():
+            for w, v in zip(weights, moved, strict=True):
+                w.copy_(v)
+    (direct,) = torch.autograd.grad(model(**held).loss, structure.alpha)
+    if order == "first":
+        torch.testing.assert_close(seen["gradient"], direct, rtol=1e-3, atol=1e-6)
+    else:
+        apart = (seen["gradient"] - direct).norm() / direct.norm()
+        assert 0 < float(apart) < 0.5, "the second-order term is a correction of the gradient after the step"
+
+
+def test_alphas_losses_are_in_float32_whatever_the_training_is():
+    """A trainer's wrapper of `forward` that computes in bfloat16, as accelerate puts it on the instance, sees the weights' loss alone."""
+    model, method, context, train = _searching()
+    plain, calls = model.forward, []
+
+    def wrapped(*args, **kwargs):
+        calls.append(1)
+        with torch.autocast("cpu", torch.bfloat16):
+            return plain(*args, **kwargs)
+
+    model.forward = wrapped
+    method.on_step_begin(model, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        method.loss(model, train, context)
+    assert len(calls) == 1 and vars(model)["forward"] is wrapped
+    other, same, context, train = _searching()
+    same.on_step_begin(other, context)
+    same.loss(other, train, context)
+    assert torch.equal(getattr(model, STRUCTURE).alpha, getattr(other, STRUCTURE).alpha)
+
+
+def test_alpha_has_an_adamw_of_its_own():
+    model, _, _, _ = _searching()
+    structure, other = getattr(model, STRUCTURE), torch.nn.Parameter(torch.zeros(len(getattr(model, STRUCTURE).sizes)))
+    optimizer = torch.optim.AdamW([other], lr=0.1, weight_decay=0.0)
+    for step in range(4):
+        gradient = torch.randn(len(other), generator=torch.Generator().manual_seed(step))
+        structure.step(gradient, 0.1, 2.0)
+        other.grad = gradient.clone()
+        torch.nn.utils.clip_grad_norm_([other], 2.0)
+        optimizer.step()
+        torch.testing.assert_close(structure.alpha.detach(), other.detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_retrains_the_chosen_slots_alone_from_a_fresh_start(tmp_path):
+    model, method, context, train = _searching()
+    _steps(model, method, context, train, 3)
+    model = method.finalize(model)
+    stored = [{"name": "s3pet", "budget": 0.02}]
+    models.save(model, tmp_path, head="text2text", labels=0, structure=stored)
+    again = _method(budget=0.02, phase="retrain")
+    loaded, structure = models.load(tmp_path, head="text2text", methods={"s3pet": again})
+    again.prepare(loaded, Context(seed=7, restored=frozenset(item["name"] for item in structure)))
+    kept = getattr(loaded, STRUCTURE)
+    assert torch.equal(kept.chosen, getattr(model, STRUCTURE).chosen) and not kept.searching
+    fresh = _model()
+    before = dict(fresh.named_parameters())
+    for name, parameter in loaded.named_parameters():
+        if name in before:
+            assert torch.equal(parameter, before[name]), "the backbone is untouched"
+    for slot in again.slots(loaded):
+        wanted = bool(kept.chosen[slot.index])
+        assert all(p.requires_grad == wanted for p in slot.parameters())
+        if slot.kind != "adapter":
+            assert not slot.last.any(), "what was learned while searching is gone"
+    trainable = sum(p.numel() for p in loaded.parameters() if p.requires_grad)
+    assert trainable == int((torch.tensor(kept.sizes) * kept.chosen).sum()) <= kept.budget
+    fresh_loss = _model().eval()(**train).loss
+    slots_alone = [p for p in loaded.parameters() if p.requires_grad]
+    assert again._weights(loaded) == slots_alone
+    adapters = any(kept.chosen[s.index] and s.kind == "adapter" for s in again.slots(loaded))
+    if not adapters:
+        torch.testing.assert_close(loaded.eval()(**train).loss, fresh_loss)
+
+
+def test_a_random_structure_fits_the_budget_and_differs_by_seed():
+    chosen = []
+    for seed in (0, 1):
+        model, method = _model(), _method(budget=0.02, phase="retrain", structure="random")
+        method.prepare(model, Context(seed=seed))
+        structure = getattr(model, STRUCTURE)
+        sizes = torch.tensor(structure.sizes)
+        assert structure.budget - int(sizes.min()) < int((sizes * structure.chosen).sum()) <= structure.budget
+        chosen.append(structure.chosen.clone())
+    assert not torch.equal(*chosen)
+    with pytest.raises(ConfigError, match="starts `from:` a run that searched"):
+        _method(phase="retrain").prepare(_model(), Context())
+
+
+def test_bert_has_slots_at_its_matrices_norms_and_sublayers():
+    model, method = tiny("bert"), _method(budget=0.05)
+    plain = tiny("bert")
+    context = peft_context("bert", learning_rate=1e-2, total_steps=4)
+    method.prepare(model, context)
+    kinds = {kind: entry["slots"] for kind, entry in method.cost(model)["by_kind"].items()}
+    assert kinds == {"lora": 12, "bias": 12 + 5, "scale": 5, "adapter": 4}
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == method.expected(model)["trainable_parameters"]
+    getattr(model, STRUCTURE).searching = False
+    rows = context.rows_at(range(8))
+    torch.testing.assert_close(model(**rows).loss, plain(**rows).loss)
+    norm = model.bert.encoder.layer[0].output.LayerNorm
+    scale = next(s for s in norm.s3 if s.kind == "scale")
+    with torch.no_grad():
+        scale.last.fill_(0.5)
+        x = torch.randn(3, 32)
+        torch.testing.assert_close(
+            scale(x), 0.5 * torch.nn.functional.layer_norm(x, (32,), eps=1e-6), rtol=1e-4, atol=1e-5
+        )
+
+
 def test_other_architectures_are_refused():
-    bert = ModelEntry(title="b", architecture="bert", config={"hidden_size": 8, "num_attention_heads": 2})
-    with pytest.raises(ConfigError, match="architecture 'bert' is not known; known: t5"):
-        _method().prepare(models.build(bert, head="classification", device="meta"), Context())
+    vit = ModelEntry(title="v", architecture="vit", config={"num_hidden_layers": 1})
+    with pytest.raises(ConfigError, match="architecture 'vit' is not known; known: t5, bert"):
+        _method().prepare(models.build(vit, head="image", device="meta"), Context(head="image"))

@@ -81,7 +81,22 @@ def _batch(row: Row) -> dict[str, torch.Tensor]:
 
 def _context(row: Row) -> Context:
     teacher = _model(row, seed=9).eval().requires_grad_(False) if row.teacher else None
-    return Context(total_steps=row.steps, head=row.head, teacher=teacher, learning_rate=row.learning_rate)
+    batch = _batch(row)
+
+    def rows(places):
+        return {key: value[list(places)] for key, value in batch.items()}
+
+    return Context(
+        total_steps=row.steps,
+        head=row.head,
+        teacher=teacher,
+        learning_rate=row.learning_rate,
+        rows=8,
+        batch_size=8,
+        rows_at=rows,
+        unseen=lambda count: rows(range(min(count, 8))),
+        beside=lambda step, count: rows(range(count)),
+    )
 
 
 def _make(row: Row):
@@ -100,6 +115,7 @@ def _train(row: Row):
         optimizer = method.optimizer(model, context)
     else:
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=row.learning_rate)
+    context.optimizer = optimizer
     losses = []
     for step in range(row.steps):
         context.step = step
@@ -109,8 +125,11 @@ def _train(row: Row):
         method.on_gradients(model, context)
         optimizer.step()
         optimizer.zero_grad()
+        context.step = step + 1
         method.on_step_end(model, context)
         losses.append(float(loss.detach()))
+    reported = method.reported(model, context)
+    assert all(isinstance(value, float | int | str) for value in reported.values()), reported
     return model, method, entry, losses
 
 
@@ -133,7 +152,14 @@ def test_prepares_on_meta_and_counts_as_expected(row):
     _, method = _make(row)
     model = _model(row, device="meta")
     method.prepare(
-        model, Context(total_steps=10, head=row.head, teacher=_model(row, device="meta") if row.teacher else None)
+        model,
+        Context(
+            total_steps=10,
+            head=row.head,
+            teacher=_model(row, device="meta") if row.teacher else None,
+            rows=8,
+            batch_size=8,
+        ),
     )
     assert all(parameter.is_meta for parameter in model.parameters())
     expected = method.expected(model)

@@ -87,6 +87,10 @@ def run_inputs(wildcards):
             f"{run_folder(name, 0)}/manifest.json" for name in run.candidates
         ]
     found["data"] = f"assets/prepared/{run.data}/manifest.json"
+    if "beside" in run.spec:
+        found["beside"] = (
+            f"assets/prepared/{run.spec['beside']['data']}/manifest.json"
+        )
     if run.models:
         found["models"] = [f"assets/models/{name}/manifest.json" for name in run.models]
     return found

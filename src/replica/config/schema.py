@@ -129,6 +129,7 @@ class RunEntry(Strict):
     teacher: str | None = Field(None, description="run or registered model that teaches")
     targets: str | None = Field(None, description="run of stage `targets` with the teacher's stored signals")
     task: str | None = None
+    beside: str | None = Field(None, description="task whose training text a method reads beside the run's own")
     methods: list[dict[str, Any] | str] = []
     train: dict[str, Any] = {}
     tune: dict[str, list[Any]] = Field({}, description="train key: values tried at the first seed, chosen on `select`")

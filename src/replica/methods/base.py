@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from replica.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -21,7 +23,10 @@ class Context:
 
     `teacher` is a frozen model in eval mode (or None). `stored` looks up a teacher's stored signals for a batch (or None).
     `restored` names the methods whose structure was already in the loaded model. `step` counts finished optimizer steps.
-    `optimizer` is there once training has begun, for methods whose changes make its state stale.
+    `optimizer` is there once training has begun, for methods whose changes make its state stale. `rows` counts the examples of the
+    training split and `batch_size` those of a step; `rows_at` makes a batch of the split's rows at given places, for methods that
+    look at data before training or beside its batches; `unseen` a batch of the first rows of the split that choices are made on;
+    `beside` a batch of other text that the run names, by step and number of rows (each None where there is none: in measurements).
     """
 
     seed: int = 0
@@ -33,6 +38,11 @@ class Context:
     learning_rate: float = 0.0
     warmup_steps: int = 0
     weight_decay: float = 0.0
+    rows: int = 0
+    batch_size: int = 0
+    rows_at: Callable[[list[int]], dict[str, torch.Tensor]] | None = None
+    unseen: Callable[[int], dict[str, torch.Tensor]] | None = None
+    beside: Callable[[int, int], dict[str, torch.Tensor]] | None = None
     step: int = 0
     epoch: float = 0.0
     recorded: dict[str, float] = field(default_factory=dict)
@@ -43,6 +53,18 @@ class Context:
         inputs = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
         return model(**inputs, **options)
 
+    def exactly(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
+        """Run the model as `forward` does, but in float32 whatever precision the training has (its wrapper of `forward` is left out)."""
+        import torch
+
+        wrapped = vars(model).pop("forward", None)
+        try:
+            with torch.autocast(next(model.parameters()).device.type, enabled=False):
+                return self.forward(model, batch)
+        finally:
+            if wrapped is not None:
+                model.forward = wrapped
+
     def signals(self, method: Method, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return the teacher's signals for a batch: those stored once if there are any, else from the teacher now."""
         if self.stored is not None:
@@ -51,6 +73,21 @@ class Context:
 
         with torch.no_grad():
             return method.teacher_signals(self.teacher, batch, self)
+
+    def examples(self, places: list[int], model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return a batch of the training split's rows at these places, on the model's device; ConfigError where there is no data."""
+        if self.rows_at is None:
+            raise ConfigError("this method looks at training data before it trains; there is none here")
+        device = next(model.parameters()).device
+        return {key: value.to(device) for key, value in self.rows_at(places).items()}
+
+    def drawn(self, count: int, purpose: int = 0) -> list[int]:
+        """Return `count` places of the training split (all, if there are no more) in an order drawn by seed and purpose."""
+        import numpy as np
+
+        if self.rows_at is None:
+            raise ConfigError("this method looks at training data before it trains; there is none here")
+        return np.random.default_rng([self.seed, 0xF15, purpose]).permutation(self.rows)[:count].tolist()
 
     def record(self, **values: float) -> None:
         """Keep values (a partial loss, the sparsity now) for the next line of the run's history."""
@@ -108,6 +145,25 @@ class Method:
 
     def on_epoch_begin(self, model: PreTrainedModel, context: Context) -> None:
         """Act at the start of an epoch."""
+
+    def training_rows(self, rows: int, seed: int) -> list[int] | None:
+        """Return the places, of `rows`, of the examples that the run's own batches are made of; None for all."""
+        return None
+
+    def sampler(self, rows: int, batch_size: int, seed: int, followers: list[Any]) -> Any:
+        """Return a batch sampler over `rows` examples that takes the place of the loop's; None for that one.
+
+        Its `set_epoch` calls that of the followers. It may give batches without rows: these come to `loss` as one row numbered -1.
+        """
+        return None
+
+    def reported(self, model: PreTrainedModel, context: Context) -> dict[str, float | int | str | None]:
+        """Return numbers of the finished training; called before `finalize`.
+
+        They stand in the run's manifest, beside its scores in metrics.json, and, as `<method>.<key>`, among its measures. A text `stated`
+        is printed with every score (a privacy budget).
+        """
+        return {}
 
     def finalize(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the form that is evaluated and stored: merged, masked, packed."""

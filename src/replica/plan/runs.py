@@ -251,6 +251,16 @@ class _Section:
             )
             spec["data"] = builder.prepare(task, tokenizer, length)
             spec["tokenizer"] = tokenizer
+            if entry.beside is not None:
+                other = task_at(project, entry.beside, scale)
+                if _head(other) != _head(task):
+                    raise ConfigError(
+                        f"beside: task '{entry.beside}' needs another head than '{entry.task}', which this run trains"
+                    )
+                spec["beside"] = {
+                    "task": [other.name, other.version],
+                    "data": builder.prepare(other, tokenizer, length),
+                }
             targets = builder.plan.runs[parents["targets"]] if "targets" in parents else None
             if targets is not None and targets.data != spec["data"]:
                 raise ConfigError(

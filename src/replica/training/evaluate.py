@@ -30,7 +30,8 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     folder = layout.run(plan.scale, run_id, seed)
     for name in ("predictions.parquet", "metrics.json"):
         remove_leftovers(folder / name)
-    manifest.verify(folder)
+    reported = manifest.verify(folder).get("reported", {})
+    stated = "".join(f"  [{found['stated']}]" for found in reported.values() if "stated" in found)
     level = project.settings.confidence_level
     found: dict[str, dict[str, Any]] = {}
     frames = []
@@ -53,8 +54,8 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
             found[name][metric] = {**facts, "n": len(predictions), "split": split}
         frames.append(predictions.assign(task=name))
         shown = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
-        print(f"{run_id} seed {seed} on {name} ({split}): {shown}", file=sys.stderr, flush=True)
-    result = {"run": run_id, "seed": seed, "tasks": found}
+        print(f"{run_id} seed {seed} on {name} ({split}): {shown}{stated}", file=sys.stderr, flush=True)
+    result = {"run": run_id, "seed": seed, "tasks": found} | ({"reported": reported} if reported else {})
     if frames:
         with atomic_path(folder / "predictions.parquet") as temporary:
             pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
@@ -85,6 +86,7 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
     model.eval()
     found: dict[str, Any] = {
         **facts["counts"],
+        **facts.get("reported", {}),
         "stored_bytes": facts["files"]["model.safetensors"]["bytes"],
         "batch_size": batch,
         "length": length,

@@ -99,7 +99,9 @@ class Loop(Trainer):
     ):
         processes = distributed.processes()
         batch = sharing.whole(train.batch_size, train.accumulate, processes)
-        self.sampler = LengthBucketSampler(split.lengths, batch, context.seed, followers=[collate])
+        brought = [m.sampler(len(split), batch, context.seed, [collate]) for _, m in methods]
+        self._brought = next((sampler for sampler in brought if sampler is not None), None)
+        self.sampler = self._brought or LengthBucketSampler(split.lengths, batch, context.seed, followers=[collate])
         self.own_parts = sharing.PartSampler(self.sampler, parts, distributed.rank(), processes)
         self.interruption = interruption or Interruption()
         self._weights: list[float] = []
@@ -163,10 +165,15 @@ class Loop(Trainer):
         return DataLoader(self.split, batch_sampler=sampler, collate_fn=self._collate)
 
     def _collate(self, rows: list[Any]) -> Any:
-        """Make a batch; of a shared one with what it counts. A part without rows is a row that counts for nothing."""
-        if not self._shared:
-            return self._collate_rows(rows)
+        """Make a batch; of a shared one with what it counts. A part without rows is a row that counts for nothing.
+
+        For the method whose own sampler draws batches without rows, that row has the number -1.
+        """
         batch = self._collate_rows(rows or [self.split[0]])
+        if not rows and self._brought is not None:
+            batch["example_id"] = torch.full_like(batch["example_id"], -1)
+        if not self._shared:
+            return batch
         return batch, sharing.counted(batch) if rows else sharing.EMPTY
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

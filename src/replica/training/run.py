@@ -27,6 +27,7 @@ from replica.training.interruption import Interruption
 from replica.training.loop import Loop, total_steps
 from replica.training.parts import most_parts
 from replica.training.precision import choose
+from replica.training.rows import sources
 from replica.training.selection import choose_candidate
 
 #: Sentences that a teacher reads at once where its signals are stored.
@@ -155,6 +156,11 @@ def _train(
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     if train.train_rows is not None:
         split = split.sample(train.train_rows, seed)
+    whole = split
+    for _, method in methods:
+        places = method.training_rows(len(whole), seed)
+        split = split if places is None else whole.subset(places)
+    collate = tasks.collate(task, split.facts, seed=seed, model=model)
     steps = total_steps(train, len(split))
     warmup = train.warmup_steps or round(train.warmup_share * steps)
     context = Context(
@@ -167,6 +173,8 @@ def _train(
         learning_rate=train.learning_rate,
         warmup_steps=warmup,
         weight_decay=train.weight_decay,
+        batch_size=train.batch_size,
+        **sources(project, layout, run, seed, model, whole, collate),
     )
     for _, method in methods:
         method.prepare(model, context)
@@ -175,7 +183,7 @@ def _train(
         model,
         train,
         split=split,
-        collate=tasks.collate(task, split.facts, seed=seed, model=model),
+        collate=collate,
         context=context,
         methods=[(entry.changes, method) for entry, method in methods],
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
@@ -193,6 +201,7 @@ def _train(
     if not distributed.first():  # what follows is done by one process
         return 0
     model = loop.accelerator.unwrap_model(loop.model).cpu()
+    reported = _reported(model, methods, context)
     for _, method in methods:
         model = method.finalize(model)
     model.eval()
@@ -214,6 +223,7 @@ def _train(
         "expected": _expected(model, methods),
         "selection": scored,
         "tuning": selection,
+        **({"reported": reported} if reported else {}),
         "precision": outcome.precision,
         "seconds": round(outcome.seconds, 2),
         "wall_seconds": round(time.time() - started, 2),
@@ -251,6 +261,15 @@ def _counts(model: Any) -> dict[str, int]:
 
 def _expected(model: Any, methods: list[tuple[Any, Method]]) -> dict[str, dict[str, float]]:
     return {entry.name: found for entry, method in methods if (found := method.expected(model))}
+
+
+def _reported(model: Any, methods: list[tuple[Any, Method]], context: Context) -> dict[str, dict[str, Any]]:
+    found = {entry.name: method.reported(model, context) for entry, method in methods}
+    return {
+        name: {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
+        for name, values in found.items()
+        if values
+    }
 
 
 def _history(history: list[dict[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from replica.methods.peft import beside_config  # noqa: F401 - registers its methods
 from replica.methods.registry import MethodConfig, method
 
 _PACKAGE = "replica.methods.peft"
@@ -143,19 +144,24 @@ class HyperformerConfig(Trained):
 
 @method(
     "sparse-adapter",
-    version=1,
+    version=2,
     implementation=f"{_PACKAGE}.sparse_adapters:SparseAdapters",
     changes={"structure"},
     persistent=True,
 )
 class SparseAdapterConfig(AdapterConfig):
-    """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained."""
+    """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained.
+
+    Large-Sparse is a bottleneck k times as wide with `sparsity` 1 - 1/k: as many weights stay.
+    """
 
     sparsity: float = Field(0.4, ge=0, lt=1, description="share of the matrices' weights that the masks take away")
-    score: Literal["snip", "magnitude", "random"] = Field(
+    score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = Field(
         "snip",
-        description="what is pruned has the lowest |gradient * weight| of the first batch, |weight|, or a random number",
+        description="what is pruned has the lowest |gradient * weight|, weight * (Hessian gradient), |weight * flow of ones through the "
+        "adapter|, |weight|, or a random number",
     )
+    examples: int = Field(1024, ge=1, description="training examples that snip and grasp look at")
     scope: Literal["global", "local"] = Field("global", description="rank all matrices together, or each by itself")
     initial_std: float = Field(0.02, ge=0, description="weights start as normal(0, this); biases at zero")
 
@@ -330,34 +336,3 @@ class DSEEConfig(MethodConfig):
         1 / 3, ge=0, lt=1, description="share of the run's steps after which masks and heads are drawn"
     )
     head: bool = Field(True, description="train the new head of an encoder as well")
-
-
-@method(
-    "ladder-side-tuning",
-    version=1,
-    implementation=f"{_PACKAGE}.ladder:LadderSideTuning",
-    changes={"structure"},
-    persistent=True,
-)
-class LadderSideTuningConfig(MethodConfig):
-    """Ladder side-tuning (Sung et al. 2022): a narrow transformer beside the frozen backbone reads its layers and is trained.
-
-    u_i = mu_i h_i + (1 - mu_i) Down_i(b_i), h_{i+1} = Block_i(u_i), with b_i the output of layer i of the backbone,
-    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h.
-    """
-
-    reduction: int = Field(
-        8, ge=1, description="r: the widths of the model, its heads and feed-forwards are divided by it"
-    )
-    layers: list[int] = Field(
-        [],
-        description="layers of each stack, from 0, that have a side block and a down-projection; all when empty "
-        "(T5-base in the paper: 1, 2, 3, 5, 6, 7, 9, 10, 11)",
-    )
-    temperature: float = Field(0.1, gt=0, description="T of the gates, whose alpha starts at 0")
-    start: Literal["pruned", "random"] = Field(
-        "pruned",
-        description="side blocks start as a structural pruning of the backbone's by the squares of its weights, or at random",
-    )
-    head: bool = Field(True, description="train the new head of an encoder as well")
-    pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")

@@ -11,7 +11,7 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.side import SideStack, shape_of, side_config, stacks_of
-from replica.methods.peft.side_start import prune_into
+from replica.methods.peft.side_start import fisher, prune_into, squares
 from replica.models import body
 
 #: Name under which a stack owns its side network.
@@ -102,11 +102,16 @@ class LadderSideTuning(Method):
     def prepare(self, model: Any, context: Context) -> None:
         """Put the side networks in (unless they were restored), started as the configuration says, and freeze the rest."""
         if "ladder-side-tuning" not in context.restored:
+            meta = next(model.parameters()).is_meta
+            importance = squares
+            if self.config.start == "fisher" and not meta:  # before the side networks take the stacks' outputs' place
+                importance = fisher(model, context, self.config.fisher_examples)
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(context.seed)
                 self.restore(model)
-            if self.config.start == "pruned" and not next(model.parameters()).is_meta:
-                prune_into(model, [getattr(stack, LADDER) for stack, _ in stacks_of(model)])
+            if self.config.start != "random" and not meta:
+                sides = [getattr(stack, LADDER) for stack, _ in stacks_of(model)]
+                prune_into(model, sides, importance, self.config.within_heads)
         trained = [p for stack, _ in stacks_of(model) for p in getattr(stack, LADDER).parameters()]
         train_only(model, [*trained, *also_trained(model, self.config)])
 

@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from replica.errors import ConfigError
+from replica.methods.base import Context
 from replica.methods.peft.side import stacks_of
 from replica.models import body
 
 if TYPE_CHECKING:
     from replica.methods.peft.side import SideStack
 
-#: Weight of a linear layer of the backbone -> importance of each of its values, of the same shape.
-Importance = Callable[[nn.Linear], torch.Tensor]
+#: A linear layer or embedding of the backbone -> importance of each value of its weight, of the same shape.
+Importance = Callable[[nn.Module], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,29 +65,62 @@ def _one_stream(kind: str, before: bool) -> list[Sublayer]:
     ]
 
 
-def squares(linear: nn.Linear) -> torch.Tensor:
-    """Return the square of every weight: importance without data. (The paper's is the summed squared gradient, Fisher's.)"""
-    return linear.weight.detach().square()
+def squares(module: nn.Module) -> torch.Tensor:
+    """Return the square of every weight: importance without data."""
+    return module.weight.detach().square()
 
 
-def prune_into(model: Any, sides: list[SideStack], importance: Importance = squares) -> None:
+def fisher(model: Any, context: Context, examples: int) -> Importance:
+    """Return Fisher's importance: the sum over training examples of the squared gradient of each one's loss, by the weight.
+
+    `examples` are drawn by the run's seed (all, if there are no more) and go through the whole backbone one at a time, without dropout.
+    Raises ConfigError where there is no data to look at.
+    """
+    modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
+    weights = list({id(m.weight): m.weight for m in modules}.values())
+    asked = [(p, p.requires_grad) for p in model.parameters()]
+    training, home = model.training, next(model.parameters()).device
+    model.requires_grad_(False).eval()
+    for weight in weights:
+        weight.requires_grad_(True)
+    try:
+        if torch.cuda.is_available():
+            model.to("cuda")
+        sums = [torch.zeros_like(weight) for weight in weights]
+        for place in context.drawn(examples):
+            loss = context.forward(model, context.examples([place], model)).loss
+            for kept, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+                if gradient is not None:
+                    kept.addcmul_(gradient, gradient)
+    finally:
+        model.to(home).train(training)
+        for parameter, wanted in asked:
+            parameter.requires_grad_(wanted)
+    found = {id(weight): kept.to(home) for weight, kept in zip(weights, sums, strict=True)}
+    return lambda module: found[id(module.weight)]
+
+
+def prune_into(
+    model: Any, sides: list[SideStack], importance: Importance = squares, within_heads: bool = False
+) -> None:
     """Copy the most important rows and columns of the backbone's layers into the side blocks.
 
     The walk starts at the embedding's columns. The columns kept of a matrix are the rows that were kept of what it reads; the rows
     kept are those of the largest summed importance over these columns. Query, key and value are pruned together by the product of
-    their importances, within every head so that heads stay whole. Dropped layers are walked through as well. Norms and biases are
-    cut to the rows kept, tables of relative positions are copied. Raises ConfigError for LLaMA, whose rotated pairs of rows
+    their importances, over all rows, or within every head so that heads stay whole. Dropped layers are walked through as well. Norms
+    and biases are cut to the rows kept, tables of relative positions are copied. Raises ConfigError for LLaMA, whose rotated pairs of rows
     cannot be chosen one by one, and whose heads may share keys.
     """
     inner = body(model)
     config = inner.config
     if config.model_type == "llama":
         raise ConfigError("method 'ladder-side-tuning': start 'pruned' is not known for llama; use start: random")
-    words = inner.get_input_embeddings().weight.detach()
+    words = importance(inner.get_input_embeddings())
     memory: torch.Tensor | None = None
+    heads = config.num_attention_heads if within_heads else 1
     for number, ((stack, layers), side) in enumerate(zip(stacks_of(model), sides, strict=True)):
         width = side.first.out_features
-        rows = _largest(words.square().sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
+        rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
         rungs = dict(zip(side.kept, side.blocks, strict=True))
         if config.model_type in ("t5", "mt5"):
             plan = _t5(number == 1, config.is_gated_act)
@@ -95,7 +129,7 @@ def prune_into(model: Any, sides: list[SideStack], importance: Importance = squa
         for index, layer in enumerate(layers):
             target = rungs[index].block if index in rungs else None
             for sublayer in plan:
-                rows = _prune(layer, target, sublayer, rows, memory, config.num_attention_heads, width, importance)
+                rows = _prune(layer, target, sublayer, rows, memory, heads, width, importance)
         if side.norm is not None:
             _copy_vectors(_closing_norm(stack), side.norm, rows)
         tables = [m for m in layers.modules() if isinstance(m, nn.Embedding)]

@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from replica.methods.registry import MethodConfig, method
 
 
 @method(
     "private-gradients",
-    version=1,
+    version=2,
     implementation="replica.methods.privacy.gradients:PrivateGradients",
     changes={"loss"},
 )
 class PrivateGradientsConfig(MethodConfig):
-    """DP-SGD's gradient (Abadi et al. 2016) as Yu et al. 2022 use it for plug-in modules: clipped by example, noised once."""
+    """DP-SGD's gradient (Abadi et al. 2016) as Yu et al. 2022 use it for plug-in modules: clipped by example, noised once.
+
+    Give `noise`, or the `epsilon` that it is to be found for.
+    """
 
     clip: float = Field(
         10.0, gt=0, description="C: largest norm of one example's gradient over all trained tensors jointly"
     )
-    noise: float = Field(1.0, ge=0, description="sigma: standard deviation of the noise on the sum, in units of C")
-    batch: int = Field(2000, ge=1, description="B: examples of a logical batch; the sum is divided by it")
+    noise: float | None = Field(
+        None, ge=0, description="sigma: standard deviation of the noise on the sum, in units of C"
+    )
+    epsilon: float | None = Field(
+        None, gt=0, description="privacy budget of the whole run; the smallest noise that keeps to it is found"
+    )
+    delta: float = Field(
+        1e-5, gt=0, lt=1, description="chance that the budget does not hold, for which epsilon is given"
+    )
+    accountant: Literal["prv", "rdp"] = Field(
+        "prv",
+        description="who finds the noise and says epsilon: privacy random variables, or Renyi divergences (moments)",
+    )
+    batch: int | None = Field(
+        None,
+        ge=1,
+        description="B: examples of a logical batch, by which the sum is divided; the run's batch size when absent",
+    )
+    sampling: Literal["poisson", "shuffled"] = Field(
+        "poisson",
+        description="each example is in a batch with chance B / N, as accountants assume; or batches of B from a shuffled epoch, as "
+        "the released code draws them",
+    )
+    vectorised: bool = Field(
+        True, description="gradients of `chunk` examples in one pass (torch.func.vmap), or one example after the other"
+    )
+    chunk: int = Field(16, ge=1, description="examples whose single gradients are in memory at once")
+
+    @model_validator(mode="after")
+    def _noise_or_budget(self) -> PrivateGradientsConfig:
+        if (self.noise is None) == (self.epsilon is None):
+            raise ValueError("give either `noise` (sigma) or `epsilon` (the budget that sigma is found for)")
+        return self

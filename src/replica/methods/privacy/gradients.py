@@ -6,39 +6,98 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.attention
 from torch import nn
 
+from replica.errors import ConfigError
 from replica.methods.base import NOT_MODEL_INPUTS, Context, Method
+from replica.methods.privacy.accounting import ACCOUNTANTS, find_noise, spent
+from replica.methods.privacy.config import PrivateGradientsConfig
+from replica.methods.privacy.sampling import PoissonSampler
+
+#: What a masked place adds to a score; far below any score, and finite in bfloat16.
+_MASKED = -1e30
 
 
 class PrivateGradients(Method):
     """g = (sum_i g_i min(1, C / |g_i|) + sigma C N(0, 1)) / B (Yu et al. 2022, Section 3; Abadi et al. 2016, Algorithm 1).
 
-    The norm of g_i is over all trained tensors jointly. Works with any method that decides what is trained. Where a logical batch is
-    accumulated from smaller ones, these are clipped and summed, and the noise comes once. The run's own clipping of the gradient's
-    norm must be off (`max_grad_norm: 0`): it would come before the noise. What privacy a noise buys is an accountant's to say.
+    The norm of g_i is over all trained tensors jointly. Works with any method that decides what is trained. Where a batch is computed in
+    parts, by one process or several, their clipped gradients are summed, and the noise comes once, on the sum; it is divided by the
+    nominal B, however many examples were drawn. Single examples' gradients do not leave `clipped_sum`. The run's clipping of the
+    gradient's norm has nothing to act on. The noise depends on seed and step, so that a resumed run draws the same: who knows the seed
+    can take it away. Training losses in the history are not private.
     """
 
-    def loss(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
-        """Return the mean loss of the batch, whose gradient is the mean of the clipped gradients of its examples.
+    config: PrivateGradientsConfig
+    #: Sum of the clipped gradients of the step so far, by place among the trained parameters.
+    _sum: list[torch.Tensor] | None = None
 
-        Its value is the plain loss; the clipped gradients enter as sum(p - p.detach()) g, which is zero and has the gradient g.
-        """
-        parameters = [p for p in model.parameters() if p.requires_grad]
-        total, losses = clipped_sum(model, batch, context, parameters, self.config.clip)
-        mean = torch.stack(losses).mean()
-        for parameter, gradient in zip(parameters, total, strict=True):
-            mean = mean + ((parameter - parameter.detach()) * (gradient / len(losses))).sum()
-        return mean
+    def __init__(self, config: PrivateGradientsConfig):
+        super().__init__(config)
+        self.sigma, self.batch = config.noise, config.batch
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Settle the batch and the noise; raises ConfigError for a batch that is not the run's, or a budget without data."""
+        self.batch = self.config.batch or context.batch_size or None
+        if self.config.batch and context.batch_size and self.config.batch != context.batch_size:
+            raise ConfigError(
+                f"method 'private-gradients': batch {self.config.batch} is not the run's batch_size {context.batch_size}; leave it out"
+            )
+        if self.batch is None:
+            raise ConfigError("method 'private-gradients': give `batch` where there is no run to take it from")
+        if self.config.epsilon is not None and self.sigma is None:
+            if not context.rows:
+                raise ConfigError("method 'private-gradients': `epsilon` needs a run with data; give `noise` here")
+            self.sigma = find_noise(
+                self.config.epsilon, self.config.delta, self._rate(context), context.total_steps, self.config.accountant
+            )
+
+    def _rate(self, context: Context) -> float:
+        return min(1.0, self.batch / context.rows)
+
+    def sampler(self, rows: int, batch_size: int, seed: int, followers: list[Any]) -> PoissonSampler | None:
+        """Return the Poisson sampler; raises ConfigError with `accumulate`: one example could then be in a logical batch twice."""
+        if self.config.sampling == "shuffled":
+            return None
+        if batch_size != self.batch:
+            raise ConfigError(
+                "method 'private-gradients': Poisson sampling draws a logical batch at once: use accumulate: 1 (`chunk` says how many "
+                "examples are computed at a time)"
+            )
+        return PoissonSampler(rows, batch_size, seed, followers)
+
+    def loss(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
+        """Add the clipped gradients of the batch's examples to the step's sum; return the mean loss, which has a gradient of zero."""
+        numbers = batch.get("example_id")
+        rows = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
+        if numbers is not None and bool((numbers < 0).any()):
+            rows = {key: value[numbers >= 0] for key, value in rows.items()}
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        nothing = sum(0.0 * p.sum() for p in trained.values())
+        if not len(next(iter(rows.values()))):
+            return nothing
+        config = self.config
+        total, losses = clipped_sum(
+            model, rows, context, trained, config.clip, config.chunk if config.vectorised else 0
+        )
+        if self._sum is None:
+            self._sum = total
+        else:
+            torch._foreach_add_(self._sum, total)
+        return losses.mean() + nothing
 
     def on_gradients(self, model: Any, context: Context) -> None:
-        """Add the noise, of standard deviation sigma C / B a coordinate, to the gradient of the logical batch."""
+        """Make the step's gradient: (the sum over all processes + noise of standard deviation sigma C) / B."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        total = self._sum or [torch.zeros_like(p) for p in trained]
+        self._sum = None
         seeds = self.generator(context.seed, context.step)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-                self.add_noise(parameter.grad, seeds)
+        for parameter, gradient in zip(trained, total, strict=True):
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                torch.distributed.all_reduce(gradient)
+            parameter.grad = gradient.div_(self.batch).to(parameter.dtype)
+            self.add_noise(parameter.grad, seeds)
 
     @staticmethod
     def generator(seed: int, step: int) -> torch.Generator:
@@ -53,7 +112,27 @@ class PrivateGradients(Method):
     @property
     def deviation(self) -> float:
         """Standard deviation of the noise on a coordinate of the mean gradient: sigma C / B."""
-        return self.config.noise * self.config.clip / self.config.batch
+        return self.sigma * self.config.clip / self.batch
+
+    def reported(self, model: Any, context: Context) -> dict[str, float | int | str]:
+        """Return the budget that the run has spent, by both accountants, and what it follows from.
+
+        epsilon (by the configured accountant), epsilon_prv, epsilon_rdp, delta, noise_multiplier, sample_rate, steps; `stated` in words.
+        """
+        rate, steps = self._rate(context), context.total_steps
+        found = {name: spent(self.sigma, rate, steps, self.config.delta, name) for name in ACCOUNTANTS}
+        epsilon, which = found[self.config.accountant], self.config.accountant
+        other = "" if self.config.sampling == "poisson" else ", as if batches had been drawn by Poisson sampling"
+        return {
+            "epsilon": epsilon,
+            **{f"epsilon_{name}": value for name, value in found.items()},
+            "delta": self.config.delta,
+            "noise_multiplier": self.sigma,
+            "clip": self.config.clip,
+            "sample_rate": rate,
+            "steps": steps,
+            "stated": f"epsilon {epsilon:.3g} ({which}) at delta {self.config.delta:g}{other}",
+        }
 
     def cost(self, model: Any) -> dict[str, float]:
         """Return what one step's noise measures on tensors of the trainable parameters' shapes with gradients of zero.
@@ -73,19 +152,71 @@ class PrivateGradients(Method):
 
 
 def clipped_sum(
-    model: nn.Module, batch: dict[str, torch.Tensor], context: Context, parameters: list[nn.Parameter], clip: float
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Return the sum over examples of their clipped gradients, a tensor for each parameter, and the examples' losses."""
-    rows = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
-    total = [torch.zeros_like(p) for p in parameters]
+    model: nn.Module,
+    rows: dict[str, torch.Tensor],
+    context: Context,
+    trained: dict[str, nn.Parameter],
+    clip: float,
+    chunk: int = 0,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the sum over examples of their clipped gradients, a tensor for each trained parameter, and the examples' losses.
+
+    `chunk` examples are computed in one pass by torch.func.vmap, each with a dropout of its own; 0: one after the other.
+    """
+    count = len(next(iter(rows.values())))
+    total = [torch.zeros_like(p, dtype=torch.float32) for p in trained.values()]
     losses = []
-    for index in range(len(next(iter(rows.values())))):
-        loss = context.forward(model, {key: value[index : index + 1] for key, value in rows.items()}).loss
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-        norm = torch.sqrt(sum(g.square().sum() for g in gradients if g is not None))
-        factor = torch.clamp(clip / norm, max=1.0)
-        for kept, gradient in zip(total, gradients, strict=True):
-            if gradient is not None:
-                kept.add_(gradient * factor)
+    for start in range(0, count, chunk or 1):
+        part = {key: value[start : start + (chunk or 1)] for key, value in rows.items()}
+        gradients, loss = (_many if chunk else _one)(model, part, context, trained)
+        with torch.autocast(loss.device.type, enabled=False):  # the bound holds to float32
+            squares = sum(g.flatten(1).float().square().sum(1) for g in gradients)
+            factor = torch.clamp(clip / squares.sqrt(), max=1.0)
+            for kept, gradient in zip(total, gradients, strict=True):
+                kept.add_(torch.einsum("b,b...->...", factor, gradient.float()))
         losses.append(loss.detach())
-    return total, losses
+    return total, torch.cat(losses)
+
+
+def _one(
+    model: nn.Module, row: dict[str, torch.Tensor], context: Context, trained: dict[str, nn.Parameter]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the gradients of one example, with a first dimension of 1, and its loss, (1,)."""
+    loss = context.forward(model, row).loss
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+    return [g[None] for g in gradients], loss.reshape(1)
+
+
+def _many(
+    model: nn.Module, rows: dict[str, torch.Tensor], context: Context, trained: dict[str, nn.Parameter]
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return the gradients of all examples by one pass, each (rows, ...), and their losses, (rows,)."""
+    values = {name: p.detach() for name, p in trained.items()}
+
+    def one(values: dict[str, torch.Tensor], row: dict[str, torch.Tensor]) -> torch.Tensor:
+        inputs = {key: value.unsqueeze(0) for key, value in row.items()}
+        return torch.func.functional_call(model, values, (), inputs).loss
+
+    single = torch.func.vmap(torch.func.grad_and_value(one), in_dims=(None, 0), randomness="different")
+    with torch.nn.attention.sdpa_kernel(
+        torch.nn.attention.SDPBackend.MATH
+    ):  # fused kernels would run example by example
+        gradients, losses = single(values, _without_a_look(rows, context))
+    return [gradients[name] for name in trained], losses
+
+
+def _without_a_look(rows: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
+    """Return the rows with a mask of attention that no model looks into, which one pass for all examples does not allow.
+
+    What may be read is given as numbers to add to the scores, (rows, 1, 1, length). A decoder needs no mask for padding on the right:
+    no word looks at it.
+    """
+    mask = rows.get("attention_mask")
+    if mask is None or mask.dim() != 2:
+        return rows
+    rest = {key: value for key, value in rows.items() if key != "attention_mask"}
+    if context.head == "causal":
+        if bool((mask[:, 1:] > mask[:, :-1]).any()):
+            raise ConfigError("method 'private-gradients': a decoder's sentences must be padded on the right")
+        return rest
+    return {**rest, "attention_mask": torch.where(mask.bool(), 0.0, _MASKED)[:, None, None, :]}

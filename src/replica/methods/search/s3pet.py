@@ -1,98 +1,30 @@
-"""Sparse Structure Search on T5: gated slots at every matrix, norm and sublayer, within a budget of trained parameters."""
+"""Sparse Structure Search: gated slots at every matrix, norm and sublayer, within a budget of trained parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
-from replica.methods.peft.freeze import train_only
-from replica.methods.peft.layers import Adapter, LowRankLinear
+from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.places import sublayer_outputs
-from replica.methods.search.gates import choose, probabilities, soft_gates
-from replica.models import encoder_layers
+from replica.methods.search.bilevel import after_adamw, second_order
+from replica.methods.search.config import S3PETConfig
+from replica.methods.search.gates import choose, probabilities
+from replica.methods.search.slots import SLOTS, STRUCTURE, Gated, Parallel, Sequential, Slot, Structure, refresh
+from replica.models import body, encoder_layers
 
-#: Name under which the model owns the structural parameters.
-STRUCTURE = "s3_structure"
-#: Name under which a module owns its slots.
-SLOTS = "s3"
-
-
-class Structure(nn.Module):
-    """Structural parameters alpha of all slots, their sizes, and the gates of now.
-
-    While it searches, gates are drawn from alpha with the step's `uniform`; afterwards they are `chosen`, 0 or 1.
-    """
-
-    def __init__(self, sizes: list[int], budget: float, beta: float):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.zeros(len(sizes)))
-        self.register_buffer("uniform", torch.full((len(sizes),), 0.5))
-        self.register_buffer("chosen", torch.zeros(len(sizes)))
-        self.sizes, self.budget, self.beta = tuple(sizes), budget, beta
-        self.searching = False
-        self.gates = self.chosen
-
-    def probabilities(self) -> torch.Tensor:
-        """Return each slot's probability; the expected number of parameters is the budget."""
-        sizes = torch.tensor(self.sizes, dtype=torch.float64)
-        return probabilities(self.alpha, sizes, self.budget, self.beta)
-
-    def refresh(self) -> None:
-        """Set the gates for one forward pass: drawn while searching and training, probable while searching, else chosen."""
-        if not self.searching:
-            self.gates = self.chosen
-        elif self.alpha.is_meta:
-            self.gates = torch.sigmoid(self.alpha)
-        else:
-            chances = self.probabilities()
-            self.gates = soft_gates(chances, self.uniform) if self.training else chances
-
-
-class Slot(nn.Module):
-    """A small module with a gate: `index` is its place among all slots, `kind` lora, bias, scale or adapter."""
-
-    def __init__(self, index: int, kind: str):
-        super().__init__()
-        self.index, self.kind = index, kind
-
-    def size(self) -> int:
-        """Return how many parameters it has."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-
-class Parallel(Slot):
-    """What a module's input adds to its output: rank-1 LoRA x a b, a bias, or a scale of the normalised input."""
-
-    def __init__(self, index: int, kind: str, inputs: int, outputs: int):
-        super().__init__(index, kind)
-        if kind == "lora":
-            self.first = nn.Parameter(torch.zeros(inputs, 1))
-        self.last = nn.Parameter(torch.zeros(1, outputs) if kind == "lora" else torch.zeros(outputs))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the addition; a scale takes the input over its root mean square."""
-        if self.kind == "lora":
-            return (x @ self.first) @ self.last
-        if self.kind == "bias":
-            return self.last
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.last
-
-
-class Sequential(Slot):
-    """A rank-1 adapter on a sublayer's output, without its residual sum."""
-
-    def __init__(self, index: int, width: int, bottleneck: int):
-        super().__init__(index, "adapter")
-        self.adapter = Adapter(LowRankLinear(width, bottleneck, 1), LowRankLinear(bottleneck, width, 1), "gelu_new")
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the adapter adds to x."""
-        return self.adapter.up(self.adapter.activation(self.adapter.down(x)))
+#: Architectures whose matrices are known, and the names of those that get slots. T5's cross-attention gets none.
+MATRICES = {
+    "t5": ("SelfAttention.", "DenseReluDense."),
+    "bert": ("attention.self.", "attention.output.dense", "intermediate.dense", "output.dense"),
+    "roberta": ("attention.self.", "attention.output.dense", "intermediate.dense", "output.dense"),
+}
 
 
 class SparseStructureSearch(Method):
@@ -101,29 +33,62 @@ class SparseStructureSearch(Method):
     Slots: rank-1 LoRA and a bias at q, k, v, o of self-attention and at both feed-forward matrices, a bias and a scale at each
     layer norm, rank-1 adapters after self-attention and feed-forward; cross-attention's matrices have none. zeta keeps the expected
     number of trained parameters on the budget at every step; when training ends, the most probable slots that fit it are kept.
-    Alpha and the slots' weights are trained on the same batches here; the paper's second-order bi-level step, on halves of the
-    training set, and its retraining of the chosen slots from a fresh start are not part of it.
+
+    The run's batches come from one half of the training set and train the weights. Before each, alpha moves by its gradient on a batch of
+    the other half: second order, through one virtual AdamW step of the weights (`bilevel`), or first order. All losses of a step see the
+    same gates' noise and the same dropout, and alpha's are computed in float32. `phase: retrain` starts from a searched model, draws the
+    chosen slots (and a new head) anew and trains them alone, on all of the training set.
     """
 
+    config: S3PETConfig
+    #: Step in which alpha has moved already: of the parts of a batch, the first moves it.
+    _moved: int = -1
+
     def prepare(self, model: Any, context: Context) -> None:
-        """Put the slots in, draw them by the run's seed, and train them and alpha alone."""
-        if "s3pet" not in context.restored:
+        """Put the slots in and draw them by the run's seed; train them and alpha, or the chosen ones alone.
+
+        Raises ConfigError where what is retrained was not searched for.
+        """
+        restored = "s3pet" in context.restored
+        retrain = self.config.phase == "retrain"
+        if retrain and not restored and self.config.structure == "searched":
+            raise ConfigError("method 's3pet': `phase: retrain` starts `from:` a run that searched")
+        if not restored:
             self.restore(model)
-            seeds = torch.Generator().manual_seed(context.seed)
-            for slot in self.slots(model):
-                if slot.kind == "adapter":
-                    slot.adapter.reset(seeds)
-                elif slot.kind == "lora" and not slot.first.is_meta:
-                    with torch.no_grad():
-                        slot.first.copy_(torch.empty(slot.first.shape).normal_(0.0, 0.02, generator=seeds))
-        structure = getattr(model, STRUCTURE)
-        structure.searching = True
-        train_only(model, [structure.alpha, *(p for slot in self.slots(model) for p in slot.parameters())])
+        structure, slots = getattr(model, STRUCTURE), list(self.slots(model))
+        seeds = torch.Generator().manual_seed(context.seed)
+        if retrain and self.config.structure == "random" and not structure.alpha.is_meta:
+            order = torch.rand(len(slots), generator=seeds)
+            structure.chosen.copy_(choose(order, torch.tensor(structure.sizes), structure.budget))
+        if retrain or not restored:
+            for slot in slots:
+                slot.reset(seeds)
+        if retrain and restored:
+            self._reset_head(model, seeds)
+        structure.searching = not retrain
+        kept = [s for s in slots if not retrain or structure.alpha.is_meta or bool(structure.chosen[s.index])]
+        alpha = [] if retrain else [structure.alpha]
+        own = [p for slot in kept for p in slot.parameters()]
+        train_only(model, [*alpha, *own, *self._head(model)])
+
+    def _head(self, model: Any) -> list[nn.Parameter]:
+        """Return the parameters of a new head; alpha, which stands beside it, is not one of them."""
+        return [p for p in also_trained(model, self.config) if p is not getattr(model, STRUCTURE).alpha]
+
+    @torch.no_grad()
+    def _reset_head(self, model: Any, seeds: torch.Generator) -> None:
+        deviation = getattr(model.config, "initializer_range", 0.02)
+        for parameter in self._head(model):
+            if parameter.dim() > 1:
+                parameter.copy_(torch.empty(parameter.shape).normal_(0.0, deviation, generator=seeds))
+            else:
+                parameter.zero_()
 
     def restore(self, model: Any) -> None:
-        """Add the slots with weights of zero; raises ConfigError for another architecture than T5 or a second search."""
-        if getattr(model.config, "model_type", "") != "t5":
-            raise ConfigError(f"method 's3pet': architecture '{model.config.model_type}' is not known; known: t5")
+        """Add the slots with weights of zero; raises ConfigError for an architecture that is not known, or a second search."""
+        kind = getattr(model.config, "model_type", "")
+        if kind not in MATRICES:
+            raise ConfigError(f"method 's3pet': architecture '{kind}' is not known; known: {', '.join(MATRICES)}")
         if hasattr(model, STRUCTURE):
             raise ConfigError("method 's3pet': the model has slots already; use it once a run")
         backbone = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
@@ -142,15 +107,66 @@ class SparseStructureSearch(Method):
         with torch.device(device):
             structure = Structure(sizes, self.config.budget * backbone, self.config.beta)
         model.add_module(STRUCTURE, structure)
-        model.register_forward_pre_hook(_refresh)
+        model.register_forward_pre_hook(refresh)
         for module, _ in holders:
-            module.register_forward_hook(_Gated(structure))
+            module.register_forward_hook(Gated(structure))
 
     def optimizer(self, model: Any, context: Context) -> torch.optim.Optimizer:
-        """Return AdamW with the structural parameters' own rate."""
-        weights = [p for slot in self.slots(model) for p in slot.parameters()]
-        groups = [{"params": weights}, {"params": [getattr(model, STRUCTURE).alpha], "lr": self.config.structure_rate}]
-        return torch.optim.AdamW(groups, lr=context.learning_rate, weight_decay=context.weight_decay)
+        """Return AdamW of the weights; alpha moves by itself, in `loss`."""
+        weights = self._weights(model)
+        return torch.optim.AdamW(weights, lr=context.learning_rate, weight_decay=context.weight_decay)
+
+    def _weights(self, model: Any) -> list[nn.Parameter]:
+        return [p for p in model.parameters() if p.requires_grad and p is not getattr(model, STRUCTURE).alpha]
+
+    def training_rows(self, rows: int, seed: int) -> list[int] | None:
+        """Return the half of the training set that the weights are trained on while searching."""
+        return self._halves(rows, seed)[0] if self.config.phase == "search" else None
+
+    @staticmethod
+    def _halves(rows: int, seed: int) -> tuple[list[int], list[int]]:
+        order = np.random.default_rng([seed, 0x53]).permutation(rows)
+        return np.sort(order[: -(-rows // 2)]).tolist(), np.sort(order[-(-rows // 2) :]).tolist()
+
+    def loss(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
+        """Move alpha, once a step, and return the loss that trains the weights."""
+        structure = getattr(model, STRUCTURE)
+        if structure.searching and self._moved != context.step:
+            self._moved = context.step
+            self._move(model, batch, context)
+        structure.fixed = True
+        try:
+            return context.forward(model, batch).loss
+        finally:
+            structure.fixed = False
+
+    def _move(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> None:
+        structure, alpha = getattr(model, STRUCTURE), getattr(model, STRUCTURE).alpha
+        _, half = self._halves(context.rows, context.seed)
+        count_ = min(len(half), len(next(iter(batch.values()))))
+        drawn = np.random.default_rng([context.seed, 0xA1, context.step]).choice(half, count_, replace=False)
+        held = context.examples(drawn.tolist(), model)
+        weights, optimizer = self._weights(model), context.optimizer
+        rate = optimizer.param_groups[0]["lr"] if optimizer is not None else context.learning_rate
+
+        def alike(rows: dict[str, torch.Tensor]) -> torch.Tensor:
+            devices = [alpha.device] if alpha.is_cuda else []
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed((context.seed + 1) * 1_000_003 + context.step)
+                return context.exactly(model, rows).loss
+
+        with torch.autocast(alpha.device.type, enabled=False):  # differences of gradients: backward, too, in float32
+            if self.config.order == "first":
+                (gradient,) = torch.autograd.grad(alike(held), [alpha])
+            else:
+                gradient = second_order(
+                    alpha, weights, lambda: alike(batch), lambda: alike(held),
+                    lambda step: after_adamw(weights, step, optimizer), rate,
+                )  # fmt: skip
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(gradient.div_(torch.distributed.get_world_size()))
+        decayed = rate / context.learning_rate if context.learning_rate else 1.0
+        structure.step(gradient, self.config.structure_rate * decayed, self.config.structure_clip)
 
     def on_step_begin(self, model: Any, context: Context) -> None:
         """Draw the step's numbers, the same for every forward pass in it."""
@@ -164,14 +180,38 @@ class SparseStructureSearch(Method):
         structure = getattr(model, STRUCTURE)
         with torch.no_grad():
             sizes = torch.tensor(structure.sizes, dtype=torch.float64)
-            structure.chosen.copy_(choose(structure.probabilities(), sizes, structure.budget))
+            if structure.searching:
+                structure.chosen.copy_(choose(structure.probabilities(), sizes, structure.budget))
         structure.searching, structure.gates = False, structure.chosen
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count alpha and all slots from the configuration of T5."""
+        """Count alpha, all slots and a new head from the configuration of the model; of a retrained structure nothing is foreseen."""
+        if self.config.phase == "retrain":
+            return {}
         space = self._space(model)
-        return {"trainable_parameters": space["slots"] + space["parameters"]}
+        own = space["slots"] + space["parameters"]
+        return {"trainable_parameters": own + count(self._head(model))}
+
+    def reported(self, model: Any, context: Context) -> dict[str, float | int]:
+        """Return the budget, what is expected of the gates (searching), and slots and parameters of the structure that is kept."""
+        structure = getattr(model, STRUCTURE)
+        sizes = torch.tensor(structure.sizes, dtype=torch.float64)
+        found: dict[str, float | int] = {"budget": structure.budget}
+        chosen = structure.chosen.bool()
+        if structure.searching:
+            chances = structure.probabilities().detach()
+            found["expected"], chosen = float((sizes * chances).sum()), choose(chances, sizes, structure.budget)
+        kinds = [slot.kind for slot in self.slots(model)]
+        counts = {
+            kind: sum(1 for k, c in zip(kinds, chosen.tolist(), strict=True) if c and k == kind) for kind in kinds
+        }
+        return {
+            **found,
+            "chosen": int(sizes[chosen].sum()),
+            "chosen_slots": int(chosen.sum()),
+            **{f"chosen_{kind}": number for kind, number in counts.items()},
+        }
 
     def cost(self, model: Any) -> dict[str, Any]:
         """Return the space as built, by kind, and what the budget asks and the gates expect of it, at alpha = 0.
@@ -209,7 +249,8 @@ class SparseStructureSearch(Method):
     def _kinds(self, module: nn.Module, what: str, adapted: bool) -> list:
         if what == "norm":
             width = module.weight.shape[0]
-            return [lambda i: Parallel(i, "bias", width, width), lambda i: Parallel(i, "scale", width, width)]
+            centred = isinstance(module, nn.LayerNorm)
+            return [lambda i: Parallel(i, "bias", width, width), lambda i: Parallel(i, "scale", width, width, centred)]
         inputs, outputs = module.in_features, module.out_features
         kinds = [lambda i: Parallel(i, "lora", inputs, outputs)]
         if self.config.space == "mix":
@@ -219,8 +260,10 @@ class SparseStructureSearch(Method):
         return kinds
 
     def _space(self, model: Any) -> dict[str, int]:
-        """Count slots and their parameters by T5's sizes."""
-        c = model.config
+        """Count slots and their parameters by the sizes of T5, or of BERT."""
+        c = body(model).config
+        if c.model_type != "t5":
+            return self._space_of_bert(c)
         layers, inner = c.num_layers + c.num_decoder_layers, c.num_heads * c.d_kv
         gated = 1 if c.is_gated_act else 0
         matrices = 6 + gated
@@ -236,36 +279,26 @@ class SparseStructureSearch(Method):
             "parameters": layers * (lora + biases + 2 * adapter) + 2 * norms * c.d_model,
         }
 
+    def _space_of_bert(self, c: Any) -> dict[str, int]:
+        layers, d, f = c.num_hidden_layers, c.hidden_size, c.intermediate_size
+        lora = 4 * 2 * d + 2 * (d + f)
+        if self.config.space == "lora":
+            return {"slots": layers * 6, "parameters": layers * lora}
+        norms, adapter = 2 * layers + 1, 3 * (d + max(1, d // self.config.reduction))
+        return {
+            "slots": layers * (2 * 6 + 2) + 2 * norms,
+            "parameters": layers * (lora + 5 * d + f + 2 * adapter) + 2 * norms * d,
+        }
+
     @staticmethod
     def _matrices(model: Any) -> list[nn.Linear]:
         return [
             module
             for layer in encoder_layers(model)
             for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear) and ("SelfAttention" in name or "DenseReluDense" in name)
+            if isinstance(module, nn.Linear) and any(part in name for part in MATRICES[body(model).config.model_type])
         ]
 
 
-class _Gated:
-    """Forward hook of a module with slots."""
-
-    def __init__(self, structure: Structure):
-        self.structure = structure
-
-    def __call__(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        base, gates = output, self.structure.gates
-        for slot in getattr(module, SLOTS):
-            if isinstance(slot, Parallel):
-                output = output + gates[slot.index] * slot(inputs[0])
-        for slot in getattr(module, SLOTS):
-            if isinstance(slot, Sequential):
-                output = output + gates[slot.index] * slot(output)
-        return output.to(base.dtype)
-
-
-def _refresh(model: nn.Module, _inputs: tuple) -> None:
-    getattr(model, STRUCTURE).refresh()
-
-
 def _norms(model: nn.Module) -> list[nn.Module]:
-    return [m for m in model.modules() if type(m).__name__ == "T5LayerNorm"]
+    return [m for m in body(model).modules() if type(m).__name__ in ("T5LayerNorm", "LayerNorm")]

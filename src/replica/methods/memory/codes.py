@@ -1,0 +1,142 @@
+"""Eight-bit codes for optimizer states: maps of 256 values, and quantization by blocks (Dettmers et al. 2022, Section 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+#: Values of an 8-bit code.
+SIZE = 256
+#: Decades of the dynamic maps.
+_DECADES = 7
+
+
+def dynamic_map(signed: bool) -> torch.Tensor:
+    """Return the dynamic tree code, ascending: decade i of seven holds the midpoints of 2^i (unsigned: 2^(i+1)) equal parts.
+
+    The parts are of [0.1, 1], times 10^(i - 6); 0 and 1 are added. There is no -1: the signed map holds 127 negative values, 0, and 128
+    positive ones.
+    """
+    values = _decades(signed, [2 ** (i if signed else i + 1) for i in range(_DECADES)])
+    return torch.tensor(sorted([*values, 0.0, 1.0]), dtype=torch.float32)
+
+
+def inverse_dynamic_map(signed: bool) -> torch.Tensor:
+    """Return the dynamic code with its precision turned round: the smallest decade has the most values, the largest the fewest."""
+    parts = [2 ** (i if signed else i + 1) for i in range(_DECADES)]
+    return torch.tensor(sorted([*_decades(signed, parts[::-1]), 0.0, 1.0]), dtype=torch.float32)
+
+
+def linear_map(signed: bool) -> torch.Tensor:
+    """Return equal steps from -1 (unsigned: 0) to 1; the signed map has 0 twice, so that it holds 0 exactly."""
+    if not signed:
+        return torch.linspace(0, 1, SIZE)
+    steps = torch.linspace(-1, 1, SIZE - 1)
+    steps[SIZE // 2 - 1] = 0.0
+    return torch.cat([steps, torch.zeros(1)]).sort().values
+
+
+def quantile_map(scaled: torch.Tensor) -> torch.Tensor:
+    """Return the code that uses every value equally often: means of neighbouring quantiles of the values (equation 5).
+
+    q_i = (Q(i / 257) + Q((i + 1) / 257)) / 2 for i = 0 to 255, Q being the quantile function of `scaled`, whose values lie in [-1, 1].
+    The value nearest to 0 becomes 0, and the ends are what is largest and smallest, so that nothing is clipped.
+    """
+    ordered = scaled.flatten().float().sort().values
+    places = torch.linspace(0, 1, SIZE + 1, dtype=torch.float64) * (len(ordered) - 1)
+    low = places.floor().long()
+    share = (places - low).float().to(ordered.device)
+    high = (low + 1).clamp(max=len(ordered) - 1)
+    quantiles = ordered[low.to(ordered.device)] * (1 - share) + ordered[high.to(ordered.device)] * share
+    code = (quantiles[:-1] + quantiles[1:]) / 2
+    code[0], code[-1] = ordered[0], ordered[-1]
+    code[code.abs().argmin()] = 0.0
+    return code.sort().values
+
+
+#: Codes that do not depend on the values, by name.
+MAPS = {"dynamic": dynamic_map, "inverse-dynamic": inverse_dynamic_map, "linear": linear_map}
+#: All codes.
+CODES = (*MAPS, "quantile")
+
+
+def _decades(signed: bool, parts: list[int]) -> list[float]:
+    values = []
+    for exponent, count in enumerate(parts):
+        ends = torch.linspace(0.1, 1, count + 1, dtype=torch.float64)
+        middles = ((ends[:-1] + ends[1:]) / 2 * 10.0 ** (exponent - _DECADES + 1)).tolist()
+        values += middles + ([-value for value in middles] if signed else [])
+    return values
+
+
+def code_for(name: str, values: torch.Tensor, signed: bool, block: int | None = None) -> torch.Tensor:
+    """Return the code `name` on the values' device; the quantile code is made of them, each block divided by its largest."""
+    if name != "quantile":
+        return MAPS[name](signed).to(values.device)
+    blocks, absmax = _blocks(values, block)
+    return quantile_map(_scaled(blocks, absmax).flatten()[: values.numel()])
+
+
+def quantize(
+    values: torch.Tensor,
+    code: torch.Tensor,
+    block: int | None = None,
+    keep_sign: bool = False,
+    lookup: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the nearest codes (uint8, of the values' shape) and each block's largest magnitude (float32).
+
+    `block` is a number of consecutive values, None the whole tensor; a block of zeros gets the code of 0 and magnitude 0. With
+    `keep_sign` a code whose sign bit is not the value's is moved one step towards it, as the library's GPU kernel does: a negative value
+    never becomes 0. `lookup` rounds a value, over its block's magnitude, to the middle of one of 2^16 equal steps first, as bitsandbytes
+    0.50 does on processors: there 0 is not 0 but about 2e-5 of the magnitude, and all smaller values are.
+    """
+    blocks, absmax = _blocks(values, block)
+    scaled = _scaled(blocks, absmax).flatten()[: values.numel()]
+    sought = scaled if not lookup else (((scaled + 1) * 2**15).floor().clamp(max=2**16 - 1) + 0.5) / 2**15 - 1
+    codes = torch.bucketize(sought, (code[1:] + code[:-1]) / 2)
+    if keep_sign:
+        wrong = torch.signbit(code[codes]) != torch.signbit(scaled)
+        codes = torch.where(wrong, codes + torch.where(scaled > 0, 1, -1), codes).clamp(0, len(code) - 1)
+    return codes.to(torch.uint8).view(values.shape), absmax
+
+
+def dequantize(codes: torch.Tensor, absmax: torch.Tensor, code: torch.Tensor, block: int | None = None) -> torch.Tensor:
+    """Return the values that codes stand for, float32, of the codes' shape."""
+    size = codes.numel() if block is None else block
+    scales = absmax.repeat_interleave(size)[: codes.numel()]
+    return (code[codes.flatten().long()] * scales).view(codes.shape)
+
+
+def _blocks(values: torch.Tensor, block: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    flat = values.detach().float().flatten()
+    size = flat.numel() if block is None else block
+    blocks = functional.pad(flat, (0, -flat.numel() % size)).view(-1, size)
+    return blocks, blocks.abs().amax(1)
+
+
+def _scaled(blocks: torch.Tensor, absmax: torch.Tensor) -> torch.Tensor:
+    return blocks / torch.where(absmax > 0, absmax, torch.ones_like(absmax))[:, None]
+
+
+def adam_errors(
+    first: torch.Tensor, second: torch.Tensor, name: str, block: int | None, epsilon: float = 1e-8
+) -> dict[str, float]:
+    """Return what quantization by a code and block does to Adam's two moments, and to the update that they make.
+
+    first, second: mean absolute error of each moment; update: mean of |u8 - u32| / |u32|, u = m / (sqrt(v) + epsilon), over the values
+    whose 32-bit update is not zero (the paper's relative Adam error).
+    """
+    kept = []
+    for values, signed in ((first, True), (second, False)):
+        code = code_for(name, values, signed, block)
+        kept.append(dequantize(*quantize(values, code, block), code, block))
+    exact = first / (second.sqrt() + epsilon)
+    rough = kept[0] / (kept[1].sqrt() + epsilon)
+    moved = exact != 0
+    relative = ((rough - exact).abs() / exact.abs())[moved]
+    return {
+        "first": float((kept[0] - first).abs().mean()),
+        "second": float((kept[1] - second).abs().mean()),
+        "update": float(relative.mean()) if relative.numel() else 0.0,
+    }

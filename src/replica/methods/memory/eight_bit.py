@@ -1,0 +1,220 @@
+"""Optimizers whose states are kept in 8 bits: bitsandbytes', and a reference with other codes and blocks (Dettmers et al. 2022)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from replica.methods.base import Context, Method
+from replica.methods.memory.codes import CODES, MAPS, adam_errors, code_for, dequantize, quantize
+from replica.methods.memory.config import EightBitConfig, StateErrorConfig
+from replica.methods.memory.stable_embedding import StableEmbedding
+
+#: Name under which a model owns the errors that were measured at the last step.
+ERRORS = "state_errors"
+
+
+class EightBit(Method):
+    """AdamW, or SGD with momentum, with states in 8 bits; a stable embedding's and small tensors' stay in 32 bits."""
+
+    config: EightBitConfig
+
+    def optimizer(self, model: Any, context: Context) -> torch.optim.Optimizer:
+        """Return the library's optimizer, or the reference where the configuration asks for it."""
+        config = self.config
+        groups = self._groups(model)
+        rates = {"lr": context.learning_rate, "weight_decay": context.weight_decay}
+        if config.engine == "reference":
+            return BlockwiseOptimizer(
+                groups, **rates, update=config.update, betas=config.betas, eps=config.epsilon, code=config.code,
+                block=config.block, smallest=config.smallest, keep_sign=config.keep_sign,
+            )  # fmt: skip
+        options = {**rates, "min_8bit_size": config.smallest}
+        if config.update == "momentum":
+            return _library("SGD8bit")(groups, **options, momentum=config.betas[0])
+        return _library("AdamW8bit")(groups, **options, betas=config.betas, eps=config.epsilon)
+
+    @staticmethod
+    def _groups(model: Any) -> list[dict[str, Any]]:
+        stable = {id(m.weight) for m in model.modules() if isinstance(m, StableEmbedding)}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.dim() > 1 and id(p) not in stable]},
+            {"params": [p for p in trained if id(p) in stable], "optim_bits": 32},
+            {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def _library(name: str) -> type:
+    """Return an optimizer class of bitsandbytes whose parameter groups may set `optim_bits` (8 unless they do).
+
+    The library's own way is a list of overrides that all optimizers of a process share, kept by the places of parameters.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # it misses a package that is for other models
+    import bitsandbytes
+
+    class Grouped(getattr(bitsandbytes.optim, name)):
+        def get_config(self, gindex: int, pindex: int, group: dict) -> dict:
+            return super().get_config(gindex, pindex, group) | {"optim_bits": group.get("optim_bits", 8)}
+
+    Grouped.__name__ = name
+    return Grouped
+
+
+class BlockwiseOptimizer(torch.optim.Optimizer):
+    """The paper's optimizers written out: states are dequantized, updated in float32, used, and quantized again.
+
+    AdamW: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2; p moves by these fresh values, not by what is stored:
+    -lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + sqrt(1 - b2^t) eps), and then shrinks by 1 - lr wd. The first moment has the signed
+    code, the second the unsigned one. Momentum: m = b1 m + g (the first time m = g), p moves by -lr m; decay is added to g.
+    Gradients that are not finite count as zero. `lookup`: see `quantize`. Tensors below `smallest` values, and groups with
+    `optim_bits: 32`, keep float32.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable,
+        lr: float = 1e-3,
+        *,
+        update: str = "adamw",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        code: str = "dynamic",
+        block: int | None = 2048,
+        smallest: int = 4096,
+        keep_sign: bool = True,
+        lookup: bool = False,
+    ):
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "optim_bits": 8}
+        super().__init__(parameters, defaults)
+        self.update, self.code, self.block = update, code, block
+        self.smallest, self.keep_sign, self.lookup = smallest, keep_sign, lookup
+        self._maps: dict[tuple[bool, torch.device], torch.Tensor] = {}
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Update every parameter that has a gradient; returns the closure's loss where one is given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        move = self._adamw if self.update == "adamw" else self._momentum
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                state = self.state[parameter]
+                state["step"] = state.get("step", 0) + 1
+                move(parameter, torch.nan_to_num(parameter.grad.float(), 0.0, 0.0, 0.0), state, group)
+        return loss
+
+    def _adamw(self, parameter: nn.Parameter, gradient: torch.Tensor, state: dict, group: dict) -> None:
+        (first, second), step = group["betas"], state["step"]
+        m = self._read(state, 1, gradient).mul_(first).add_(gradient, alpha=1 - first)
+        v = self._read(state, 2, gradient).mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        correction = (1 - second**step) ** 0.5
+        rate = group["lr"] * correction / (1 - first**step)
+        parameter.sub_((rate * m / (v.sqrt() + correction * group["eps"])).to(parameter.dtype))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        self._write(state, 1, m, group)
+        self._write(state, 2, v, group)
+
+    def _momentum(self, parameter: nn.Parameter, gradient: torch.Tensor, state: dict, group: dict) -> None:
+        gradient = gradient + group["weight_decay"] * parameter
+        m = self._read(state, 1, gradient).mul_(group["betas"][0]).add_(gradient)
+        parameter.sub_((group["lr"] * m).to(parameter.dtype))
+        self._write(state, 1, m, group)
+
+    def _read(self, state: dict, number: int, like: torch.Tensor) -> torch.Tensor:
+        """Return a moment in float32, zero before the first step, as a tensor that may be changed."""
+        if f"state{number}" not in state:
+            return torch.zeros_like(like)
+        kept = state[f"state{number}"]
+        if kept.dtype != torch.uint8:
+            return kept.clone()
+        return dequantize(kept, state[f"absmax{number}"], self._code(state, number, kept), self.block)
+
+    def _write(self, state: dict, number: int, values: torch.Tensor, group: dict) -> None:
+        if values.numel() < self.smallest or group["optim_bits"] == 32:
+            state[f"state{number}"] = values
+            return
+        if self.code == "quantile":
+            state[f"code{number}"] = code_for("quantile", values, number == 1, self.block)
+        code = self._code(state, number, values)
+        signed = self.keep_sign and number == 1
+        kept = quantize(values, code, self.block, signed, self.lookup)
+        state[f"state{number}"], state[f"absmax{number}"] = kept
+
+    def _code(self, state: dict, number: int, like: torch.Tensor) -> torch.Tensor:
+        if self.code == "quantile":
+            return state[f"code{number}"]
+        key = (number == 1, like.device)
+        if key not in self._maps:
+            self._maps[key] = MAPS[self.code](number == 1).to(like.device)
+        return self._maps[key]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a stored state over; its tensors keep their own types, where torch would give them the parameter's."""
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        numbers = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, torch.Tensor):
+                    self.state[parameter][name] = value.detach().clone().to(parameter.device)
+
+
+class StateError(Method):
+    """What 8-bit codes would do to the states of a 32-bit Adam, measured once, after the last step; nothing is changed.
+
+    Tensors of at least `smallest` values count, each by its number of values. Reported: `<code>.<block>.<what>` with block a number or
+    `tensor` and what `first`, `second` or `update` as in `adam_errors`.
+    """
+
+    config: StateErrorConfig
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Give the model a place for the numbers, so that a checkpoint keeps them."""
+        holder = nn.Module()
+        device = next(model.parameters()).device
+        holder.register_buffer("values", torch.full((len(self._names()),), float("nan"), device=device))
+        model.add_module(ERRORS, holder)
+
+    def _names(self) -> list[str]:
+        blocks = [str(block) for block in self.config.blocks] + ["tensor"]
+        return [
+            f"{code}.{block}.{what}" for code in CODES for block in blocks for what in ("first", "second", "update")
+        ]
+
+    @torch.no_grad()
+    def on_step_end(self, model: Any, context: Context) -> None:
+        """Measure when training ends."""
+        if context.step < context.total_steps:
+            return
+        states = [context.optimizer.state.get(p, {}) for p in model.parameters() if p.requires_grad]
+        pairs = [(s["exp_avg"], s["exp_avg_sq"]) for s in states if "exp_avg_sq" in s]
+        pairs = [(m.float(), v.float()) for m, v in pairs if m.numel() >= self.config.smallest]
+        total = sum(m.numel() for m, _ in pairs)
+        found = []
+        for code in CODES:
+            for block in [*self.config.blocks, None]:
+                errors = [(m.numel(), adam_errors(m, v, code, block)) for m, v in pairs]
+                for what in ("first", "second", "update"):
+                    mean = sum(count * error[what] for count, error in errors) / total if total else float("nan")
+                    found.append(mean)
+        getattr(model, ERRORS).values.copy_(torch.tensor(found))
+
+    def reported(self, model: Any, context: Context) -> dict[str, float]:
+        """Return the errors by code and block."""
+        return dict(zip(self._names(), getattr(model, ERRORS).values.tolist(), strict=True))
+
+    def finalize(self, model: Any) -> Any:
+        """Take the numbers' place away."""
+        delattr(model, ERRORS)
+        return model

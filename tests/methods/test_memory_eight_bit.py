@@ -1,0 +1,418 @@
+"""8-bit optimizers: the maps by counting, the reference against the paper's update in double precision, and against bitsandbytes."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from replica.errors import ConfigError
+from replica.meters.optimizers import optimizer_bytes
+from replica.methods import Context, parse
+from replica.methods.memory.codes import (
+    CODES,
+    MAPS,
+    adam_errors,
+    code_for,
+    dequantize,
+    dynamic_map,
+    linear_map,
+    quantile_map,
+    quantize,
+)
+from replica.methods.memory.eight_bit import ERRORS, BlockwiseOptimizer
+from replica.methods.memory.stable_embedding import StableEmbedding
+from tests.methods.peft_models import batch, tiny
+
+RATE = 1e-2
+
+
+def seeds(number: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(number)
+
+
+# --- maps ---------------------------------------------------------------------------------------------------------------
+
+
+def test_dynamic_maps_hold_what_the_paper_counts():
+    """254 midpoints, 0 and 1; the signed map has 127 negative values and no -1; the finest decade ends at 1e-7 to 1e-6."""
+    signed, unsigned = dynamic_map(True), dynamic_map(False)
+    for code in (signed, unsigned):
+        assert len(code) == 256 and len(set(code.tolist())) == 256
+        assert torch.equal(code, code.sort().values) and code[-1] == 1 and (code == 0).sum() == 1
+    assert (signed < 0).sum() == 127 and (unsigned < 0).sum() == 0
+    assert float(signed[0]) == pytest.approx(-(1 + 1 - 0.9 / 64) / 2)
+    # by hand: the top decade of the unsigned map is cut into 128 parts, the lowest into 2
+    top = [0.1 + 0.9 * (2 * k + 1) / 256 for k in range(128)]
+    assert unsigned[-129:-1].tolist() == pytest.approx(top)
+    assert unsigned[1:3].tolist() == pytest.approx([0.325e-6, 0.775e-6])
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_maps_are_those_of_the_library(signed):
+    functional = pytest.importorskip("bitsandbytes.functional")
+    torch.testing.assert_close(
+        dynamic_map(signed), functional.create_dynamic_map(signed=signed).cpu(), rtol=1e-6, atol=0
+    )
+    theirs = functional.create_linear_map(signed=signed, total_bits=8).cpu()
+    torch.testing.assert_close(linear_map(signed), theirs.sort().values, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("signed", [True, False])
+def test_every_code_holds_zero_and_the_largest(name, signed):
+    values = torch.randn(5000, generator=seeds())
+    values = values if signed else values.square()
+    code = code_for(name, values, signed, 512)
+    assert len(code) == 256 and (code == 0).any() and torch.equal(code, code.sort().values)
+    back = dequantize(*quantize(values, code, None), code, None)
+    assert float(back.abs().max()) == pytest.approx(float(values.abs().max()), rel=0.01)
+
+
+def test_quantile_code_uses_all_values_equally():
+    scaled = torch.rand(256 * 200, generator=seeds()) ** 3
+    codes, _ = quantize(scaled, quantile_map(scaled))
+    counts = torch.bincount(codes.flatten().long(), minlength=256)[2:-2].float()
+    assert float(counts.min()) > 0.5 * 200 and float(counts.max()) < 2 * 200
+
+
+# --- quantization -------------------------------------------------------------------------------------------------------
+
+
+def test_blocks_have_their_own_scale_and_zeros_stay():
+    values = torch.cat(
+        [torch.randn(300, generator=seeds()) * 1e-6, torch.zeros(300), torch.randn(150, generator=seeds(1))]
+    )
+    code = dynamic_map(True)
+    codes, absmax = quantize(values.view(3, 250), code, 300)
+    assert codes.shape == (3, 250) and codes.dtype == torch.uint8
+    assert absmax.tolist() == pytest.approx([float(values[:300].abs().max()), 0.0, float(values[600:].abs().max())])
+    back = dequantize(codes, absmax, code, 300).flatten()
+    assert (back[300:600] == 0).all()
+    for part in (slice(0, 300), slice(600, 750)):  # brute force: no code lies nearer
+        scaled = values[part] / values[part].abs().max()
+        best = (scaled[:, None] - code).abs().min(1).values
+        torch.testing.assert_close((back[part] / values[part].abs().max() - scaled).abs(), best, rtol=1e-5, atol=1e-7)
+
+
+def test_a_wrong_sign_moves_one_step():
+    code = dynamic_map(True)
+    values = torch.tensor([1.0, -1e-9, 1e-9, 0.0])
+    plain, _ = quantize(values, code)
+    kept, _ = quantize(values, code, keep_sign=True)
+    assert code[plain.long()].tolist()[1:] == [0.0, 0.0, 0.0]
+    assert code[kept.long()].tolist()[1] < 0 and code[kept.long()].tolist()[2:] == [0.0, 0.0]
+    assert int(plain[1]) - int(kept[1]) == 1
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_codes_and_scales_are_the_librarys(signed):
+    """Up to values halfway between two steps of the library's table, whose side float32 decides."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    values = torch.randn(64, 300, generator=seeds()) * torch.rand(64, 300, generator=seeds(1)) ** 4
+    values = values if signed else values.square()
+    code = dynamic_map(signed)
+    theirs, state = functional.quantize_blockwise(values, code=code.clone(), blocksize=256)
+    ours, absmax = quantize(values, code, 256, lookup=True)
+    torch.testing.assert_close(absmax, state.absmax, rtol=0, atol=0)
+    assert float((ours != theirs).float().mean()) < 1e-3
+    exact, _ = quantize(values, code, 256)
+    scales = absmax.repeat_interleave(256)[: values.numel()].view(64, 300)
+    coarse = (values / scales).abs() > 0.01  # there the table's step of 3e-5 is below the code's own
+    assert float((exact != theirs)[coarse].float().mean()) < 0.02
+    torch.testing.assert_close(
+        dequantize(theirs, state.absmax, code, 256),
+        functional.dequantize_blockwise(theirs, state),
+        rtol=1e-6,
+        atol=1e-9,
+    )
+
+
+def test_on_processors_the_librarys_zero_is_not_zero():
+    """What keeps the library from being the reference here; where this fails, the library has changed and the note can go."""
+    functional = pytest.importorskip("bitsandbytes.functional")
+    for signed, smallest in ((True, 2.125e-5), (False, 1.5625e-5)):
+        code = dynamic_map(signed)
+        theirs, _ = functional.quantize_blockwise(torch.tensor([1.0, 0.0]), code=code.clone(), blocksize=256)
+        assert float(code[theirs.long()][1]) == pytest.approx(smallest)
+        assert float(code[quantize(torch.tensor([1.0, 0.0]), code, 256)[0].long()][1]) == 0.0
+
+
+def test_errors_fall_from_linear_to_dynamic_to_blocks():
+    """The paper's ladder: of the second moment, whose values spread over many decades, linear codes keep least."""
+    first = torch.randn(64, 512, generator=seeds()) * torch.logspace(-5, 0, 512)
+    second = first.square() * torch.rand(64, 512, generator=seeds(1)) + 1e-12
+    found = {(c, b): adam_errors(first, second, c, b) for c in CODES for b in (None, 2048, 256)}
+    assert found["linear", None]["update"] > 10 * found["dynamic", None]["update"]
+    assert found["dynamic", None]["update"] > found["dynamic", 2048]["update"] * 0.99
+    assert found["dynamic", 2048]["first"] < found["linear", None]["first"] * 2
+    assert all(math.isfinite(v) for errors in found.values() for v in errors.values())
+    by_hand = MAPS["dynamic"](True)
+    kept = dequantize(*quantize(first, by_hand, 256), by_hand, 256)
+    assert found["dynamic", 256]["first"] == pytest.approx(float((kept - first).abs().mean()))
+
+
+# --- updates ------------------------------------------------------------------------------------------------------------
+
+
+def by_the_paper(start: torch.Tensor, gradients: list[torch.Tensor], block: int, decay: float) -> torch.Tensor:
+    """Adam with states that go through nearest codes after every step, written out in double precision."""
+    codes = [MAPS["dynamic"](signed).double() for signed in (True, False)]
+
+    def store(values, code):
+        parts = []
+        for part in values.split(block):
+            top = part.abs().max()
+            parts.append(code[(part[:, None] / top - code).abs().argmin(1)] * top if top else part)
+        return torch.cat(parts)
+
+    p, m, v = start.double().clone(), torch.zeros(len(start)).double(), torch.zeros(len(start)).double()
+    for t, gradient in enumerate(gradients, 1):
+        g = gradient.double()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+        root = (1 - 0.999**t) ** 0.5
+        p = p - RATE * root / (1 - 0.9**t) * m / (v.sqrt() + root * 1e-8)
+        p = p * (1 - RATE * decay)
+        m, v = store(m, codes[0]), store(v, codes[1])
+    return p
+
+
+@pytest.mark.parametrize("block", [256, 2048])
+def test_reference_follows_the_papers_update(block):
+    start = torch.randn(5000, generator=seeds())
+    gradients = [torch.randn(5000, generator=seeds(t)) * 0.1 for t in range(1, 6)]
+    parameter = nn.Parameter(start.clone())
+    optimizer = BlockwiseOptimizer([parameter], lr=RATE, weight_decay=0.1, block=block, keep_sign=False)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    wanted = by_the_paper(start, gradients, block, 0.1).float()
+    apart = (parameter.detach() - wanted).abs()
+    assert float((apart < 1e-6).float().mean()) > 0.995  # float32 rounds a few values to the neighbouring code
+    assert float(apart.max()) < RATE
+
+
+def test_the_step_uses_fresh_moments():
+    """One step from zero is that of 32-bit AdamW to the bit of float32, whatever the code: nothing quantized is in it yet."""
+    start = torch.randn(5000, generator=seeds())
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    first = BlockwiseOptimizer([ours], lr=RATE, code="linear", block=None)
+    second = torch.optim.AdamW([theirs], lr=RATE, weight_decay=0.0)
+    ours.grad = theirs.grad = torch.randn(5000, generator=seeds(1))
+    first.step()
+    second.step()
+    torch.testing.assert_close(ours.data, theirs.data, rtol=1e-5, atol=1e-7)
+
+
+def test_small_tensors_move_as_torchs():
+    for update, other in (("adamw", torch.optim.AdamW), ("momentum", torch.optim.SGD)):
+        start = torch.randn(4095, generator=seeds())
+        ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+        first = BlockwiseOptimizer([ours], lr=RATE, weight_decay=0.0, update=update)
+        second = other([theirs], lr=RATE, **({"momentum": 0.9} if update == "momentum" else {"weight_decay": 0.0}))
+        for step in range(4):
+            ours.grad = theirs.grad = torch.randn(4095, generator=seeds(step))
+            first.step()
+            second.step()
+        torch.testing.assert_close(ours.data, theirs.data, rtol=1e-5, atol=1e-6)
+        assert first.state[ours]["state1"].dtype == torch.float32
+
+
+def test_gradients_that_are_not_finite_count_as_zero():
+    parameter = nn.Parameter(torch.zeros(5000))
+    optimizer = BlockwiseOptimizer([parameter], lr=RATE)
+    parameter.grad = torch.ones(5000)
+    parameter.grad[:2] = torch.tensor([float("nan"), float("inf")])
+    optimizer.step()
+    assert (parameter[:2] == 0).all() and torch.isfinite(parameter).all() and (parameter[2:] < 0).all()
+
+
+def test_stored_state_goes_on_to_equal_bytes():
+    gradients = [torch.randn(5000, generator=seeds(t)) for t in range(4)]
+
+    def made(code: str) -> tuple[nn.Parameter, BlockwiseOptimizer]:
+        parameter = nn.Parameter(torch.zeros(5000, dtype=torch.bfloat16))
+        return parameter, BlockwiseOptimizer([parameter], lr=RATE, code=code)
+
+    for code in ("dynamic", "quantile"):
+        parameter, optimizer = made(code)
+        for gradient in gradients[:2]:
+            parameter.grad = gradient.bfloat16()
+            optimizer.step()
+        other, resumed = made(code)
+        other.data.copy_(parameter.data)
+        resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        assert resumed.state[other]["state1"].dtype == torch.uint8
+        assert resumed.state[other]["absmax1"].dtype == torch.float32
+        for gradient in gradients[2:]:
+            for p, o in ((parameter, optimizer), (other, resumed)):
+                p.grad = gradient.bfloat16()
+                o.step()
+        assert torch.equal(parameter, other)
+
+
+# --- bitsandbytes -------------------------------------------------------------------------------------------------------
+
+
+def method(**config):
+    entry, parsed = parse({"name": "eight-bit-optimizer", **config})
+    return entry.load()(parsed)
+
+
+class Wide(nn.Module):
+    """A matrix above 4,096 values, a small one, a bias, and a stable embedding above 4,096 values."""
+
+    def __init__(self):
+        super().__init__()
+        self.wide, self.small = nn.Linear(100, 60), nn.Linear(10, 10)
+        self.words = StableEmbedding(nn.Embedding(200, 40))
+
+
+def wide() -> Wide:
+    model = Wide()
+    with torch.no_grad():
+        for number, parameter in enumerate(model.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=seeds(number)))
+    return model
+
+
+def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.randn(parameter.shape, generator=seeds(100 * step + number)) * 0.1
+        optimizer.step()
+
+
+@pytest.mark.parametrize("update", ["adamw", "momentum"])
+def test_reference_is_the_librarys_state_and_update(update):
+    pytest.importorskip("bitsandbytes")
+    ours, theirs = wide(), wide()
+    context = Context(learning_rate=RATE, weight_decay=0.0)
+    reference = method(engine="reference", update=update, keep_sign=False).optimizer(ours, context)
+    reference.lookup = True
+    library = method(update=update).optimizer(theirs, context)
+    trained(ours, reference, 1)
+    trained(theirs, library, 1)
+    first, second = reference.state[ours.wide.weight], library.state[theirs.wide.weight]
+    for number in ("1", "2") if update == "adamw" else ("1",):
+        a, b = first[f"state{number}"].int(), second[f"state{number}"].int().view(60, 100)
+        assert first[f"state{number}"].dtype == second[f"state{number}"].dtype == torch.uint8
+        assert int((a - b).abs().max()) <= 1 and float((a != b).float().mean()) < 5e-3
+        torch.testing.assert_close(first[f"absmax{number}"], second[f"absmax{number}"], rtol=1e-5, atol=0)
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter, theirs.get_parameter(name), rtol=1e-5, atol=1e-6)
+    trained(ours, reference, 8)
+    trained(theirs, library, 8)
+    for name, parameter in ours.named_parameters():
+        apart = (parameter - theirs.get_parameter(name)).abs().detach()
+        assert float((apart < 1e-4).float().mean()) > 0.99, name
+        assert float(apart.max()) < 0.05, name
+
+
+def test_library_keeps_32_bits_where_it_should():
+    pytest.importorskip("bitsandbytes")
+    model = wide()
+    optimizer = method().optimizer(model, Context(learning_rate=RATE, weight_decay=0.1))
+    trained(model, optimizer, 1)
+    kinds = {name: optimizer.state[p]["state1"].dtype for name, p in model.named_parameters()}
+    assert kinds.pop("wide.weight") == torch.uint8
+    assert set(kinds.values()) == {torch.float32} and "words.weight" in kinds
+    others = wide()  # no override outlives its optimizer
+    with torch.no_grad():
+        plain = nn.Embedding.from_pretrained(others.words.weight.clone(), freeze=False)
+    optimizer = method().optimizer(nn.ModuleDict({"wide": others.wide, "words": plain}), Context(learning_rate=RATE))
+    plain.weight.grad = torch.ones_like(plain.weight)
+    optimizer.step()
+    assert optimizer.state[plain.weight]["state1"].dtype == torch.uint8
+
+
+def test_library_goes_on_from_stored_state_to_equal_bytes(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    context = Context(learning_rate=RATE, weight_decay=0.01)
+    model = wide()
+    optimizer = method().optimizer(model, context)
+    trained(model, optimizer, 3)
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    other = wide()
+    other.load_state_dict(model.state_dict())
+    resumed = method().optimizer(other, context)
+    resumed.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    trained(model, optimizer, 2)
+    trained(other, resumed, 2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("engine", ["reference", "bitsandbytes"])
+def test_state_has_the_bytes_that_the_meter_counts(engine):
+    if engine == "bitsandbytes":
+        pytest.importorskip("bitsandbytes")
+    model = nn.Sequential(nn.Linear(100, 60), nn.Linear(10, 10))
+    optimizer = method(engine=engine).optimizer(model, Context(learning_rate=RATE))
+    trained(model, optimizer, 1)
+    names = ("state1", "state2", "absmax1", "absmax2")
+    size = sum(s[n].nbytes for s in optimizer.state.values() for n in names if n in s)
+    assert size == optimizer_bytes(model, "adamw8bit", block=256)["bytes"]
+    assert size == 2 * 6000 + 8 * math.ceil(6000 / 256) + 8 * (60 + 100 + 10)
+
+
+@pytest.mark.parametrize("config", [{"block": 2048}, {"code": "linear"}, {"block": None}])
+def test_what_the_library_has_not_is_said(config):
+    with pytest.raises(ConfigError, match="use `engine: reference`"):
+        method(**config)
+    method(engine="reference", **config)
+
+
+# --- stable embedding, errors of a run's own states ---------------------------------------------------------------------
+
+
+def test_stable_embedding_is_drawn_by_xavier_and_normalised():
+    model, plain = tiny("bert"), tiny("bert")
+    entry, config = parse("stable-embedding")
+    entry.load()(config).prepare(model, Context())
+    words = model.get_input_embeddings()
+    bound = math.sqrt(6 / (60 + 32))
+    assert float(words.weight.abs().max()) <= bound and float(words.weight.std()) == pytest.approx(
+        bound / 3**0.5, rel=0.1
+    )
+    ids = batch("bert")["input_ids"]
+    out = words(ids)
+    torch.testing.assert_close(out.mean(-1), torch.zeros(ids.shape), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var(-1, unbiased=False), torch.ones(ids.shape), atol=1e-2, rtol=0)
+    assert (words.weight[0] == 0).all(), "the padding word"
+    names = set(dict(model.named_parameters())) - set(dict(plain.named_parameters()))
+    assert names == {f"bert.embeddings.word_embeddings.norm.{end}" for end in ("weight", "bias")}
+
+
+def test_stable_embedding_stays_tied():
+    model = tiny("t5")
+    entry, config = parse({"name": "stable-embedding", "draw": False})
+    before = model.get_input_embeddings().weight
+    entry.load()(config).prepare(model, Context())
+    assert model.get_input_embeddings().weight is before is model.lm_head.weight
+    assert isinstance(model.encoder.embed_tokens, StableEmbedding)
+    with pytest.raises(ConfigError, match="has one already"):
+        entry.load()(config).prepare(model, Context())
+
+
+def test_errors_of_the_runs_own_states():
+    model = nn.Sequential(nn.Linear(100, 60), nn.Linear(10, 10))
+    entry, config = parse({"name": "optimizer-state-error", "blocks": [256]})
+    probe = entry.load()(config)
+    context = Context(total_steps=3)
+    probe.prepare(model, context)
+    context.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
+    for step in range(3):
+        trained(model, context.optimizer, 1)
+        context.step = step + 1
+        probe.on_step_end(model, context)
+        assert bool(getattr(model, ERRORS).values.isnan().all()) == (step < 2)
+    found = probe.reported(model, context)
+    state = context.optimizer.state[model[0].weight]
+    wanted = adam_errors(state["exp_avg"], state["exp_avg_sq"], "dynamic", 256)
+    assert found["dynamic.256.update"] == pytest.approx(wanted["update"], rel=1e-5)
+    assert found["linear.tensor.update"] > found["dynamic.256.update"] and len(found) == len(CODES) * 2 * 3
+    probe.finalize(model)
+    assert not hasattr(model, ERRORS)
