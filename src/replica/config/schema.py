@@ -160,7 +160,8 @@ class Tolerance(Strict):
 class Trend(Strict):
     """The protocol of a laptop experiment, fixed before it runs.
 
-    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`); the 95 % interval is over seeds, paired.
+    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`, or `runs.<name>.reported.<method>.<key>` for what a
+    method says of its finished training); the 95 % interval is over seeds, paired.
     It is reproduced when the interval lies above `margin` (below, for `direction: below`).
     """
 

@@ -103,6 +103,15 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
         if not entry.measure.latency:
             raise ConfigError(f"'{name}': run '{run}' is not measured; give it `measure: {{latency: true}}`")
         return
+    if rest.startswith("reported."):
+        methods = [item if isinstance(item, str) else item["name"] for item in entry.methods]
+        if rest.split(".")[1] not in methods:
+            raise ConfigError(
+                f"'{name}': run '{run}' has no method '{rest.split('.')[1]}', only {', '.join(methods) or 'none'}"
+            )
+        if entry.evaluate == []:
+            raise ConfigError(f"'{name}': run '{run}' is not scored, and what its methods report stands beside scores")
+        return
     fitting = [task for task in project.tasks if rest.startswith(f"{task}.")]
     if not fitting:
         raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")
