@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from replica.config.asset_schema import Strict
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
-Kind = Literal["classification", "regression", "tagging", "span", "mlm", "text", "text2text", "image"]
+Kind = Literal["classification", "regression", "tagging", "span", "mlm", "causal", "text", "text2text", "image"]
 Evidence = Literal["structural", "full"]
 Confidence = Literal["high", "low"]
 
