@@ -63,12 +63,14 @@ ROWS: list[Row] = [
     Row("slimfit", {"rate": 0.5}),
     Row("slimfit", {"rate": 0.75, "full_copy": False}, head="mlm"),
     Row("galore", {"rank": 4, "scale": 1.0}),
+    Row("galore", {"rank": 4, "scale": 1.0, "bits": 8, "smallest": 32, "block": 64, "per_layer": True}, head="mlm"),
     Row("eight-bit-optimizer"),
     Row("eight-bit-optimizer", {"update": "momentum", "smallest": 64}, learning_rate=0.1),
     Row("eight-bit-optimizer", {"engine": "reference", "smallest": 64, "block": 2048}),
     Row("eight-bit-optimizer", {"engine": "reference", "smallest": 64, "code": "quantile", "block": None}, head="mlm"),
     Row("optimizer-state-error", {"blocks": [64], "smallest": 64}),
     Row("stable-embedding"),
+    Row("stable-embedding", head="mlm"),
     Row("stable-embedding", {"draw": False}, head="text2text", architecture="t5"),
     # private
     Row("private-gradients", {"clip": 1.0, "noise": 0.1, "chunk": 3}),
@@ -81,6 +83,7 @@ ROWS: list[Row] = [
     # efficient fine-tuning
     Row("compacter", {"reduction": 4}),
     Row("compacter", {"reduction": 4, "places": "feed-forward"}, head="text2text", architecture="t5"),
+    Row("compacter", {"reduction": 4, "own_rules": True, "biases": False, "rule_std": 0.1}),
     Row("phm-adapter", {"n": 4, "reduction": 4}),
     Row("adapter", {"reduction": 4}),
     Row("adapter", {"reduction": 4, "tasks": 2, "shared": "up"}),

@@ -10,8 +10,10 @@ from torch import nn
 
 from replica import models
 from replica.config.asset_schema import ModelEntry
+from replica.errors import ConfigError
 from replica.meters.optimizers import optimizer_bytes
 from replica.methods import Context, parse
+from replica.methods.memory.codes import Store
 from replica.methods.memory.galore import GaLoreAdamW
 from tests.methods.peft_models import tiny
 
@@ -146,3 +148,47 @@ def test_state_of_a_step_is_that_of_table_1():
     cost = method.cost(small("meta"))
     assert cost["states"] == total
     assert cost["matrices"]["output.dense"]["stored"] == 16 * 40 + 16 * 4 + 2 * 40 * 4
+
+
+def test_8_bit_moments_have_the_bytes_that_the_meter_counts_and_follow_32_bits():
+    torch.manual_seed(0)
+    start, gradients = torch.randn(96, 160), [torch.randn(96, 160) for _ in range(5)]
+    moved = {}
+    for bits in (32, 8):
+        parameter = nn.Parameter(start.clone())
+        store = Store("dynamic", 256, 4096) if bits == 8 else None
+        optimizer = GaLoreAdamW([{"params": [parameter], "rank": 48}], lr=RATE, update_every=2, store=store)
+        for gradient in gradients:
+            parameter.grad = gradient.clone()
+            optimizer.step()
+        moved[bits] = parameter.detach() - start
+    state = optimizer.state[parameter]
+    assert (
+        state["exp_avg"].dtype == state["exp_avg_sq"].dtype == torch.uint8 and state["projector"].dtype == torch.float32
+    )
+    assert sum(state[n].nbytes for n in ("exp_avg", "exp_avg_absmax")) == 48 * 160 + 4 * 48 * 160 // 256
+    apart = (moved[8] - moved[32]).norm() / moved[32].norm()
+    assert 0 < float(apart) < 0.05
+    resumed = GaLoreAdamW([{"params": [nn.Parameter(start.clone())], "rank": 48}], store=Store("dynamic", 256, 4096))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    [again] = resumed.state.values()
+    assert again["exp_avg"].dtype == torch.uint8 and torch.equal(again["exp_avg"], state["exp_avg"])
+
+
+def test_updates_layer_by_layer_are_those_of_a_step_and_free_the_gradients():
+    models_ = []
+    for per_layer in (False, True):
+        found, config = parse({"name": "galore", "rank": 4, "per_layer": per_layer})
+        model = small()
+        optimizer = found.load()(config).optimizer(model, Context(learning_rate=1e-2, weight_decay=0.1))
+        for step in range(3):
+            ids = torch.randint(0, 64, (2, 5), generator=torch.Generator().manual_seed(step))
+            model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
+            assert all((p.grad is None) == per_layer for p in model.parameters())
+            optimizer.step()
+            optimizer.zero_grad()
+        models_.append(model)
+    assert all(torch.equal(a, b) for a, b in zip(models_[0].parameters(), models_[1].parameters(), strict=True))
+    model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
+    with pytest.raises(ConfigError, match="need whole batches at once"):
+        model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()

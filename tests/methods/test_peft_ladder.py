@@ -248,6 +248,24 @@ def test_starts_from_what_matters_to_the_task():
     assert torch.equal(block.attention.output.LayerNorm.bias, attention.output.LayerNorm.bias[out])
 
 
+def test_projections_may_start_as_the_released_codes():
+    plain, _ = prepared({"name": "ladder-side-tuning", "reduction": 2}, "t5")
+    model, _ = prepared({"name": "ladder-side-tuning", "reduction": 2, "projection_std": 0.01}, "t5")
+    for (stack, _), (other, _) in zip(stacks_of(model), stacks_of(plain), strict=True):
+        linears = [stack.ladder.first, *(rung.down for rung in stack.ladder.blocks)] + (
+            [stack.ladder.up] if stack.ladder.up else []
+        )
+        for linear in linears:
+            assert not linear.bias.any() and float(linear.weight.detach().std()) == pytest.approx(0.01, rel=0.15)
+        assert float(other.ladder.first.weight.detach().std()) == pytest.approx((1 / 3 / 32) ** 0.5, rel=0.1)
+        blocks = zip(stack.ladder.blocks, other.ladder.blocks, strict=True)
+        assert all(
+            torch.equal(a, b)
+            for x, y in blocks
+            for a, b in zip(x.block.parameters(), y.block.parameters(), strict=True)
+        )
+
+
 def test_fisher_needs_data():
     found, values = parse("ladder-side-tuning")
     with pytest.raises(ConfigError, match="looks at training data"):

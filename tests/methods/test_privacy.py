@@ -81,6 +81,7 @@ def test_gradient_is_the_mean_of_clipped_ones(clip, vectorised):
         ({"name": "adapter", "reduction": 4, "layer_norms": False}, "bert"),
         ({"name": "lora", "rank": 2}, "bert"),
         ({"name": "compacter", "reduction": 4, "layer_norms": False}, "bert"),
+        ({"name": "compacter", "reduction": 4, "layer_norms": False, "own_rules": True, "biases": False}, "bert"),
         ({"name": "lora", "rank": 2}, "t5"),
     ],
 )
@@ -97,6 +98,32 @@ def test_plug_ins_have_the_gradients_of_a_loop(reference, kind):
         found, _ = clipped_sum(model, rows, context, trained, 0.3, chunk)
         for name, gradient in zip(trained, found, strict=True):
             torch.testing.assert_close(gradient, wanted[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("reference", "count"),
+    [
+        # by the layers of the released code, without the head: 24 x 2 x 768 x 48 and 24 x 2 x (8^3 + 768 + 96)
+        ({"name": "adapter", "bottleneck": 48, "biases": False}, 1_769_472),
+        ({"name": "compacter", "n": 8, "bottleneck": 96, "own_rules": True, "biases": False}, 66_048),
+    ],
+)
+def test_plug_ins_of_the_paper_have_its_sizes(reference, count):
+    sizes = {
+        "vocab_size": 50265,
+        "hidden_size": 768,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+    }
+    model = models.build(
+        ModelEntry(title="r", architecture="roberta", config=sizes), head="classification", device="meta"
+    )
+    entry, config = parse({**reference, "layer_norms": False, "head": False})
+    method = entry.load()(config)
+    method.prepare(model, Context())
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
+    assert method.expected(model)["trainable_parameters"] == count
 
 
 def test_single_gradients_are_those_of_opacus():

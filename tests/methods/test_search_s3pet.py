@@ -142,7 +142,7 @@ def test_searches_within_the_budget_and_keeps_what_fits():
     model, method, context, train = _searching()
     structure = getattr(model, STRUCTURE)
     _steps(model, method, context, train, 3)
-    assert structure.alpha.detach().any() and int(structure.count) == 3
+    assert structure.alpha.detach().any() and int(context.optimizer.state[structure.alpha]["step"]) == 3
     found = method.reported(model, context)
     assert found["expected"] == pytest.approx(found["budget"], rel=1e-4) and found["chosen"] <= found["budget"]
     model = method.finalize(model).eval()
@@ -221,7 +221,7 @@ def test_alpha_moves_by_the_gradient_on_the_other_half(order, monkeypatch):
     structure, weights = getattr(model, STRUCTURE), method._weights(model)
     seen = {}
     monkeypatch.setattr(
-        structure, "step", lambda gradient, rate, clip: seen.update(gradient=gradient.clone(), rate=rate)
+        structure, "step", lambda gradient, rate, clip, state: seen.update(gradient=gradient.clone(), rate=rate)
     )
     method.on_step_begin(model, context)
     before = [w.detach().clone() for w in weights]
@@ -269,10 +269,10 @@ def test_alphas_losses_are_in_float32_whatever_the_training_is():
 def test_alpha_has_an_adamw_of_its_own():
     model, _, _, _ = _searching()
     structure, other = getattr(model, STRUCTURE), torch.nn.Parameter(torch.zeros(len(getattr(model, STRUCTURE).sizes)))
-    optimizer = torch.optim.AdamW([other], lr=0.1, weight_decay=0.0)
+    optimizer, state = torch.optim.AdamW([other], lr=0.1, weight_decay=0.0), {}
     for step in range(4):
         gradient = torch.randn(len(other), generator=torch.Generator().manual_seed(step))
-        structure.step(gradient, 0.1, 2.0)
+        structure.step(gradient, 0.1, 2.0, state)
         other.grad = gradient.clone()
         torch.nn.utils.clip_grad_norm_([other], 2.0)
         optimizer.step()

@@ -323,5 +323,5 @@ def test_a_trend_reads_what_a_method_reports_of_each_seed(tmp_path):
             store(path, found | {"reported": {"deft": {"density": density + seed / 100, "stated": "text"}}})
     evidence = Evidence(project, project.paper("toy"), "laptop", project.root / "results", ids)
     assert evidence._run_value("run-a", "reported.deft.density", 2) == (0.27, None)
-    with pytest.raises(ConfigError, match=r"reports no 'deft\.dens'.*deft\.density"):
+    with pytest.raises(ConfigError, match=r"no reported number 'deft\.dens'.*deft\.density"):
         evidence._run_value("run-a", "reported.deft.dens", 0)

@@ -163,9 +163,9 @@ class Evidence:
 
     def _run_value(self, run_id: str, rest: str, seed: int) -> tuple[float, tuple[float, float] | None]:
         if rest.startswith("measures."):
-            return self._measure(run_id, rest.removeprefix("measures."), seed), None
+            return self._number(run_id, "measures.json", rest, seed), None
         if rest.startswith("reported."):
-            return self._reported(run_id, rest.removeprefix("reported."), seed), None
+            return self._number(run_id, "metrics.json", rest, seed), None
         path = self._folder(run_id, seed) / "metrics.json"
         scored = self._stored(path, "tasks")
         if scored is None:
@@ -193,27 +193,23 @@ class Evidence:
         task = max(fitting, key=len)
         return task_at(self.project, task, self.project.scale(self.scale)).name, rest[len(task) + 1 :]
 
-    def _reported(self, run_id: str, key: str, seed: int) -> float:
-        """Return what a method of the run said of its finished training, as it stands beside the run's scores."""
-        path = self._folder(run_id, seed) / "metrics.json"
-        if self._stored(path, "tasks") is None:
-            raise Missing(f"not measured: {path} is missing")
-        found = flat(read_result(path, ["tasks"], AGAIN).get("reported", {}))
-        return self._entry(path, found, key, f"run {run_id} reports no '{key}'")
-
-    def _measure(self, run_id: str, key: str, seed: int) -> float:
-        path = self._folder(run_id, seed) / "measures.json"
-        stored = self._stored(path, "measures")
+    def _number(self, run_id: str, file: str, rest: str, seed: int) -> float:
+        """Return a number below the first part of `rest` (measures, reported) in a run's file."""
+        path = self._folder(run_id, seed) / file
+        what, _, key = rest.partition(".")
+        stored = self._stored(path, what)
         if stored is None:
             raise Missing(f"not measured: {path} is missing")
-        return self._entry(path, flat(stored), key, f"run {run_id} has no measure '{key}'")
-
-    def _entry(self, path: Path, found: Mapping[str, object], key: str, unknown: str) -> float:
+        found = flat(stored)
         if key not in found:
-            raise UnknownName(f"{unknown}{nearest(key, found)}")
+            raise UnknownName(f"run {run_id} has no {_WHAT[what]} '{key}'{nearest(key, found)}")
         if found[key] is None:
             raise Missing(f"{path} holds no value for {key}")
         return float(found[key])  # type: ignore[arg-type]
+
+
+#: What a number of a run is called where there is none of that name.
+_WHAT = {"measures": "measure", "reported": "reported number"}
 
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:

@@ -160,8 +160,8 @@ class Method:
     def reported(self, model: PreTrainedModel, context: Context) -> dict[str, float | int | str | None]:
         """Return numbers of the finished training; called before `finalize`.
 
-        They stand in the run's manifest, beside its scores in metrics.json, and, as `<method>.<key>`, among its measures. A text `stated`
-        is printed with every score (a privacy budget).
+        They stand in the run's manifest and beside its scores in metrics.json; claims read them as `runs.<run>.reported.<method>.<key>`.
+        A text `stated` is printed with every score (a privacy budget).
         """
         return {}
 

@@ -104,13 +104,9 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
             raise ConfigError(f"'{name}': run '{run}' is not measured; give it `measure: {{latency: true}}`")
         return
     if rest.startswith("reported."):
-        methods = [item if isinstance(item, str) else item["name"] for item in entry.methods]
-        if rest.split(".")[1] not in methods:
-            raise ConfigError(
-                f"'{name}': run '{run}' has no method '{rest.split('.')[1]}', only {', '.join(methods) or 'none'}"
-            )
-        if entry.evaluate == []:
-            raise ConfigError(f"'{name}': run '{run}' is not scored, and what its methods report stands beside scores")
+        used = [item["name"] if isinstance(item, dict) else item for item in entry.methods]
+        if not any(rest.startswith(f"reported.{method}.") for method in used):
+            raise ConfigError(f"'{name}': run '{run}' has no such method, only {', '.join(used) or 'none'}")
         return
     fitting = [task for task in project.tasks if rest.startswith(f"{task}.")]
     if not fitting:

@@ -55,7 +55,7 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
         frames.append(predictions.assign(task=name))
         shown = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
         print(f"{run_id} seed {seed} on {name} ({split}): {shown}{stated}", file=sys.stderr, flush=True)
-    result = {"run": run_id, "seed": seed, "tasks": found} | ({"reported": reported} if reported else {})
+    result = {"run": run_id, "seed": seed, "tasks": found, "reported": reported}
     if frames:
         with atomic_path(folder / "predictions.parquet") as temporary:
             pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
@@ -86,7 +86,6 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
     model.eval()
     found: dict[str, Any] = {
         **facts["counts"],
-        **facts.get("reported", {}),
         "stored_bytes": facts["files"]["model.safetensors"]["bytes"],
         "batch_size": batch,
         "length": length,

@@ -119,6 +119,57 @@ def _scaled(blocks: torch.Tensor, absmax: torch.Tensor) -> torch.Tensor:
     return blocks / torch.where(absmax > 0, absmax, torch.ones_like(absmax))[:, None]
 
 
+class Store:
+    """How an optimizer keeps a moment in a parameter's state: as float32 `name`, or as codes `name` with scales `name_absmax`.
+
+    (The quantile code, which is made of the values, stands beside them as `name_code`.) Tensors of fewer than `smallest` values stay in
+    float32. First moments are `signed`.
+    """
+
+    def __init__(self, code: str, block: int | None, smallest: int, keep_sign: bool = False, lookup: bool = False):
+        self.code, self.block, self.smallest = code, block, smallest
+        self.keep_sign, self.lookup = keep_sign, lookup
+        self._maps: dict[tuple[bool, torch.device], torch.Tensor] = {}
+
+    def read(self, state: dict, name: str, like: torch.Tensor, signed: bool) -> torch.Tensor:
+        """Return a moment in float32, zero before the first step, as a tensor that may be changed."""
+        if name not in state:
+            return torch.zeros_like(like, dtype=torch.float32)
+        kept = state[name]
+        if kept.dtype != torch.uint8:
+            return kept.clone()
+        return dequantize(kept, state[f"{name}_absmax"], self._code(state, name, kept, signed), self.block)
+
+    def write(self, state: dict, name: str, values: torch.Tensor, signed: bool, bits: int = 8) -> None:
+        """Keep a moment; in 32 bits where there are few values or `bits` says so."""
+        if values.numel() < self.smallest or bits == 32:
+            state[name] = values
+            return
+        if self.code == "quantile":
+            state[f"{name}_code"] = code_for("quantile", values, signed, self.block)
+        code = self._code(state, name, values, signed)
+        kept = quantize(values, code, self.block, self.keep_sign and signed, self.lookup)
+        state[name], state[f"{name}_absmax"] = kept
+
+    def _code(self, state: dict, name: str, like: torch.Tensor, signed: bool) -> torch.Tensor:
+        if self.code == "quantile":
+            return state[f"{name}_code"]
+        key = (signed, like.device)
+        if key not in self._maps:
+            self._maps[key] = MAPS[self.code](signed).to(like.device)
+        return self._maps[key]
+
+
+def restore_types(optimizer: torch.optim.Optimizer, state_dict: dict) -> None:
+    """Give stored state its own types back, after torch's `load_state_dict` has given all of it the parameters'."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [index for group in state_dict["param_groups"] for index in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for name, value in state_dict["state"].get(number, {}).items():
+            if isinstance(value, torch.Tensor):
+                optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)
+
+
 def adam_errors(
     first: torch.Tensor, second: torch.Tensor, name: str, block: int | None, epsilon: float = 1e-8
 ) -> dict[str, float]:

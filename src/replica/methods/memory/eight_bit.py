@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from replica.methods.base import Context, Method
-from replica.methods.memory.codes import CODES, MAPS, adam_errors, code_for, dequantize, quantize
+from replica.methods.memory.codes import CODES, Store, adam_errors, restore_types
 from replica.methods.memory.config import EightBitConfig, StateErrorConfig
 from replica.methods.memory.stable_embedding import StableEmbedding
 
@@ -95,9 +95,8 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
     ):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "optim_bits": 8}
         super().__init__(parameters, defaults)
-        self.update, self.code, self.block = update, code, block
-        self.smallest, self.keep_sign, self.lookup = smallest, keep_sign, lookup
-        self._maps: dict[tuple[bool, torch.device], torch.Tensor] = {}
+        self.update = update
+        self.store = Store(code, block, smallest, keep_sign, lookup)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
@@ -116,58 +115,26 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
 
     def _adamw(self, parameter: nn.Parameter, gradient: torch.Tensor, state: dict, group: dict) -> None:
         (first, second), step = group["betas"], state["step"]
-        m = self._read(state, 1, gradient).mul_(first).add_(gradient, alpha=1 - first)
-        v = self._read(state, 2, gradient).mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        m = self.store.read(state, "state1", gradient, True).mul_(first).add_(gradient, alpha=1 - first)
+        v = self.store.read(state, "state2", gradient, False).mul_(second)
+        v.addcmul_(gradient, gradient, value=1 - second)
         correction = (1 - second**step) ** 0.5
         rate = group["lr"] * correction / (1 - first**step)
         parameter.sub_((rate * m / (v.sqrt() + correction * group["eps"])).to(parameter.dtype))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        self._write(state, 1, m, group)
-        self._write(state, 2, v, group)
+        self.store.write(state, "state1", m, True, group["optim_bits"])
+        self.store.write(state, "state2", v, False, group["optim_bits"])
 
     def _momentum(self, parameter: nn.Parameter, gradient: torch.Tensor, state: dict, group: dict) -> None:
         gradient = gradient + group["weight_decay"] * parameter
-        m = self._read(state, 1, gradient).mul_(group["betas"][0]).add_(gradient)
+        m = self.store.read(state, "state1", gradient, True).mul_(group["betas"][0]).add_(gradient)
         parameter.sub_((group["lr"] * m).to(parameter.dtype))
-        self._write(state, 1, m, group)
-
-    def _read(self, state: dict, number: int, like: torch.Tensor) -> torch.Tensor:
-        """Return a moment in float32, zero before the first step, as a tensor that may be changed."""
-        if f"state{number}" not in state:
-            return torch.zeros_like(like)
-        kept = state[f"state{number}"]
-        if kept.dtype != torch.uint8:
-            return kept.clone()
-        return dequantize(kept, state[f"absmax{number}"], self._code(state, number, kept), self.block)
-
-    def _write(self, state: dict, number: int, values: torch.Tensor, group: dict) -> None:
-        if values.numel() < self.smallest or group["optim_bits"] == 32:
-            state[f"state{number}"] = values
-            return
-        if self.code == "quantile":
-            state[f"code{number}"] = code_for("quantile", values, number == 1, self.block)
-        code = self._code(state, number, values)
-        signed = self.keep_sign and number == 1
-        kept = quantize(values, code, self.block, signed, self.lookup)
-        state[f"state{number}"], state[f"absmax{number}"] = kept
-
-    def _code(self, state: dict, number: int, like: torch.Tensor) -> torch.Tensor:
-        if self.code == "quantile":
-            return state[f"code{number}"]
-        key = (number == 1, like.device)
-        if key not in self._maps:
-            self._maps[key] = MAPS[self.code](number == 1).to(like.device)
-        return self._maps[key]
+        self.store.write(state, "state1", m, True, group["optim_bits"])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take a stored state over; its tensors keep their own types, where torch would give them the parameter's."""
         super().load_state_dict(state_dict)
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        numbers = [index for group in state_dict["param_groups"] for index in group["params"]]
-        for number, parameter in zip(numbers, parameters, strict=True):
-            for name, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, torch.Tensor):
-                    self.state[parameter][name] = value.detach().clone().to(parameter.device)
+        restore_types(self, state_dict)
 
 
 class StateError(Method):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from replica.errors import ConfigError
 from replica.meters.optimizers import projected_shapes
 from replica.methods.base import Context, Method
+from replica.methods.memory.codes import Store, restore_types
 from replica.methods.memory.config import GaLoreConfig
 from replica.models import encoder_layers
 
@@ -38,6 +41,8 @@ class GaLore(Method):
             weight_decay=context.weight_decay,
             update_every=config.update_every,
             scale=config.scale,
+            store=Store("dynamic", config.block, config.smallest) if config.bits == 8 else None,
+            per_layer=config.per_layer,
         )
 
     def matrices(self, model: Any) -> dict[str, nn.Parameter]:
@@ -91,6 +96,9 @@ class GaLoreAdamW(torch.optim.Optimizer):
     For m > n the right singular vectors Q (n x r) take their place: R = G Q and alpha N Q^T. State of a matrix: two moments of R's
     shape and the projector, in the type of the parameter; the singular vectors are computed in fp32. Moments are kept when the
     projector changes, as in the paper. Weight decay is decoupled (Loshchilov and Hutter 2019).
+
+    `store` keeps moments in 8 bits (8-bit GaLore). With `per_layer` each parameter is updated, and its gradient freed, as soon as that is
+    complete in the backward pass (Section 4.3): `step` then has nothing left to do, and a gradient must be whole after one pass.
     """
 
     def __init__(
@@ -102,6 +110,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         update_every: int = 200,
         scale: float = 0.25,
+        store: Store | None = None,
+        per_layer: bool = False,
     ):
         defaults = {
             "lr": lr,
@@ -113,6 +123,22 @@ class GaLoreAdamW(torch.optim.Optimizer):
             "rank": None,
         }
         super().__init__(parameters, defaults)
+        self.store, self._done = store, set()
+        if per_layer:
+            for number, group in enumerate(self.param_groups):
+                for parameter in group["params"]:
+                    parameter.register_post_accumulate_grad_hook(partial(self._at_once, number))
+
+    @torch.no_grad()
+    def _at_once(self, number: int, parameter: nn.Parameter) -> None:
+        """Update a parameter whose gradient has just been completed, and free that."""
+        if id(parameter) in self._done:
+            raise ConfigError(
+                "method 'galore': per_layer updates need whole batches at once; use accumulate: 1 and memory for a whole batch"
+            )
+        self._done.add(id(parameter))
+        self._update(parameter, self.param_groups[number])
+        parameter.grad = None
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
@@ -123,13 +149,22 @@ class GaLoreAdamW(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in (p for p in group["params"] if p.grad is not None):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                if group["rank"] is None:
-                    update = self._adam(parameter, parameter.grad, group)
-                    parameter.add_(update, alpha=-group["lr"])
-                else:
-                    self._project(parameter, group)
+                self._update(parameter, group)
+        self._done.clear()
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a stored state over; codes stay codes, where torch would give them the parameter's type."""
+        super().load_state_dict(state_dict)
+        restore_types(self, state_dict)
+
+    def _update(self, parameter: nn.Parameter, group: dict) -> None:
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        if group["rank"] is None:
+            update = self._adam(parameter, parameter.grad, group)
+            parameter.add_(update, alpha=-group["lr"])
+        else:
+            self._project(parameter, group)
 
     def _project(self, parameter: nn.Parameter, group: dict) -> None:
         state, gradient = self.state[parameter], parameter.grad
@@ -145,15 +180,27 @@ class GaLoreAdamW(torch.optim.Optimizer):
     def _adam(self, parameter: nn.Parameter, gradient: torch.Tensor, group: dict) -> torch.Tensor:
         """Return Adam's normalised step for a gradient, with corrected moments (Kingma and Ba 2015)."""
         state, (first, second) = self.state[parameter], group["betas"]
-        if "exp_avg" not in state:
-            state["step"] = 0
-            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        state["step"] += 1
-        state["exp_avg"].lerp_(gradient, 1 - first)
-        state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        state["step"] = state.get("step", 0) + 1
+        mean, square = self._moments(state, gradient)
+        mean.lerp_(gradient.to(mean.dtype), 1 - first)
+        square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        if self.store is not None:  # what is used are the moments before they are quantized again
+            self.store.write(state, "exp_avg", mean, True)
+            self.store.write(state, "exp_avg_sq", square, False)
         correction = (1 - second ** state["step"]) ** 0.5
-        denominator = state["exp_avg_sq"].sqrt().div_(correction).add_(group["eps"])
-        return (state["exp_avg"] / denominator).div_(1 - first ** state["step"])
+        denominator = square.sqrt().div_(correction).add_(group["eps"])
+        return (mean / denominator).div_(1 - first ** state["step"]).to(gradient.dtype)
+
+    def _moments(self, state: dict, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return both moments: the state's own tensors, or float32 copies of what is kept in 8 bits."""
+        if self.store is not None:
+            return tuple(
+                self.store.read(state, name, gradient, name == "exp_avg") for name in ("exp_avg", "exp_avg_sq")
+            )
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name not in state:
+                state[name] = torch.zeros_like(gradient)
+        return state["exp_avg"], state["exp_avg_sq"]
 
 
 def _leading_vectors(gradient: torch.Tensor, rank: int, wide: bool) -> torch.Tensor:

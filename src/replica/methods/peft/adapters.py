@@ -26,6 +26,7 @@ from replica.methods.peft.layers import (
     LowRankLinear,
     Rule,
     TaskLayers,
+    fill,
 )
 from replica.methods.peft.places import Place, sublayer_outputs
 from replica.models import body
@@ -50,16 +51,14 @@ class BottleneckAdapters(Method):
         if self._name() not in context.restored:
             self.restore(model)
             seeds = torch.Generator().manual_seed(context.seed)
-            if isinstance(self.config, CompacterConfig):
-                rule = getattr(body(model), RULE).weight
-                if not rule.is_meta:
-                    with torch.no_grad():
-                        rule.copy_(torch.empty(rule.shape).normal_(0.0, self.config.rule_std, generator=seeds))
+            for rule in self._rules(model):
+                fill(rule, std=self.config.rule_std, seeds=seeds)
             for adapter in self.adapters(model):
                 adapter.reset(seeds)
-        added = [parameter for adapter in self.adapters(model) for parameter in adapter.parameters()]
+        rules = {id(rule): rule for rule in self._rules(model)}
+        added = [p for adapter in self.adapters(model) for p in adapter.parameters() if id(p) not in rules]
         if isinstance(self.config, CompacterConfig) and self.config.train_rule:
-            added.append(getattr(body(model), RULE).weight)
+            added += rules.values()
         train_only(model, [*added, *also_trained(model, self.config)])
 
     def restore(self, model: Any) -> None:
@@ -76,7 +75,7 @@ class BottleneckAdapters(Method):
         device = next(model.parameters()).device
         width = self.bottleneck(hidden)
         rule = None
-        if isinstance(config, CompacterConfig):
+        if isinstance(config, CompacterConfig) and not config.own_rules:
             with torch.device(device):
                 rule = Rule(config.n)
             body(model).add_module(RULE, rule)
@@ -92,6 +91,14 @@ class BottleneckAdapters(Method):
             place.module.add_module("adapter", adapter)
             place.module.register_forward_hook(_through_adapter)
 
+    def _rules(self, model: Any) -> list[nn.Parameter]:
+        """Return Compacter's matrices A: the one that the layers share, or each layer's own."""
+        if not isinstance(self.config, CompacterConfig):
+            return []
+        if not self.config.own_rules:
+            return [getattr(body(model), RULE).weight]
+        return [m.weight for adapter in self.adapters(model) for m in adapter.modules() if isinstance(m, Rule)]
+
     def expected(self, model: Any) -> dict[str, float]:
         """Count the trained parameters by the formulas: per adapter, for A, the norms and a new head."""
         config, hidden = self.config, body(model).config.hidden_size
@@ -100,8 +107,9 @@ class BottleneckAdapters(Method):
         shared = 0
         if isinstance(config, CompacterConfig):
             n = config.n
-            shared = n**3 if config.train_rule else 0
-            matrices = 2 * n * (hidden // n + width // n)
+            shared = n**3 if config.train_rule and not config.own_rules else 0
+            own = n**3 if config.train_rule and config.own_rules else 0
+            matrices = 2 * (n * (hidden // n + width // n) + own)
         elif isinstance(config, PHMAdapterConfig):
             n = config.n
             matrices = 2 * (n**3 + n * (hidden // n) * (width // n))
@@ -111,7 +119,8 @@ class BottleneckAdapters(Method):
             matrices = 2 * hidden * width
         downs, ups = (1 if config.shared == half else config.tasks for half in ("down", "up"))
         norm = 2 * hidden if config.norm else 0
-        adapters = places * (downs * (matrices // 2 + width) + ups * (matrices // 2 + hidden) + norm)
+        biases = (width, hidden) if config.biases else (0, 0)
+        adapters = places * (downs * (matrices // 2 + biases[0]) + ups * (matrices // 2 + biases[1]) + norm)
         others = also_trained(model, config)
         if config.norm and config.layer_norms:
             own = {id(parameter) for adapter in self.adapters(model) for parameter in adapter.parameters()}
@@ -135,9 +144,15 @@ class BottleneckAdapters(Method):
         return TaskLayers(self._linear(inputs, outputs, rule) for _ in range(self.config.tasks))
 
     def _linear(self, inputs: int, outputs: int, rule: Rule | None) -> nn.Module:
+        layer = self._with_bias(inputs, outputs, rule)
+        if not self.config.biases:
+            layer.bias = None
+        return layer
+
+    def _with_bias(self, inputs: int, outputs: int, rule: Rule | None) -> nn.Module:
         config = self.config
         if isinstance(config, CompacterConfig):
-            return LowRankHypercomplexLinear(inputs, outputs, rule)
+            return LowRankHypercomplexLinear(inputs, outputs, rule or Rule(config.n), own=config.own_rules)
         if isinstance(config, PHMAdapterConfig):
             return HypercomplexLinear(inputs, outputs, config.n, config.rule_std)
         if isinstance(config, AdapterLowRankConfig):

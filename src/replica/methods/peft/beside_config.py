@@ -42,6 +42,12 @@ class LadderSideTuningConfig(MethodConfig):
     fisher_examples: int = Field(
         1024, ge=1, description="training examples that Fisher's information is summed over, one at a time"
     )
+    projection_std: float | None = Field(
+        None,
+        gt=0,
+        description="down- and up-projections start as normal(0, this) with biases of zero, in the released code 0.01; absent: as torch's "
+        "linear layers start",
+    )
     within_heads: bool = Field(
         False,
         description="keep as many rows of every head; else those of queries, keys and values that matter most in any",

@@ -46,6 +46,7 @@ class Places(Trained):
     shared: Literal["none", "down", "up"] = Field("none", description="half of an adapter that all its tasks share")
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
     norm: bool = Field(False, description="a trained layer norm of the adapter's own before its first layer")
+    biases: bool = Field(True, description="the adapter's two layers have biases")
 
 
 @method(
@@ -63,6 +64,9 @@ class CompacterConfig(Places):
 
     n: int = Field(4, ge=1, description="number of Kronecker products, and the side of the square matrices A_i")
     train_rule: bool = Field(True, description="train A, the slow weights")
+    own_rules: bool = Field(
+        False, description="every layer of an adapter has an A of its own, in place of the one that all share"
+    )
     rule_std: float = Field(1e-4, ge=0, description="A starts as normal(0, this)")
 
 

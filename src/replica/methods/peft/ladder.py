@@ -10,6 +10,7 @@ from torch import nn
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.methods.peft.layers import fill
 from replica.methods.peft.side import SideStack, shape_of, side_config, stacks_of
 from replica.methods.peft.side_start import fisher, prune_into, squares
 from replica.models import body
@@ -112,8 +113,17 @@ class LadderSideTuning(Method):
             if self.config.start != "random" and not meta:
                 sides = [getattr(stack, LADDER) for stack, _ in stacks_of(model)]
                 prune_into(model, sides, importance, self.config.within_heads)
+            if self.config.projection_std is not None:
+                self._draw_projections(model, torch.Generator().manual_seed(context.seed))
         trained = [p for stack, _ in stacks_of(model) for p in getattr(stack, LADDER).parameters()]
         train_only(model, [*trained, *also_trained(model, self.config)])
+
+    def _draw_projections(self, model: Any, seeds: torch.Generator) -> None:
+        for stack, _ in stacks_of(model):
+            side = getattr(stack, LADDER)
+            for linear in (side.first, *(rung.down for rung in side.blocks), *([] if side.up is None else [side.up])):
+                fill(linear.weight, std=self.config.projection_std, seeds=seeds)
+                nn.init.zeros_(linear.bias)
 
     def restore(self, model: Any) -> None:
         """Put side networks with their hooks into the model; raises ConfigError for layers or widths that do not fit."""

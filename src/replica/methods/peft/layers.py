@@ -46,10 +46,13 @@ class LowRankHypercomplexLinear(nn.Module):
     s has shape (n, inputs / n), t (n, outputs / n). H is never built: with x as n rows of inputs / n numbers,
     row b of y is sum_i (sum_a A_i[a, b] (x_a . s_i)) t_i. On one core with 1,024 tokens, forward and backward take 0.7 ms where
     building H takes 0.9 to 1.0 (384 -> 12), and 1.0 against 1.9 to 2.1 (768 -> 24); up-projections are even or faster.
+    With `own` the rule belongs to this layer.
     """
 
-    def __init__(self, inputs: int, outputs: int, rule: Rule):
+    def __init__(self, inputs: int, outputs: int, rule: Rule, own: bool = False):
         super().__init__()
+        if own:
+            self.own_rule = rule
         n = rule.weight.shape[0]
         self.left = nn.Parameter(torch.zeros(n, inputs // n))
         self.right = nn.Parameter(torch.zeros(n, outputs // n))
@@ -71,7 +74,8 @@ class LowRankHypercomplexLinear(nn.Module):
         n, part = self.left.shape
         inner = x.unflatten(-1, (n, part)) @ self.left.t()
         mixed = torch.einsum("...ai,iab->...bi", inner, self.rule)
-        return (mixed @ self.right.to(mixed.dtype)).flatten(-2) + self.bias
+        output = (mixed @ self.right.to(mixed.dtype)).flatten(-2)
+        return output if self.bias is None else output + self.bias
 
 
 class HypercomplexLinear(nn.Module):
@@ -117,7 +121,8 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""
-        return (x @ self.left) @ self.right + self.bias
+        output = (x @ self.left) @ self.right
+        return output if self.bias is None else output + self.bias
 
 
 class FullLinear(nn.Linear):
@@ -132,8 +137,9 @@ class FullLinear(nn.Linear):
     def reset(self, seeds: torch.Generator) -> None:
         """Draw the weight from normal(0, std) and set the bias to zero."""
         fill(self.weight, std=self.std, seeds=seeds)
-        with torch.no_grad():
-            self.bias.zero_()
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.zero_()
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs)."""

@@ -43,11 +43,9 @@ def second_order(
 
 
 def after_adamw(
-    weights: list[nn.Parameter], gradients: list[torch.Tensor], optimizer: torch.optim.Optimizer | None
+    weights: list[nn.Parameter], gradients: list[torch.Tensor], optimizer: torch.optim.Optimizer
 ) -> list[torch.Tensor]:
     """Return the weights after the step that AdamW would take now; neither they nor its state change."""
-    if optimizer is None:
-        return [weight.detach() for weight in weights]
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     found = []
     for weight, gradient in zip(weights, gradients, strict=True):

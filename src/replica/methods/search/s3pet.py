@@ -112,9 +112,11 @@ class SparseStructureSearch(Method):
             module.register_forward_hook(Gated(structure))
 
     def optimizer(self, model: Any, context: Context) -> torch.optim.Optimizer:
-        """Return AdamW of the weights; alpha moves by itself, in `loss`."""
-        weights = self._weights(model)
-        return torch.optim.AdamW(weights, lr=context.learning_rate, weight_decay=context.weight_decay)
+        """Return AdamW of the weights; while searching it also keeps alpha's rate and moments, though `loss` moves alpha."""
+        groups: list[dict[str, Any]] = [{"params": self._weights(model)}]
+        if self.config.phase == "search":
+            groups.append({"params": [getattr(model, STRUCTURE).alpha], "lr": self.config.structure_rate})
+        return torch.optim.AdamW(groups, lr=context.learning_rate, weight_decay=context.weight_decay)
 
     def _weights(self, model: Any) -> list[nn.Parameter]:
         return [p for p in model.parameters() if p.requires_grad and p is not getattr(model, STRUCTURE).alpha]
@@ -147,7 +149,7 @@ class SparseStructureSearch(Method):
         drawn = np.random.default_rng([context.seed, 0xA1, context.step]).choice(half, count_, replace=False)
         held = context.examples(drawn.tolist(), model)
         weights, optimizer = self._weights(model), context.optimizer
-        rate = optimizer.param_groups[0]["lr"] if optimizer is not None else context.learning_rate
+        rates = [group["lr"] for group in optimizer.param_groups]
 
         def alike(rows: dict[str, torch.Tensor]) -> torch.Tensor:
             devices = [alpha.device] if alpha.is_cuda else []
@@ -161,12 +163,11 @@ class SparseStructureSearch(Method):
             else:
                 gradient = second_order(
                     alpha, weights, lambda: alike(batch), lambda: alike(held),
-                    lambda step: after_adamw(weights, step, optimizer), rate,
+                    lambda step: after_adamw(weights, step, optimizer), rates[0],
                 )  # fmt: skip
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(gradient.div_(torch.distributed.get_world_size()))
-        decayed = rate / context.learning_rate if context.learning_rate else 1.0
-        structure.step(gradient, self.config.structure_rate * decayed, self.config.structure_clip)
+        structure.step(gradient, rates[1], self.config.structure_clip, optimizer.state[alpha])
 
     def on_step_begin(self, model: Any, context: Context) -> None:
         """Draw the step's numbers, the same for every forward pass in it."""

@@ -18,7 +18,7 @@ class Structure(nn.Module):
     """Structural parameters alpha of all slots, their sizes, and the gates of now.
 
     While it searches, gates are drawn from alpha with the step's `uniform`; afterwards they are `chosen`, 0 or 1, and slots that are not
-    chosen are not computed. `mean`, `square` and `count` are the state of alpha's own AdamW.
+    chosen are not computed.
     """
 
     def __init__(self, sizes: list[int], budget: float, beta: float):
@@ -26,9 +26,6 @@ class Structure(nn.Module):
         self.alpha = nn.Parameter(torch.zeros(len(sizes)))
         self.register_buffer("uniform", torch.full((len(sizes),), 0.5))
         self.register_buffer("chosen", torch.zeros(len(sizes)))
-        self.register_buffer("mean", torch.zeros(len(sizes)))
-        self.register_buffer("square", torch.zeros(len(sizes)))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.sizes, self.budget, self.beta = tuple(sizes), budget, beta
         self.searching = False
         #: Whether alpha gets no gradient: what trains the weights leaves it alone.
@@ -54,15 +51,21 @@ class Structure(nn.Module):
             self.gates = soft_gates(chances, self.uniform) if self.training else chances
 
     @torch.no_grad()
-    def step(self, gradient: torch.Tensor, rate: float, clip: float) -> None:
-        """Move alpha by AdamW (0.9, 0.999, no decay) on a gradient whose norm is cut at `clip`."""
+    def step(self, gradient: torch.Tensor, rate: float, clip: float, state: dict) -> None:
+        """Move alpha by AdamW (0.9, 0.999, no decay) on a gradient whose norm is cut at `clip`.
+
+        `state` holds the step and the two moments under the names that torch's AdamW gives them.
+        """
         gradient = gradient * torch.clamp(clip / (gradient.norm() + 1e-6), max=1.0)
-        self.count += 1
-        steps = int(self.count)
-        self.mean.lerp_(gradient, 0.1)
-        self.square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
-        size = (self.square / (1 - 0.999**steps)).sqrt() + 1e-8
-        self.alpha.sub_(rate * self.mean / (1 - 0.9**steps) / size)
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        state["step"] += 1
+        steps = int(state["step"])
+        state["exp_avg"].lerp_(gradient, 0.1)
+        state["exp_avg_sq"].mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+        size = (state["exp_avg_sq"] / (1 - 0.999**steps)).sqrt() + 1e-8
+        self.alpha.sub_(rate * state["exp_avg"] / (1 - 0.9**steps) / size)
 
 
 class Slot(nn.Module):
