@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from replica.claims.compare import COLUMNS, compare, report
+from replica.claims.evidence import Evidence
 from replica.claims.ledger import merge, read_claims, read_ledger, to_csv, to_json
 from replica.errors import ConfigError, ResultError
 from replica.files import write_json
@@ -308,3 +309,19 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(ResultError, match=r"m\.json: a\.b\.1 would be inf"):
         write_json(tmp_path / "m.json", {"a": {"b": [1.0, float("inf")]}})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_trend_reads_what_a_method_reports_of_each_seed(tmp_path):
+    trend = {**TREND, "effect": "runs.small-a.reported.deft.density - runs.plain.reported.deft.density", "shows": {}}
+    trend.pop("floor", None)
+    project = make(tmp_path, claims=[claim("dense", trend=trend)], measurements={}, tables=[], figures=[])
+    ids = {"laptop": {"small-a": "run-a", "plain": "run-p"}}
+    for run, density in (("run-a", 0.25), ("run-p", 0.5)):
+        for seed in range(3):
+            path = store_metrics(project.root / "results", "laptop", run, seed, accuracy=50.0)
+            found = json.loads(path.read_text())
+            store(path, found | {"reported": {"deft": {"density": density + seed / 100, "stated": "text"}}})
+    evidence = Evidence(project, project.paper("toy"), "laptop", project.root / "results", ids)
+    assert evidence._run_value("run-a", "reported.deft.density", 2) == (0.27, None)
+    with pytest.raises(ConfigError, match=r"no reported number 'deft\.dens'.*deft\.density"):
+        evidence._run_value("run-a", "reported.deft.dens", 0)

@@ -196,3 +196,10 @@ def test_fingerprint_of_claims_covers_the_settings_that_decide_verdicts(tmp_path
     second = load_project(write_project(tmp_path / "b", settings=settings))
     assert fingerprint(first.paper("one"), "claims", first) != fingerprint(second.paper("one"), "claims", second)
     assert fingerprint(first.paper("one"), "layout", first) == fingerprint(second.paper("one"), "layout", second)
+
+
+def test_what_is_reported_is_that_of_a_method_of_the_run(tmp_path):
+    wrong = paper()
+    wrong["claims"][0]["trend"]["effect"] = "runs.student.reported.deft.density - 1"
+    with pytest.raises(ConfigError, match=r"run 'student' has no such method, only logit-distillation"):
+        _plan(tmp_path, wrong)

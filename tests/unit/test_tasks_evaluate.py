@@ -224,3 +224,23 @@ def test_images_are_classified(tmp_path, tokenizer):
     rows = [{"image": np.full((4, 4), v).tolist(), "label": y} for v, y in ((0, 0), (255, 1), (200, 0))]
     _, metrics = evaluate(Brightness(), this, split_of(tmp_path, this, rows, tokenizer))
     assert metrics["accuracy"] == pytest.approx(200 / 3)
+
+
+def test_next_words_are_scored_as_the_product_of_what_each_prefix_says(tmp_path, tokenizer):
+    rows = [{"text": text} for text in ("good bad so text", "bad", "so so good : text bad")]
+    this = task("causal", ["lm_loss", "lm_perplexity"])
+    split = split_of(tmp_path, this, rows, tokenizer)
+    llama = {**SIZES, "intermediate_size": 32, "max_position_embeddings": 32}
+    model = models.build(ModelEntry(title="t", architecture="llama", config=llama), head="causal", seed=4).eval()
+    predictions, metrics = evaluate(model, this, split, batch_size=2)
+    losses = []
+    for index in range(len(split)):
+        ids = torch.tensor(split[index]["input_ids"].astype(np.int64))
+        for place in range(1, len(ids)):  # nothing but the words before it
+            said = model(input_ids=ids[None, :place]).logits[0, -1].log_softmax(-1)
+            losses.append(-said[ids[place]].item())
+    assert predictions["words"].sum() == len(losses)
+    assert metrics["lm_loss"] == pytest.approx(np.mean(losses), rel=1e-4)
+    assert metrics["lm_perplexity"] == pytest.approx(np.exp(np.mean(losses)), rel=1e-4)
+    batch = collate(this, split.facts, model=model)([split[index] for index in range(len(split))])
+    assert task_loss(this, model, batch).item() == pytest.approx(np.mean(losses), rel=1e-4)

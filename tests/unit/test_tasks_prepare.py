@@ -276,3 +276,20 @@ def test_the_program_prepares_a_registered_task_and_says_what_is_wrong(tmp_path,
     manifest.write(data, splits=splits)  # other rows than the registry pins: retrieved before the pin was changed
     with pytest.raises(AssetError, match=r"split 'train' has rows with sha256 0{64}, config/datasets.yaml pins"):
         program.program(["--task", "smoke-sentiment", *common])
+
+
+def test_only_keeps_rows_of_these_values_and_numbers_their_labels_from_zero(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [{"image": [[number * 10] * 2] * 2, "label": number} for number in (7, 1, 5, 6, 0, 5)]
+    pq.write_table(pa.Table.from_pylist(rows), data / "train.parquet")
+    fields = {"dataset": "d", "kind": "image", "inputs": ["image"], "target": "label", "labels": ["five", "seven"]}
+    this = Task(
+        name="t", version=1, splits={"train": "train", "select": "train"}, metrics=[{"name": "accuracy"}],
+        only={"label": [5, 7]}, **fields,
+    )  # fmt: skip
+    prepare(this, data, tmp_path, tmp_path / "out")
+    split = PreparedSplit.read(tmp_path / "out", "train")
+    assert [(split[i]["row"], split[i]["label"]) for i in range(len(split))] == [(0, 1), (2, 0), (5, 0)]
+    with pytest.raises(ValueError, match=r"`only` keeps 3 values of 'label', and `labels` names 2"):
+        Task(name="t", version=1, splits={"train": "train", "select": "train"}, metrics=[{"name": "accuracy"}], only={"label": [5, 6, 7]}, **fields)  # fmt: skip

@@ -30,6 +30,7 @@ PIPELINES = {
     "tagging": "token-classification",
     "span": "question-answering",
     "mlm": "fill-mask",
+    "causal": "text-generation",
     "text": "feature-extraction",
     "text2text": "text-generation",
     "image": "image-classification",

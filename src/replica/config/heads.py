@@ -10,6 +10,7 @@ HEADS = {
     "span": "AutoModelForQuestionAnswering",
     "mlm": "AutoModelForMaskedLM",
     "pretraining": "AutoModelForPreTraining",
+    "causal": "AutoModelForCausalLM",
     "text": "AutoModel",
     "none": "AutoModel",
     "text2text": "AutoModelForSeq2SeqLM",
@@ -18,7 +19,6 @@ HEADS = {
 
 #: Heads that no task has yet, for measurements; `projection` is the image embedding of CLIP's tower.
 FURTHER_HEADS = {
-    "causal": "AutoModelForCausalLM",
     "ctc": "AutoModelForCTC",
     "audio": "AutoModelForAudioClassification",
     "projection": "CLIPVisionModelWithProjection",

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from replica.config.asset_schema import Strict
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
-Kind = Literal["classification", "regression", "tagging", "span", "mlm", "text", "text2text", "image"]
+Kind = Literal["classification", "regression", "tagging", "span", "mlm", "causal", "text", "text2text", "image"]
 Evidence = Literal["structural", "full"]
 Confidence = Literal["high", "low"]
 
@@ -52,6 +52,9 @@ class Task(Strict):
     )
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
+    only: dict[str, list[int | str]] = Field(
+        {}, description="column: values; rows with others are left out. Of the target: what stands for `labels`, in order"
+    )
     label_words: dict[str, str] = Field({}, description="text2text: what is generated for each label")
     prefix: str = Field("", description="text2text: what stands before the input")
     splits: TaskSplits
@@ -61,6 +64,13 @@ class Task(Strict):
     mask_share: float = Field(0.15, gt=0, lt=1, description="mlm: share of tokens predicted")
     next_sentence: bool = Field(False, description="mlm: pairs of segments with a next-sentence label")
     standins: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _a_label_for_each_class(self) -> Task:
+        kept = self.only.get(self.target or "")
+        if kept is not None and self.labels and len(kept) != len(self.labels):
+            raise ValueError(f"`only` keeps {len(kept)} values of '{self.target}', and `labels` names {len(self.labels)}")
+        return self
 
     @property
     def primary(self) -> Metric:
@@ -160,7 +170,8 @@ class Tolerance(Strict):
 class Trend(Strict):
     """The protocol of a laptop experiment, fixed before it runs.
 
-    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`); the 95 % interval is over seeds, paired.
+    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`, or `runs.<name>.reported.<method>.<key>` for what a
+    method says of its finished training); the 95 % interval is over seeds, paired.
     It is reproduced when the interval lies above `margin` (below, for `direction: below`).
     """
 

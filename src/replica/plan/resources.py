@@ -59,6 +59,11 @@ def training_rows(project: Project, run: Run) -> int:
     return min(rows, run.spec.get("train", {}).get("train_rows") or rows)
 
 
+def _share_of_logits(task: Task) -> float | None:
+    """Return at what share of the tokens the vocabulary's logits are computed while training; None: not at all."""
+    return {"mlm": task.mask_share, "causal": 1.0}.get(task.kind)
+
+
 def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
     """Return what training a run asks for, and the estimate behind it.
 
@@ -88,7 +93,7 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
             shape,
             batch,
             length,
-            masked_share=task.mask_share if task.kind == "mlm" else None,
+            masked_share=_share_of_logits(task),
             teacher=teacher,
             extra_tensors=sum(name in _KEEPING for name in _families(run)),
             processes=max(1, gpus),

@@ -31,8 +31,8 @@ def collate(task: Task, facts: dict[str, Any], *, seed: int = 0, model: nn.Modul
 def task_loss(task: Task, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the task's own training loss (scalar) of a batch.
 
-    Cross-entropy for classification, image, tagging, span (mean of start and end) and text2text, squared error for
-    regression, `mlm_loss` for mlm. Raises ConfigError for unlabelled text, which has none.
+    Cross-entropy for classification, image, tagging, span (mean of start and end), text2text and causal (each word after
+    the ones before it), squared error for regression, `mlm_loss` for mlm. Raises ConfigError for unlabelled text, which has none.
     """
     if task.kind == "mlm":
         return mlm_loss(model, batch)
@@ -46,7 +46,7 @@ class Collator:
 
     `example_id` `(batch,)` and, by kind: `input_ids`, `attention_mask`, `token_type_ids` `(batch, length)` with
     length padded to a multiple of 8 (at most the task's); `labels` `(batch,)` for classification, regression and
-    image, `(batch, length)` with -100 where nothing is predicted for tagging, mlm and text2text; `start_positions`,
+    image, `(batch, length)` with -100 where nothing is predicted for tagging, mlm, text2text and causal; `start_positions`,
     `end_positions` `(batch,)`; `next_sentence_label` `(batch,)`; `pixel_values` `(batch, channels, height, width)`.
 
     Words are masked anew every epoch (`set_epoch`), by a generator that depends on seed, epoch and example_id alone.
@@ -92,6 +92,8 @@ class Collator:
             batch["labels"] = padded([row["labels"] for row in rows], length, IGNORED)
         elif self.task.kind == "text2text":
             batch["labels"] = padded([row["labels"] for row in rows], None, IGNORED)
+        elif self.task.kind == "causal":  # the model itself compares each word with the output before it
+            batch["labels"] = padded(ids, length, IGNORED)
         elif self.task.kind == "span":
             batch["start_positions"] = torch.tensor([row["start"] for row in rows])
             batch["end_positions"] = torch.tensor([row["end"] for row in rows])

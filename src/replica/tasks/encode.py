@@ -105,6 +105,9 @@ def token_columns(encodings: list[Any], pair: bool) -> Columns:
 
 def label_index(task: Task, value: Any) -> int:
     """Return the number of a label given by number or name; raises ConfigError for one that the task does not have."""
+    kept = task.only.get(task.target or "", [])
+    if value in kept:
+        return kept.index(value)
     if isinstance(value, str):
         if value not in task.labels:
             raise ConfigError(f"task '{task.name}': unknown label '{value}'{nearest(value, task.labels)}")

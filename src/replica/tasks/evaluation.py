@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Entries of a batch that say what is right; they are not given to a model that predicts.
 ANSWERS = ("labels", "start_positions", "end_positions", "next_sentence_label")
 
+#: Rows whose logits over the vocabulary are held at a time.
+_ROWS_OF_LOGITS = 8
+
 
 @torch.no_grad()
 def evaluate(
@@ -34,8 +37,8 @@ def evaluate(
 
     The table has one row per example in the split's order (per question for span), with `row` of the data set and, by
     kind: `label`, `prediction` (and `logits`); `labels`, `predictions` (tagging, per word); `id`, `prediction`,
-    `answers` (span); `loss` (summed), `masked`, `correct` and the next-sentence columns (mlm); `generated`,
-    `prediction`, `references` (text2text). Masked words are those of seed 0 and epoch 0, so that every model is asked
+    `answers` (span); `loss` (summed), `masked`, `correct` and the next-sentence columns (mlm); `loss` (summed), `words`
+    (causal: those predicted, all but the first); `generated`, `prediction`, `references` (text2text). Masked words are those of seed 0 and epoch 0, so that every model is asked
     the same.
     """
     was_training = model.training
@@ -115,6 +118,20 @@ def _masked(model, task, batch, rows, split) -> list[dict[str, Any]]:
     return out
 
 
+def _next_words(model, task, batch, rows, split) -> list[dict[str, Any]]:
+    """Sum the loss of each row's words after the first; a few rows at a time, as their logits are large."""
+    out = []
+    for start in range(0, len(rows), _ROWS_OF_LOGITS):
+        part = {key: value[start : start + _ROWS_OF_LOGITS] for key, value in batch.items()}
+        logits, labels = _run(model, part).logits[:, :-1].float(), part["labels"][:, 1:]
+        losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        counts = (labels != IGNORED).sum(1)
+        out += [
+            {"loss": loss, "words": words} for loss, words in zip(losses.sum(1).tolist(), counts.tolist(), strict=True)
+        ]
+    return out
+
+
 def _texts(model, task, batch, rows, split) -> list[dict[str, Any]]:
     """Generate greedily, for as long as the longest target of the split's task."""
     generated = model.generate(
@@ -164,6 +181,7 @@ _PREDICTORS = {
     "tagging": _tags,
     "span": _spans,
     "mlm": _masked,
+    "causal": _next_words,
     "text2text": _texts,
     "text": _unscored,
 }

@@ -197,5 +197,7 @@ METRICS: dict[str, MetricEntry] = {
     "mlm_accuracy": MetricEntry("percent", "higher", _columns("correct", "masked"), _PERCENT_RATIO),
     "next_sentence_accuracy": MetricEntry("percent", "higher", _share(_next_sentence), _PERCENT_RATIO),
     "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio),
+    "lm_loss": MetricEntry("nats", "lower", _columns("loss", "words"), ratio),
+    "lm_perplexity": MetricEntry("ratio", "lower", _columns("loss", "words"), lambda sums: np.exp(ratio(sums))),
     "perplexity": MetricEntry("ratio", "lower", _columns("loss", "masked"), lambda sums: np.exp(ratio(sums))),
 }

@@ -1,4 +1,4 @@
-"""Unlabelled text: blocks for masked-language modelling, and pairs of segments for next-sentence prediction."""
+"""Unlabelled text: blocks for masked-language and next-word modelling, and pairs of segments for next-sentence prediction."""
 
 from __future__ import annotations
 

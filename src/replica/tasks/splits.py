@@ -39,7 +39,8 @@ def held_out(values: Iterable[Any], share: float) -> np.ndarray:
 def read_splits(task: Task, folder: Path | str) -> dict[str, tuple[pa.Table, np.ndarray]]:
     """Read a task's train, select and report rows: per split a table and the rows' numbers in the data set's split.
 
-    A held-out `select` leaves `train` and, if that reads the same split, `report`. `a+b` joins two splits.
+    A held-out `select` leaves `train` and, if that reads the same split, `report`. `a+b` joins two splits. Rows that `only` does not
+    keep are in none of them.
     Raises AssetError for a missing split and ConfigError when a part is empty.
     """
     folder = Path(folder)
@@ -57,6 +58,9 @@ def read_splits(task: Task, folder: Path | str) -> dict[str, tuple[pa.Table, np.
             rows = rows[apart]
         elif name == source:
             rows = rows[~apart]
+        for name_of_column, kept in task.only.items():
+            values = column(table, name_of_column, f"task '{task.name}', only")
+            rows = rows[[values[row] in kept for row in rows]]
         if not len(rows):
             raise ConfigError(f"task '{task.name}': its {part} split would be empty ({name})")
         splits[part] = (table.take(pa.array(rows)), rows)
