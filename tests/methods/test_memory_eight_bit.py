@@ -1,4 +1,4 @@
-"""8-bit optimizers: the reference against the paper's update in double precision and bitsandbytes; the stable embedding; errors of states."""
+"""8-bit optimizers: the reference against the paper's update in float64 and bitsandbytes; the stable embedding; errors of states."""
 
 from __future__ import annotations
 

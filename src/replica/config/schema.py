@@ -53,7 +53,8 @@ class Task(Strict):
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
     only: dict[str, list[int | str]] = Field(
-        {}, description="column: values; rows with others are left out. Of the target: what stands for `labels`, in order"
+        {},
+        description="column: values; rows with others are left out. Of the target: what stands for `labels`, in order",
     )
     label_words: dict[str, str] = Field({}, description="text2text: what is generated for each label")
     prefix: str = Field("", description="text2text: what stands before the input")
@@ -69,7 +70,9 @@ class Task(Strict):
     def _a_label_for_each_class(self) -> Task:
         kept = self.only.get(self.target or "")
         if kept is not None and self.labels and len(kept) != len(self.labels):
-            raise ValueError(f"`only` keeps {len(kept)} values of '{self.target}', and `labels` names {len(self.labels)}")
+            raise ValueError(
+                f"`only` keeps {len(kept)} values of '{self.target}', and `labels` names {len(self.labels)}"
+            )
         return self
 
     @property

@@ -38,8 +38,8 @@ def evaluate(
     The table has one row per example in the split's order (per question for span), with `row` of the data set and, by
     kind: `label`, `prediction` (and `logits`); `labels`, `predictions` (tagging, per word); `id`, `prediction`,
     `answers` (span); `loss` (summed), `masked`, `correct` and the next-sentence columns (mlm); `loss` (summed), `words`
-    (causal: those predicted, all but the first); `generated`, `prediction`, `references` (text2text). Masked words are those of seed 0 and epoch 0, so that every model is asked
-    the same.
+    (causal: those predicted, all but the first); `generated`, `prediction`, `references` (text2text). Masked words are
+    those of seed 0 and epoch 0, so that every model is asked the same.
     """
     was_training = model.training
     model.eval()
