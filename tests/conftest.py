@@ -18,6 +18,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one worker (`--dist loadgroup`), and all that need a SLURM: they share what their fixtures made."""
+    for item in items:
+        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("mirror") and not os.environ.get("REPLICA_MIRROR"):
         pytest.skip("REPLICA_MIRROR names no mirror of public data")
