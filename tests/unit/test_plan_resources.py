@@ -140,3 +140,13 @@ def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(root):
         assert count >= 1 and asked["mem_mb"] >= 1000 and asked["runtime"] >= 10 and asked["threads"] >= 1, name
         assert asked["gpu"] >= (rule in ("train", "compress", "adapt", "evaluate")), name
     assert {"train", "compress", "adapt", "evaluate", "prepare", "measure_structure"} <= rules
+
+
+def test_the_logits_of_a_next_word_model_count_at_every_token(root):
+    project = load_project(root, papers=["galore"], quick=False)
+    plan = build_plan(project, "laptop")
+    run = plan.named["galore"]["laptop"]["lm-full"]
+    cost = resources_of(project, plan, run)
+    blocks = 4 * (4 * 128 * 128 + 2 * 128 * 344)  # the estimate's own count of a layer: two feed-forward matrices
+    logits = 30522 * 128
+    assert cost["flops"] == 6 * (blocks + logits) * 0.5 * 64 * 300 * 16

@@ -283,11 +283,23 @@ def test_only_keeps_rows_of_these_values_and_numbers_their_labels_from_zero(tmp_
     data.mkdir()
     rows = [{"image": [[number * 10] * 2] * 2, "label": number} for number in (7, 1, 5, 6, 0, 5)]
     pq.write_table(pa.Table.from_pylist(rows), data / "train.parquet")
-    fields = {"dataset": "d", "kind": "image", "inputs": ["image"], "target": "label", "labels": ["five", "seven"]}
-    fields |= {"splits": {"train": "train", "select": "train"}, "metrics": [{"name": "accuracy"}]}
-    this = Task(name="t", version=1, only={"label": [5, 7]}, **fields)
-    prepare(this, data, tmp_path, tmp_path / "out")
+
+    def keeping(values):
+        return Task(
+            name="t",
+            version=1,
+            dataset="d",
+            kind="image",
+            inputs=["image"],
+            target="label",
+            labels=["five", "seven"],
+            only={"label": values},
+            splits={"train": "train", "select": "train"},
+            metrics=[{"name": "accuracy"}],
+        )
+
+    prepare(keeping([5, 7]), data, tmp_path, tmp_path / "out")
     split = PreparedSplit.read(tmp_path / "out", "train")
     assert [(split[i]["row"], split[i]["label"]) for i in range(len(split))] == [(0, 1), (2, 0), (5, 0)]
     with pytest.raises(ValueError, match=r"`only` keeps 3 values of 'label', and `labels` names 2"):
-        Task(name="t", version=1, only={"label": [5, 6, 7]}, **fields)
+        keeping([5, 6, 7])

@@ -1,7 +1,8 @@
 """What a run will need, estimated from its specification before anything starts: compute, time, memory, disk.
 
-Estimates count 6 FLOPs per trained weight and token (2 forward, 4 backward) and 2 per teacher weight and token; memory is the closed
-form of `replica.plan.memory` with its margin. They are for planning; what a run did need is in its manifest and benchmark file.
+Estimates count 6 FLOPs per trained weight and token (2 forward, 4 backward), those of the vocabulary's logits where they are computed,
+and 2 per teacher weight and token; memory is the closed form of `replica.plan.memory` with its margin. They are for planning; what a
+run did need is in its manifest and benchmark file.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
         batch = train.batch_size / train.accumulate / max(1, gpus)
         steps = train.steps or max(1, round(train.epochs * rows / train.batch_size))
         tokens = FILLED * length * steps * train.batch_size
-        flops = (6.0 * shape.blocks + 2.0 * (teacher.blocks if teacher else 0)) * tokens
+        logits = (_share_of_logits(task) or 0) * shape.vocabulary * shape.hidden
+        flops = (6.0 * (shape.blocks + logits) + 2.0 * (teacher.blocks if teacher else 0)) * tokens
         peak = training_bytes(
             shape,
             batch,
