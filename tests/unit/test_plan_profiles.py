@@ -44,10 +44,15 @@ def test_partitions_by_need(root, name):
     assert partition_of(profile, {**asked, "gpu": 9, "runtime": 60}) is None
 
 
+#: What no partition of the shipped profiles holds: eleven days of eight GPUs.
+LARGEST = "pretrain-llama-7b-"
+
+
 @pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
 def test_shipped_profiles_hold_the_paper_scale_but_for_the_memory_of_a_gpu(root, paper_scale, name):
     found = fit(*paper_scale, read_profile(root, name))
-    assert all("GB of a GPU" in line for line in found.warnings)
+    beyond = [line for line in found.warnings if "GB of a GPU" not in line]
+    assert all(line.startswith(f"train {LARGEST}") and "fits no partition" in line for line in beyond), beyond
     assert sum(jobs for jobs, _ in found.partitions.values()) > 3000
 
 
@@ -72,10 +77,10 @@ def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(paper_scale):
 def test_every_job_has_a_partition_or_a_warning(root, tmp_path, paper_scale, limits, name):
     profile = _with_limits(root, tmp_path, name, **limits)
     found = fit(*paper_scale, profile)
-    without = sum(partition_of(profile, asked) is None for _, _, _, asked in jobs_of(*paper_scale))
+    without = [run for _, run, _, asked in jobs_of(*paper_scale) if partition_of(profile, asked) is None]
     said = [re.search(r"^\w+ \S+(?: and (\d+) more)?: fits no partition", line) for line in found.warnings]
-    assert sum(1 + int(match.group(1) or 0) for match in said if match) == without
-    assert bool(without) == bool(limits)
+    assert sum(1 + int(match.group(1) or 0) for match in said if match) == len(without)
+    assert any(not run.startswith(LARGEST) for run in without) == bool(limits)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,8 @@ def _interrupt_at(folder, run, step, number):
         if found and int(found.group(1)) >= step:
             process.send_signal(number)
             break
-    process.stderr.read()
+    said = process.stderr.read()
+    print(said)  # shown where the test fails
     return process.wait()
 
 
