@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -22,8 +23,11 @@ class Interruption:
         self._previous: dict[int, Any] = {}
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        print(f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping", file=sys.stderr, flush=True)
         self.requested = True
+        # not `print`: the signal may come while the process itself writes there, and a buffer cannot be entered twice
+        line = f"signal {signal.Signals(number).name}: saving a checkpoint, then stopping\n"
+        with suppress(OSError):
+            os.write(2, line.encode())
 
     def __enter__(self) -> Interruption:
         self._previous = {number: signal.signal(number, self._request) for number in SIGNALS}
