@@ -22,7 +22,7 @@ report: env  ## tables, figures and page from what was measured
 	@$(BIN)/snakemake --config measured=true --forcerun compare --allowed-rules all compare ledger tables figures report --rerun-triggers mtime params && $(BIN)/replica scorecard
 
 test: env  ## every test tier that this machine allows
-	@$(BIN)/pytest -n logical --maxprocesses 4 --dist loadgroup
+	@$(BIN)/pytest -n logical --maxprocesses 4 --no-loadscope-reorder
 
 lint: env
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/snakefmt --check Snakefile workflow/rules && $(BIN)/snakemake --lint

@@ -18,12 +18,29 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.hookimpl(tryfirst=True)
+#: Folders of tests by how long their longest group takes: what is long begins first, so that no worker is left alone with it at the end.
+ORDER = ("slurm", "workflow", "browser", "methods", "unit")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one worker (`--dist loadgroup`), and all that need a SLURM: they share what their fixtures made."""
-    for item in items:
-        group = "slurm" if item.get_closest_marker("slurm") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+    """Put the tests of the long-lasting folders first; within a folder the order stays."""
+    items.sort(key=lambda item: ORDER.index(item.path.relative_to(ROOT / "tests").parts[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Keep the tests of a file in one worker, and all of tests/slurm: they share what their fixtures made.
+
+    The marks of `--dist loadgroup` do not reach xdist 3.8 from pytest 9.2, whose node ids cannot be extended.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "tests/slurm" if path.startswith("tests/slurm/") else path
+
+    return ByFile(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -108,11 +108,26 @@ def run(program: Sequence[str], gpus: int, nodes: int, minutes: float = 0.0) -> 
     with Children(SIGNALS) as children:
         if in_slurm and minutes:
             signal.signal(signal.SIGALRM, lambda number, frame: children.tell(signal.SIGUSR1))
-            signal.setitimer(signal.ITIMER_REAL, 60 * minutes - min(WARNING, 60 * minutes / 5))
+            left = _seconds_left(_own_number(os.environ), 60 * minutes)
+            signal.setitimer(signal.ITIMER_REAL, max(left - min(WARNING, 60 * minutes / 5), 0.001))
         status = shell_status(children.start(command, variables, keep).wait())
         if status == INTERRUPTED and signal.SIGUSR1 in children.received and in_slurm:
             _requeue(_own_number(os.environ))
     return status
+
+
+def _seconds_left(job: str, limit: float) -> float:
+    """Ask SLURM how long the job may go on: its clock runs since the allocation, not since this program; `limit` where it does not say."""
+    try:
+        query = ["squeue", "--noheader", "--job", job, "--format=%L"]
+        text = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        days, _, clock = text.rpartition("-")
+        left = 86400.0 * int(days or 0)
+        for place, part in enumerate(reversed(clock.split(":"))):
+            left += int(part) * 60**place
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return limit
+    return min(left, limit)
 
 
 def _own_number(environment: Mapping[str, str]) -> str:

@@ -141,11 +141,15 @@ def test_a_killed_program_shows_as_a_shell_would_show_it(tmp_path):
     assert job.wait(timeout=60) == 137
 
 
-def _scontrol(folder: Path) -> Path:
-    path = folder / "scontrol"
-    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/scontrol.calls\nexit 1\n')
+def _command(folder: Path, name: str, end: str) -> Path:
+    path = folder / name
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/{name}.calls\n{end}\n')
     path.chmod(0o755)
-    return folder / "scontrol.calls"
+    return folder / f"{name}.calls"
+
+
+def _scontrol(folder: Path) -> Path:
+    return _command(folder, "scontrol", "exit 1")
 
 
 def test_near_the_time_limit_the_job_goes_back_into_the_queue(tmp_path):
@@ -154,6 +158,15 @@ def test_near_the_time_limit_the_job_goes_back_into_the_queue(tmp_path):
     assert job.wait(timeout=30) == 85
     assert (tmp_path / f"signal-{int(signal.SIGUSR1)}").exists()
     assert calls.read_text() == "requeue 17\n"
+
+
+def test_the_time_is_slurms_which_runs_since_the_allocation(tmp_path):
+    calls = _scontrol(tmp_path)
+    asked = _command(tmp_path, "squeue", "echo 0:14")  # 46 s went by before this program; a fifth of the minute is 12 s
+    variables = {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
+    job = _launch(tmp_path, ANSWERS, "--minutes", "1", **variables)
+    assert job.wait(timeout=25) == 85, "its own clock would ring after 48 s"
+    assert asked.read_text() == "--noheader --job 17_2 --format=%L\n" and calls.read_text() == "requeue 17_2\n"
 
 
 def test_a_job_that_is_told_to_end_is_not_put_back_into_the_queue(tmp_path):
