@@ -5,7 +5,7 @@ dotted expressions, `<measurement>.<meter>.<key>…` (a `.` inside a key becomes
 an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and convolutions only.
 
 `parameters: {}` (`count_parameters(model)`; a tensor that several modules share counts once)
-    total, trainable, frozen, trainable_share (of total), buffers
+    total, trainable, frozen, trainable_share (of total), buffers, running_statistics (means and variances of batch norms)
     embeddings (words, positions, types, patches, stem, sound's convolutions, their norm), word_embeddings
     transformer (all encoder and decoder layers, without final norms, poolers and heads), encoder, decoder, layers (how many)
     layer_linears (matrices and convolutions in the layers, depthwise ones left out), layer_biases, layer_norms_in_layers,
