@@ -345,4 +345,9 @@ def test_running_statistics_are_a_mean_and_a_variance_for_each_channel_of_a_batc
     assert counts["running_statistics"] == 2 * channels
     convolutions = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64) + 16 * 32 + 32 * 64
     assert counts["total"] == convolutions + 2 * channels + 650 == 272474
-    assert count_parameters(models.build(PROJECT.model("bert-base-uncased"), head="none", device="meta"))["running_statistics"] == 0
+    assert (
+        count_parameters(models.build(PROJECT.model("bert-base-uncased"), head="none", device="meta"))[
+            "running_statistics"
+        ]
+        == 0
+    )

@@ -40,9 +40,7 @@ def count_parameters(model: nn.Module) -> dict:
         "trainable_share": trainable / total if total else 0.0,
         "buffers": sum({id(buffer): buffer.numel() for buffer in model.buffers()}.values()),
         "running_statistics": sum(
-            buffer.numel()
-            for name, buffer in model.named_buffers()
-            if name.endswith(("running_mean", "running_var"))
+            buffer.numel() for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))
         ),
         "embeddings": sum(by_part[part] for part in EMBEDDINGS),
         "word_embeddings": by_part["word_embeddings"],
