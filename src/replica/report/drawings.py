@@ -125,20 +125,26 @@ def heatmap(figure: Figure, panels: list[Panel]) -> Drawing:
             cells[cells <= 0] = np.nan
         mesh = axes.pcolormesh(np.ma.masked_invalid(cells), cmap=colours, norm=scale, edgecolors="face", linewidth=0.2)
         axes.set_facecolor("#DDDDDD")
-        axes.invert_yaxis()
+        axes.set_ylim(len(panel.rows), 0)
         axes.grid(visible=False)
         small = 6 if len(panel.rows) > 30 else 7
         axes.set_yticks(np.arange(len(panel.rows)) + 0.5, panel.rows, fontsize=small)
         every = max(1, -(-len(panel.columns) // (12 if widths[0] > 2 else 6)))
         shown = range(0, len(panel.columns), every)
-        axes.set_xticks([at + 0.5 for at in shown], [panel.columns[at] for at in shown], fontsize=7)
+        wordy = sum(len(panel.columns[at]) + 2 for at in shown) * 0.07 > widths[0]
+        names = [panel.columns[at] for at in shown]
+        turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if wordy else {}
+        axes.set_xticks([at + 0.5 for at in shown], names, fontsize=7, **turned)
         axes.set_title(panel.label if len(panels) > 1 else "", fontsize=9)
         axes.set_xlabel(figure.x)
         _numbers(axes, cells, scale)
     places[0, 0].set_ylabel(figure.y)
     bar = drawing.colorbar(mesh, ax=places.ravel().tolist(), shrink=min(1.0, 2.6 / size[1] + 0.3))
     bar.solids.set_rasterized(False)
-    bar.set_label("\n".join(filter(None, [figure.colour, _runs(panel.seeds for panel in panels)])))
+    said = [figure.colour, _runs(panel.seeds for panel in panels)]
+    bar.set_label(
+        "\n".join(part for note in said for part in textwrap.wrap(note, max(16, round(9 * size[1])))), fontsize=8
+    )
     drawing.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
     return drawing
 
