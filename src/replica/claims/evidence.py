@@ -120,7 +120,7 @@ class Evidence:
             return Outcome((parsed.value(known),))
         runs = {name: self.run_of(name, section) for name in run_names}
         single = {name for name, (run, _, _) in runs.items() if self._entries(section)[run].seeds == "one"}
-        shared = single | {name for name, (_, _, rest) in runs.items() if _shared_measure(rest)}
+        shared = single | {name for name, (_, _, rest) in runs.items() if shared_measure(rest)}
         numbers = (0,) if shared == set(run_names) else tuple(range(seeds))
         values, interval = [], None
         for seed in numbers:
@@ -257,7 +257,8 @@ def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
     return ConfigError(f"config/papers/{paper.id}.yaml: claims.{claim}: {error}")
 
 
-def _shared_measure(rest: str) -> bool:
+def shared_measure(rest: str) -> bool:
+    """Return whether a run's number (what follows its name) counts something that all seeds share."""
     if rest.startswith("counts."):
         return True
     return rest.startswith("measures.") and not rest.removeprefix("measures.").startswith(_TIMED)

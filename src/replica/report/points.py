@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from replica.claims.cells import cells, row_name
 from replica.claims.compare import Row
-from replica.claims.evidence import Evidence, Missing
+from replica.claims.evidence import Evidence, Missing, shared_measure
 from replica.claims.expressions import UnknownName, names, parse, split_run
 from replica.claims.statistics import aggregate, t_interval
 from replica.config.schema import Figure, Paper
@@ -112,8 +112,10 @@ class Numbers:
                 section = self.evidence.section_of(name)
                 outcome = self.evidence.look(_quoted(name), section, self._seeds(name, section))
                 known[name] = outcome.values
-                seeds, own = max(seeds, len(outcome.seeds)), outcome.interval
+                own = outcome.interval
                 if space == "runs":
+                    shared = shared_measure(self.evidence.run_of(name, section)[2])
+                    seeds = max(seeds, 0 if shared else len(outcome.seeds))
                     scored.add(self.evidence.scored_on(name, section))
         count = min((len(values) for values in known.values() if len(values) > 1), default=1)
         found = [
