@@ -102,17 +102,12 @@ def lines(series: list[Series]) -> Drawing:
 
 
 def heatmap(figure: Figure, panels: list[Panel]) -> Drawing:
-    """Panels of one colour scale beside each other (above each other where their rows differ); cells without a number are grey."""
-    shared = all(panel.rows == panels[0].rows for panel in panels)
-    across, down = (len(panels), 1) if shared else (1, len(panels))
-    longest = max(len(row) for panel in panels for row in panel.rows)
+    """Panels with the same rows and one colour scale beside each other; cells without a number are grey."""
+    longest = max(len(row) for row in panels[0].rows)
     widths = [min(4.2, max(1.3, 0.3 * len(panel.columns))) for panel in panels]
-    heights = [max(1.2, (0.13 if len(panel.rows) > 30 else 0.2) * len(panel.rows)) for panel in panels]
-    size = (
-        0.07 * longest + (sum(widths) if shared else max(widths)) + 1.4,
-        (max(heights) if shared else sum(heights)) + 1.3,
-    )
-    drawing, places = plt.subplots(down, across, figsize=size, squeeze=False, sharey=shared, layout="constrained")
+    height = max(1.2, (0.13 if len(panels[0].rows) > 30 else 0.2) * len(panels[0].rows))
+    size = (0.07 * longest + sum(widths) + 1.4, height + 1.3)
+    drawing, places = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True, layout="constrained")
     values = [value for panel in panels for row in panel.values for value in row if value is not None]
     positive = [value for value in values if value > 0]
     scale: Normalize = Normalize(min(values, default=0), max(values, default=1))

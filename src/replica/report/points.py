@@ -163,6 +163,12 @@ class Numbers:
             except Missing as missing:
                 made.missing.append(str(missing))
             found.append(made)
+        rows = sorted({row for panel in found for row in panel.rows}, key=natural)
+        for panel in found:  # the same rows in all, so that they stand beside each other
+            if panel.rows:
+                nothing = [0.0 if figure.per_step else None] * len(panel.columns)
+                known = dict(zip(panel.rows, panel.values, strict=True))
+                panel.rows, panel.values = rows, [known.get(row, nothing) for row in rows]
         return found
 
     def _reading(
