@@ -94,9 +94,9 @@ def lines(series: list[Series]) -> Drawing:
             axes.fill_between([p.x.value for p in bounded], *edges, color=colour, alpha=0.18, linewidth=0)
         if one.named:
             axes.set_xticks(range(len(one.named)), one.named, rotation=35, ha="right")
-    xs = {p.x.value for one in series for p in one.points if p.x is not None}
-    if xs and len(xs) <= 24 and all(x == int(x) for x in xs) and max(xs) - min(xs) < 24:
-        axes.set_xticks(sorted(int(x) for x in xs)) if not any(one.named for one in series) else None
+    whole = sorted({p.x.value for one in series for p in one.points if p.x is not None and not one.named})
+    if 0 < len(whole) <= 24 and all(x == int(x) for x in whole) and whole[-1] - whole[0] < 24:
+        axes.set_xticks(whole, [f"{x:g}" for x in whole])  # layers, say: no half ones
     _legend(axes, len(series))
     return drawing
 
