@@ -23,7 +23,7 @@ _STYLES = ["-", "--", "-.", ":"]
 #: More cells than this are not labelled with their numbers.
 _LABELLED = 60
 #: Series beyond this number put the legend beside the axes.
-_INSIDE = 4
+_INSIDE = 3
 
 
 def bars(series: list[Series]) -> Drawing:
