@@ -108,6 +108,7 @@ ROWS: list[Row] = [
     Row("bitfit"),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),
+    Row("lora-top", {"rank": 2, "skip_layers": 1}),
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("prompt-tuning", {"tokens": 5, "hidden": 8}, learning_rate=3e-2),
     Row("prefix-tuning", {"tokens": 5}, learning_rate=3e-2),

@@ -204,10 +204,18 @@ class LoRAConfig(MethodConfig):
     targets: list[str] = Field(
         [], description="last parts of the names of the linear layers; the query and value projections when empty"
     )
+    skip_layers: int = Field(0, ge=0, description="first layers of each stack that are left as they are")
     layer_norms: bool = Field(False, description="train every layer norm as well")
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
     also: list[str] = Field([], description="globs over names of parameters that are trained as well")
+
+
+@method("lora-top", version=1, implementation=f"{_PACKAGE}.library:LoRA", changes={"structure"})
+class LoRATopConfig(LoRAConfig):
+    """LoRA in the upper layers alone, as `adapter-drop` is of adapters: what lies below them needs no gradient."""
+
+    skip_layers: int = Field(5, ge=0, description="first layers of each stack that are left as they are")
 
 
 @method(
