@@ -96,6 +96,8 @@ ROWS: list[Row] = [
     Row("sparse-adapter", {"reduction": 4, "score": "magnitude", "scope": "local"}),
     Row("sparse-adapter", {"reduction": 4, "sparsity": 0.5, "score": "grasp"}),
     Row("sparse-adapter", {"reduction": 4, "sparsity": 0.5, "score": "synflow"}),
+    Row("sparse-modules", {"sparsity": 0.5}),
+    Row("sparse-modules", {"sparsity": 0.3, "score": "magnitude", "scope": "local"}),
     Row("deft"),
     Row("deft", {"padding": False, "weight": 0.5}, head="text2text", architecture="t5"),
     Row("mixture-of-domain-adapters", {"layers": [1]}, head="mlm"),

@@ -10,6 +10,7 @@ from torch import nn
 from replica.errors import ConfigError, nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.methods.peft.layers import fill
 from replica.methods.peft.places import QUERY_VALUE, upper_layers
 from replica.models import body, encoder_layers
 
@@ -30,6 +31,10 @@ class LoRA(Method):
                 model,
             )
         added = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+        if config.initial_std is not None:
+            seeds = torch.Generator().manual_seed(context.seed)
+            for parameter in added:
+                fill(parameter, std=config.initial_std, seeds=seeds)
         train_only(model, [*added, *also_trained(model, config)])
 
     def finalize(self, model: Any) -> Any:
