@@ -75,6 +75,7 @@ ROWS: list[Row] = [
     # private
     Row("private-gradients", {"clip": 1.0, "noise": 0.1, "chunk": 3}),
     Row("private-gradients", {"clip": 1.0, "batch": 8, "noise": 0.1, "vectorised": False, "sampling": "shuffled"}),
+    Row("private-gradients", {"clip": 1.0, "noise": 0.1, "rank": 2}),
     # searches
     Row("s3pet", {"budget": 0.05}, head="text2text", architecture="t5", learning_rate=3e-2),
     Row("s3pet", {"budget": 0.05, "space": "lora"}, head="text2text", architecture="t5", learning_rate=3e-2),
