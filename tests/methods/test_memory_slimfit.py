@@ -163,6 +163,18 @@ def test_schedule_trains_all_once_then_what_moved_most(full_copy):
     assert math.isinf(distance(torch.zeros(3), torch.ones(3)))
 
 
+def test_only_the_weights_that_a_step_trains_are_copied():
+    model, method = _model(), _method(rate=0.75)
+    method.prepare(model, Context())
+    state, tensors = getattr(model, STATE), units(model)
+    copies = [getattr(state, f"copy_{i}") for i in range(len(tensors))]
+    for copy in copies:
+        copy.fill_(7.0)
+    method.on_gradients(model, Context())
+    for copy, parameter in zip(copies, tensors.values(), strict=True):
+        assert torch.equal(copy, parameter if parameter.requires_grad else torch.full_like(copy, 7.0))
+
+
 def test_forward_is_exact_and_finalize_gives_the_plain_model_back():
     model = _model().eval()
     ids = torch.randint(0, 64, (3, 7))

@@ -87,7 +87,7 @@ class SlimFit(Method):
             self._compress(model)
         draw = torch.rand(len(tensors), generator=torch.Generator().manual_seed(context.seed)) * self.config.start
         device = next(model.parameters()).device
-        copies = [torch.empty_like(p, requires_grad=False) for p in tensors.values()] if self.config.full_copy else []
+        copies = [torch.zeros_like(p, requires_grad=False) for p in tensors.values()] if self.config.full_copy else []
         model.add_module(STATE, State(draw.to(device), copies))
         model.requires_grad_(True)
         self._freeze(tensors, draw)
@@ -108,9 +108,11 @@ class SlimFit(Method):
         state = getattr(model, STATE)
         with torch.no_grad():
             for index, parameter in enumerate(units(model).values()):
+                if not parameter.requires_grad:
+                    continue  # its distance is not taken in this step
                 if self.config.full_copy:
                     getattr(state, f"copy_{index}").copy_(parameter)
-                elif parameter.requires_grad:
+                else:
                     state.register_buffer(f"copy_{index}", parameter.detach().clone(), persistent=False)
 
     def on_step_end(self, model: Any, context: Context) -> None:
