@@ -59,6 +59,7 @@ PREPARATION, STRUCTURAL = preparation_of(PROJECT.scale(SCALE)), structural()
 PREFIX = "results/smoke/" if SCALE == "smoke" else "results/"
 LEDGER = f"{PREFIX}claims.csv"
 REPORT = f"{PREFIX}report/index.html"
+BIBLIOGRAPHY = f"{PREFIX}papers.bib"
 
 
 wildcard_constraints:
