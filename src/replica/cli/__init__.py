@@ -13,6 +13,7 @@ EPILOG = """examples:
   replica plan --scale paper minilm    GPU hours, disk and the longest path of one paper at its published size
   replica plan --scale paper --profile slurm   also which partitions the jobs fall on, and which fit none
   replica status                       what is done, running, interrupted, failed or not run; verdicts by paper
+  replica watch                        follow what runs, here or on a cluster: steps, loss, expected end
   replica logs RUN                     why a job failed: state, remembered failure and the end of its logs
   replica forget RUN                   let a run be tried again that failed in a way it would repeat
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
@@ -75,6 +76,15 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
     status.add_argument("--runs", action="store_true", help="a line per run, however many there are")
     status.add_argument("--ledger", help="ledger to count claims in (default: results/claims.json)")
+
+    watch = verbs.add_parser("watch", help="follow what runs: jobs done, steps and losses, expected end")
+    watch.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: those of config/config.yaml)")
+    watch.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
+    watch.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
+    watch.add_argument("--once", action="store_true", help="look once")
+    watch.add_argument(
+        "--every", type=float, metavar="SECONDS", help="between two looks (default: 5 on a terminal, else 60)"
+    )
 
     logs = verbs.add_parser("logs", help="how a run's seeds stand and what their jobs said, SLURM's logs with them")
     logs.add_argument("--lines", type=int, default=20, help="last lines of every log, 0 for all (default: 20)")
@@ -169,6 +179,10 @@ def main() -> None:
             from replica.cli.status import status
 
             return status(arguments)
+        if arguments.verb == "watch":
+            from replica.cli.watch import watch
+
+            return watch(arguments)
         if arguments.verb == "compare":
             from replica.cli.compare import compare
 
