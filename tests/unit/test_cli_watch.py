@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+import threading
 import time
 from collections import Counter
 
@@ -266,3 +267,22 @@ def test_a_broken_process_record_is_one_line(folder, capsys, monkeypatch):
     record.write_text(json.dumps([1]))
     code, _, err = _watch(folder, capsys, monkeypatch, "--once")
     assert code == 2 and "process.json" in err and len(err.splitlines()) == 1
+
+
+def test_a_workflow_says_it_beside_its_own_output_whatever_a_look_finds(folder):
+    site, teacher, _ = _at_work(folder)
+    said, enough = [], threading.Event()
+
+    def say(text):
+        said.append(text)
+        if len(said) == 1:
+            record = site.layout.resume("laptop", *teacher.run) / "process.json"
+            record.write_text("[1]")
+        else:
+            enough.set()
+
+    ended = module.beside(site.project, site.plan, say, every=0.01)
+    assert enough.wait(60)
+    ended.set()
+    assert "1 running" in said[0] and "step 40/100" in said[0]
+    assert said[1].startswith("progress: ") and "process.json" in said[1]

@@ -62,6 +62,14 @@ REPORT = f"{PREFIX}report/index.html"
 BIBLIOGRAPHY = f"{PREFIX}papers.bib"
 
 
+onstart:
+    # What `replica watch` shows, as a line a minute in the log of this call.
+    from snakemake.logging import logger
+    from replica.cli.watch import beside
+
+    beside(PROJECT, PLAN, logger.info)
+
+
 wildcard_constraints:
     scale="smoke|laptop|paper",
     run=r"(pretrain|teacher|targets|compress|adapt)-[a-z0-9-]+-[0-9a-f]{8}",

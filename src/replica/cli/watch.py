@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from contextlib import suppress
 
 from rich.live import Live
@@ -12,8 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from replica.cli.verbs import console, planned, state_of
-from replica.errors import ConfigError
+from replica.config import Project
+from replica.errors import ConfigError, ReplicaError
 from replica.paths import Layout
+from replica.plan import Plan
 from replica.progress.jobs import jobs
 from replica.progress.look import Look, Running, Watcher
 
@@ -49,6 +53,29 @@ def watch(arguments: Namespace) -> int:
         if found.over and found.done < found.total:
             _say("nothing runs here; `snakemake` (or the make verb you began with) goes on where it stopped")
     return 0
+
+
+def beside(project: Project, plan: Plan, say: Callable[[str], None], every: float = EVERY[False]) -> threading.Event:
+    """Say every minute how far the jobs are, in a thread that ends with this process, or after the returned event is set.
+
+    What cannot be read is said instead. A look never takes more than a fiftieth of the time: where it is slow (many jobs, a shared file
+    system), the next comes later.
+    """
+    watcher = Watcher(Layout(project.root), plan, jobs(project, plan), state_of)
+    ended = threading.Event()
+
+    def follow() -> None:
+        pause = every
+        while not ended.wait(pause):
+            begun = time.monotonic()
+            try:
+                say(line(watcher.look()))
+            except (ReplicaError, OSError) as error:
+                say(f"progress: {error}")
+            pause = max(every, 50 * (time.monotonic() - begun))
+
+    threading.Thread(target=follow, name="progress", daemon=True).start()
+    return ended
 
 
 def headline(found: Look, now: float | None = None) -> str:
