@@ -50,6 +50,11 @@ class Task(Strict):
     inputs: list[str] = Field(
         description="columns that hold the input (one text, or two for a pair; question, context; image)"
     )
+    images: str | None = Field(
+        None,
+        description="text2text: column of a list of images (encoded or pixels), or of regions' features of each image, that the encoder "
+        "reads beside the text",
+    )
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
     only: dict[str, list[int | str]] = Field(
@@ -73,6 +78,12 @@ class Task(Strict):
             raise ValueError(
                 f"`only` keeps {len(kept)} values of '{self.target}', and `labels` names {len(self.labels)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _images_beside_text(self) -> Task:
+        if self.images is not None and self.kind != "text2text":
+            raise ValueError(f"`images` goes with kind text2text, not {self.kind}; kind image has them in `inputs`")
         return self
 
     @property
@@ -142,6 +153,10 @@ class RunEntry(Strict):
     teacher: str | None = Field(None, description="run or registered model that teaches")
     targets: str | None = Field(None, description="run of stage `targets` with the teacher's stored signals")
     task: str | None = None
+    together: list[str] = Field(
+        [],
+        description="tasks trained with `task` in one run, a batch being of one of them; adapters count the tasks in this order",
+    )
     beside: str | None = Field(None, description="task whose training text a method reads beside the run's own")
     methods: list[dict[str, Any] | str] = []
     train: dict[str, Any] = {}

@@ -112,7 +112,8 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
     if not fitting:
         raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")
     task = max(fitting, key=len)
-    scored = entry.evaluate if entry.evaluate is not None else [entry.task] * (project.tasks[task].kind != "text")
+    scored = entry.evaluate if entry.evaluate is not None else [entry.task, *entry.together]
+    scored = [] if entry.evaluate is None and project.tasks[task].kind == "text" else scored
     if task not in scored:
         raise ConfigError(
             f"'{name}': run '{run}' is not scored on task '{task}', only on {', '.join(map(str, scored)) or 'none'}"

@@ -54,10 +54,11 @@ def rows_of(project: Project, task: Task, split: str | None) -> int:
 
 
 def training_rows(project: Project, run: Run) -> int:
-    """Return how many examples the run's training split holds, as far as the registry knows."""
-    task = project.task(run.spec["task"][0])
-    rows = rows_of(project, task, task.splits.train)
-    return min(rows, run.spec.get("train", {}).get("train_rows") or rows)
+    """Return how many examples the run's training split holds (of all its tasks), as far as the registry knows."""
+    trained = [project.task(name) for name in run.tasks]
+    rows = [rows_of(project, task, task.splits.train) for task in trained]
+    most = run.spec.get("train", {}).get("train_rows")
+    return sum(rows if most is None else [min(count, most) for count in rows])
 
 
 def _share_of_logits(task: Task) -> float | None:

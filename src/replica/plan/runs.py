@@ -47,6 +47,22 @@ class Run:
     cost: dict[str, float] = field(default_factory=dict)
 
     @property
+    def prepared(self) -> set[str]:
+        """Ids of all tokenized data that training and scoring the run read."""
+        more = [*self.spec.get("together", []), *([self.spec["beside"]] if "beside" in self.spec else [])]
+        return {self.data, *self.evaluate.values(), *(other["data"] for other in more)} - {None}
+
+    @property
+    def trained_data(self) -> list[str]:
+        """Ids of the tokenized data of `tasks`, in their order."""
+        return [self.data, *(other["data"] for other in self.spec.get("together", []))]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks that the run trains, in the order in which adapters count them."""
+        return [self.spec["task"][0], *(other["task"][0] for other in self.spec.get("together", []))]
+
+    @property
     def stored(self) -> str:
         """Name of the run's big artifact."""
         return "signals.safetensors" if self.stage == "targets" else "model.safetensors"
@@ -261,6 +277,8 @@ class _Section:
                     "task": [other.name, other.version],
                     "data": builder.prepare(other, tokenizer, length),
                 }
+            if entry.together:
+                spec["together"] = self._together(entry, task, tokenizer, length)
             targets = builder.plan.runs[parents["targets"]] if "targets" in parents else None
             if targets is not None and targets.data != spec["data"]:
                 raise ConfigError(
@@ -271,8 +289,13 @@ class _Section:
                 spec["tune"] = dict(candidates)
             evaluated = {}
             labelled = task.kind not in ("text",) and entry.stage != "targets" and TRIED not in name
-            for other in entry.evaluate if entry.evaluate is not None else [entry.task] * labelled:
+            own = [entry.task, *entry.together]
+            for other in entry.evaluate if entry.evaluate is not None else own * labelled:
                 target = task_at(project, other, scale)
+                if entry.together and other not in own:
+                    raise ConfigError(
+                        f"evaluate: task '{other}' is none of those that this run trains{nearest(other, own)}"
+                    )
                 if _head(target) != _head(task):
                     raise ConfigError(
                         f"evaluate: task '{other}' needs another head than '{entry.task}', which this run trains: "
@@ -304,6 +327,26 @@ class _Section:
             gpus=entry.gpus if scale.name == "paper" else 0,
         )
         return builder.add(name, run)
+
+    def _together(self, entry: RunEntry, task: Task, tokenizer: str, length: int | None) -> list[dict[str, Any]]:
+        """Describe the tasks that a run trains besides its first; raises ConfigError where one model cannot score them all alike."""
+        if entry.stage == "targets" or entry.targets or entry.beside:
+            raise ConfigError("together: goes with neither stage `targets` nor `targets:` nor `beside:`")
+        found, names = [], [task.name]
+        for name in entry.together:
+            other = task_at(self.builder.project, name, self.builder.scale)
+            if _head(other) != _head(task):
+                raise ConfigError(f"together: task '{name}' needs another head than '{entry.task}'")
+            if other.name in names:
+                raise ConfigError(f"together: task '{other.name}' stands twice")
+            if entry.tune and {other.primary.direction, task.primary.direction} != {"higher"}:
+                raise ConfigError(
+                    f"together: tried values are chosen by the mean score, and of '{name}' or '{entry.task}' lower is better"
+                )
+            names.append(other.name)
+            data = self.builder.prepare(other, tokenizer, length)
+            found.append({"task": [other.name, other.version], "data": data})
+        return found
 
     def _model(self, name: str, random_init: bool, models: list[str]) -> dict[str, Any]:
         """Describe a registered model so that a change of its size or weights changes the hash."""
