@@ -106,6 +106,7 @@ ROWS: list[Row] = [
         head="mlm",
     ),
     Row("bitfit"),
+    Row("freeze", {"names": ["*embeddings*"]}),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),

@@ -302,13 +302,23 @@ class Figure(Strict):
 
 
 class Table(Strict):
-    """A table in the shape of the paper's: rows by columns of claim cells, the paper's number beside ours."""
+    """A table in the shape of the paper's: rows by columns of claim cells, the paper's number beside ours; or ours of laptop runs alone."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
     where: str = ""
-    claims: list[str] = Field(description="claims whose cells it shows; two-level keys become row and column")
+    claims: list[str] = Field([], description="claims whose cells it shows; two-level keys become row and column")
+    arms: dict[str, dict[str, str]] = Field(
+        {},
+        description="row: column: expression over laptop runs or measurements, shown as the mean over seeds; instead of `claims`",
+    )
     transpose: bool = False
+
+    @model_validator(mode="after")
+    def _claims_or_arms(self) -> Table:
+        if bool(self.claims) == bool(self.arms):
+            raise ValueError("give exactly one of `claims` and `arms`")
+        return self
 
 
 class Paper(Strict):
