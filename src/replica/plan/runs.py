@@ -353,13 +353,14 @@ class _Section:
         project = self.builder.project
         name = model_at(project, name, self.builder.scale)
         entry = project.model(name)
-        pretrained = entry.sources is not None and not random_init
+        source = name if entry.sources is not None else entry.weights_of
+        pretrained = source is not None and not random_init
         if pretrained:
-            models.append(name)
+            models.append(source)
         return {
             "name": name,
             "config": _hash([entry.architecture, entry.config]),
-            "weights": _hash(entry.files) if pretrained else "random",
+            "weights": _hash(project.model(source).files) if pretrained else "random",
         }
 
     def _root(self, spec: dict, parents: dict) -> str:

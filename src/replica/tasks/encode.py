@@ -59,7 +59,7 @@ def encode_text2text(
     values = [column(table, name, f"task '{task.name}', inputs") for name in task.inputs]
     bare = prefix.endswith(":") and len(task.inputs) == 1
     sources = []
-    for row in zip(*values, strict=True):
+    for row in zip(*values, strict=True) if values else [()] * table.num_rows:
         shown = [", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row]
         parts = shown if bare else [f"{name}: {text}" for name, text in zip(task.inputs, shown, strict=True)]
         sources.append(" ".join([prefix, *parts]).strip())

@@ -67,6 +67,9 @@ def initial_model(
     entry = project.model(name)
     if run.spec["model"]["weights"] == "random":
         return models.build(entry, head=head, labels=labels, seed=seed), []
+    if entry.weights_of is not None:
+        source = project.model(entry.weights_of)
+        return models.grown(entry, source, layout.model(entry.weights_of), head=head, labels=labels, seed=seed), []
     return models.from_asset(entry, layout.model(name), head=head, labels=labels, seed=seed), []
 
 
