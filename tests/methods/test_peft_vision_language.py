@@ -233,7 +233,7 @@ def test_a_prompt_through_a_net_is_read_by_the_encoder_and_seen_by_the_decoder()
 
 def seeing() -> Any:
     """A tiny model with convolutions of its own: 8 x 8 images as 2 x 2 regions."""
-    more = {"vision": [4, 8], "image_size": 8, "feature_size": 8, "regions": 4, "images": 2}
+    more = {"vision": [4, 8], "image_size": 8, "feature_size": 8, "regions": 4, "forced_eos_token_id": None}
     entry = ModelEntry(title="", architecture="clip-bart", config={**TINY, **more, "dropout": 0.0})
     return models.build(entry, head="text2text", seed=0)
 

@@ -216,7 +216,7 @@ def _together(folder, **entry):
         (project / f"config/tasks/{name}.yaml").write_text(text)
     other = paper()
     plain = other["runs"]["laptop"]["plain"]
-    plain.update(together=["pairs"], **entry)
+    plain.update({"together": ["pairs"], **entry})
     (project / "config/papers/one.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
     return build_plan(load_project(project), "laptop")
 

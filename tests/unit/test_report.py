@@ -324,5 +324,5 @@ def test_a_table_of_laptop_runs_shows_means_and_spread_and_what_is_missing(tmp_p
     assert asked.runs[slow].seeds == {0, 1, 2}
     with pytest.raises(ConfigError, match="tables"):
         build_plan(make(tmp_path, tables=[{**table, "arms": {"x": {"y": "runs.nothing.toy-task.accuracy"}}}]), "laptop")
-    with pytest.raises(ConfigError, match="claims. and .arms"):
+    with pytest.raises(ConfigError, match=r"claims. and .arms"):
         make(tmp_path, tables=[{**table, "claims": ["toy-total"]}]).paper("toy")
