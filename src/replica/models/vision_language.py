@@ -17,6 +17,8 @@ from replica.errors import ConfigError
 
 #: A box is its left, top, right and bottom edge; its area is computed.
 BOX = 4
+#: Arguments that say what is seen in images.
+SEEN = ("features", "boxes", "images", "pixel_values", "image_mask")
 
 
 @strict
@@ -236,6 +238,11 @@ class ClipBartForConditionalGeneration(BartForConditionalGeneration):
         seen = {"features": features, "boxes": boxes, "images": images, "pixel_values": pixel_values}
         seen = {name: value for name, value in {**seen, "image_mask": image_mask}.items() if value is not None}
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **seen, **kwargs)
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a step's inputs, images in every step and not in the first alone: the mask over the encoder's states counts regions."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {**inputs, **{name: kwargs[name] for name in SEEN if kwargs.get(name) is not None}}
 
 
 AutoConfig.register(ClipBartConfig.model_type, ClipBartConfig)
