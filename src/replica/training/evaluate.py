@@ -63,9 +63,19 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     result = {"run": run_id, "seed": seed, "tasks": found, "reported": reported}
     if frames:
         with atomic_path(folder / "predictions.parquet") as temporary:
-            pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+            _one_table(pd.concat(frames, ignore_index=True)).to_parquet(temporary, index=False)
     write_json(folder / "metrics.json", result)
     return result
+
+
+def _one_table(predictions: Any) -> Any:
+    """Return the predictions of several tasks with texts in a column that held texts for one task and numbers for another."""
+    for name in predictions.columns[predictions.dtypes == object]:
+        if predictions[name].map(type).isin([str]).any():
+            predictions[name] = [
+                value if isinstance(value, str) or value is None else str(value) for value in predictions[name]
+            ]
+    return predictions
 
 
 def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
