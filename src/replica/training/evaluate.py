@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,8 @@ def _one_table(predictions: Any) -> Any:
     """Return the predictions of several tasks with texts in a column that held texts for one task and numbers for another."""
     for name in predictions.columns[predictions.dtypes == object]:
         if predictions[name].map(type).isin([str]).any():
-            predictions[name] = [
-                value if isinstance(value, str) or value is None else str(value) for value in predictions[name]
-            ]
+            numbers = predictions[name].map(lambda value: isinstance(value, Number) and value == value)
+            predictions.loc[numbers, name] = predictions.loc[numbers, name].astype(str)
     return predictions
 
 
