@@ -71,7 +71,7 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
 
 def _one_table(predictions: Any) -> Any:
     """Return the predictions of several tasks with texts in a column that held texts for one task and numbers for another."""
-    for name in predictions.columns[predictions.dtypes == object]:
+    for name in predictions.select_dtypes("object").columns:
         if predictions[name].map(type).isin([str]).any():
             numbers = predictions[name].map(lambda value: isinstance(value, Number) and value == value)
             predictions.loc[numbers, name] = predictions.loc[numbers, name].astype(str)
