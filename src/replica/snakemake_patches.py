@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import signal
 import threading
@@ -35,12 +36,20 @@ def schedule_look(scheduler: Any, delay: float) -> None:
 def patch_snakemake() -> None:
     """Apply the changes to this process. Raises AttributeError where a new Snakemake lacks what is changed."""
     import snakemake.benchmark
+    import snakemake.common
+    import snakemake.jobs
+    import snakemake.rules
     from snakemake.scheduling.job_scheduler import JobScheduler
 
     getattr(JobScheduler, "_schedule_reevalutation")  # noqa: B009 - renamed, it would be set beside the one in use
     JobScheduler._schedule_reevalutation = schedule_look
     getattr(snakemake.benchmark, "BENCHMARK_INTERVAL_SHORT")  # noqa: B009
     snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = BENCHMARK_INTERVAL
+    # The parameters of each input, params and resources function are asked for at each job: 25 times, an eighth of planning.
+    parameters = functools.lru_cache(maxsize=4096)(snakemake.common.get_function_params)
+    for module in (snakemake.common, snakemake.jobs, snakemake.rules):
+        getattr(module, "get_function_params")  # noqa: B009
+        module.get_function_params = parameters
     # Near its time limit every process of a job may be told by SIGUSR1, which would end this one; only training answers it.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     # A large DAG is millions of objects that live as long as the process: the garbage collector need not walk them at every step.

@@ -43,19 +43,42 @@ def test_a_look_may_ask_for_the_next():
 def restored():
     """Put back what patching changes in this process."""
     import snakemake.benchmark
+    import snakemake.common
+    import snakemake.jobs
+    import snakemake.rules
     from snakemake.scheduling.job_scheduler import JobScheduler
 
     look, interval = JobScheduler._schedule_reevalutation, snakemake.benchmark.BENCHMARK_INTERVAL_SHORT
     threshold, handler = gc.get_threshold(), signal.getsignal(signal.SIGUSR1)
-    yield JobScheduler, snakemake.benchmark
+    modules = (snakemake.common, snakemake.jobs, snakemake.rules)
+    parameters = snakemake.common.get_function_params
+    yield JobScheduler, snakemake.benchmark, modules
+    for module in modules:
+        module.get_function_params = parameters
     JobScheduler._schedule_reevalutation, snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = look, interval
     gc.set_threshold(*threshold)
     signal.signal(signal.SIGUSR1, handler)
 
 
 def test_patching_changes_what_snakemake_uses(restored):
-    scheduler, benchmark = restored
+    scheduler, benchmark, _ = restored
     patch_snakemake()
     assert scheduler._schedule_reevalutation is schedule_look
     assert benchmark.BENCHMARK_INTERVAL_SHORT == BENCHMARK_INTERVAL
     assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+
+
+def test_parameters_of_a_function_are_looked_up_once(restored, monkeypatch):
+    patch_snakemake()
+    asked = []
+    signature = restored[2][0].inspect.signature
+    monkeypatch.setattr("inspect.signature", lambda function: asked.append(function) or signature(function))
+    for module in restored[2]:
+        assert list(module.get_function_params(lambda wildcards, attempt: None)) == ["wildcards", "attempt"]
+
+        def same(wildcards, input):
+            """Stand for an input function."""
+
+        for _ in range(3):
+            assert list(module.get_function_params(same)) == ["wildcards", "input"]
+    assert len(asked) == 2 * len(restored[2]), "each function once"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -25,9 +26,6 @@ def test_adapters_of_four_tasks_are_trained_and_scored_from_nothing(tmp_path):
     )  # the four tasks, and what the backbone was pretrained on
     assert set(json.loads((folder / target).read_text())["tasks"]) == set(run.tasks) == set(run.evaluate)
     assert "Nothing to be done" in snakemake(folder, "--config", "scale=smoke", "--", target).stdout, made.stdout
-    # Training reads the data of every task: what is gone is made again before it.
-    for name in run.trained_data[1:]:
-        assert (
-            f"assets/prepared/{name}/manifest.json"
-            in snakemake(folder, "--config", "scale=smoke", "--forcerun", "adapt", "--dry-run", "--", target).stdout
-        )
+    # Training reads the data of every task: what is gone is made again, and the run after it.
+    shutil.rmtree(folder / "assets" / "prepared" / run.trained_data[1])
+    assert run.id in snakemake(folder, "--config", "scale=smoke", "--dry-run", "--", target).stdout

@@ -289,15 +289,19 @@ class Measurement(Strict):
 
 
 class Figure(Strict):
-    """A figure of a paper's page, drawn from rows of the ledger, measurements or histories."""
+    """A figure of a paper's page, drawn from rows of the ledger, measurements, runs or histories (`replica.report.points`)."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
-    kind: Literal["bar", "scatter", "line", "effects"]
+    kind: Literal["bar", "scatter", "line", "effects", "heatmap"]
     x: str = ""
     y: str = ""
+    colour: str = Field("", description="heatmap: what its colours say")
     series: dict[str, dict[str, str] | str] = Field({}, description="label: expression(s) for its points")
-    log: Literal["", "x", "y", "xy"] = ""
+    log: Literal["", "x", "y", "xy", "colour"] = ""
+    per_step: bool = Field(
+        False, description="heatmap of a history: what a count grew by since the line before, for each step"
+    )
     caption: str = ""
 
 
