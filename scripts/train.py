@@ -26,7 +26,7 @@ def program() -> int:
     run, layout = plan.run(arguments.run), Layout(arguments.root)
     if run.candidates and arguments.seed == 0:  # the best of the tried values was trained already, at this seed
         if first():
-            winner = adopt_winner(layout, plan, run, project.task(run.spec["task"][0]))
+            winner = adopt_winner(layout, plan, run, *map(project.task, run.tasks))
             print(f"{run.id} seed 0 is {winner}", file=sys.stderr)
         return 0
     shape = None

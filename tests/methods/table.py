@@ -109,6 +109,7 @@ ROWS: list[Row] = [
         head="mlm",
     ),
     Row("bitfit"),
+    Row("freeze", {"names": ["*embeddings*"]}),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),
     Row("lora-top", {"rank": 2, "skip_layers": 1}),

@@ -14,7 +14,7 @@ from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
-from replica.errors import ConfigError
+from replica.errors import AssetError, ConfigError
 from replica.meters.structural import measure
 from replica.methods import Context, parse
 from replica.methods.peft.layers import select_task
@@ -226,3 +226,87 @@ def test_a_prompt_through_a_net_is_read_by_the_encoder_and_seen_by_the_decoder()
     assert output.encoder_last_hidden_state.shape == (3, 3 + 7 + 4, 16)
     output.loss.backward()
     assert prompt.embedding.weight.grad.abs().sum() > 0
+
+
+# --- images of its own ------------------------------------------------------------------------------------------------------
+
+
+def seeing() -> Any:
+    """A tiny model with convolutions of its own: 8 x 8 images as 2 x 2 regions."""
+    more = {"vision": [4, 8], "image_size": 8, "feature_size": 8, "regions": 4, "forced_eos_token_id": None}
+    entry = ModelEntry(title="", architecture="clip-bart", config={**TINY, **more, "dropout": 0.0})
+    return models.build(entry, head="text2text", seed=0)
+
+
+def looked_at() -> dict[str, torch.Tensor]:
+    seeds = torch.Generator().manual_seed(2)
+    words = {name: batch()[name] for name in ("input_ids", "attention_mask", "labels")}
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1]])
+    return {**words, "pixel_values": torch.rand(3, 2, 3, 8, 8, generator=seeds), "image_mask": mask}
+
+
+def test_an_image_that_is_not_there_is_not_seen_and_the_others_are():
+    model, given = seeing(), looked_at()
+    first = model(**given).logits
+    changed = given["pixel_values"].clone()
+    changed[1, 1] += 1
+    torch.testing.assert_close(model(**{**given, "pixel_values": changed}).logits, first)
+    changed[2, 1] += 1
+    assert not torch.allclose(model(**{**given, "pixel_values": changed}).logits[2], first[2])
+
+
+def test_images_are_grids_of_their_features_with_cells_as_boxes():
+    model, given = seeing(), looked_at()
+    encoder = model.model.encoder
+    features = encoder.vision(given["pixel_values"])
+    assert features.shape == (3, 2, 4, 8)
+    torch.testing.assert_close(features[2, 1], encoder.vision(given["pixel_values"][2:, 1:])[0, 0])
+    both = encoder.visual(features, None, encoder.embed_tokens)
+    cells = torch.tensor([[0, 0, 0.5, 0.5], [0.5, 0, 1, 0.5], [0, 0.5, 0.5, 1], [0.5, 0.5, 1, 1]])
+    second = torch.ones(3, 4, dtype=torch.long)
+    by_hand = encoder.visual(features[:, 1], cells.expand(3, -1, -1), encoder.embed_tokens, second)
+    torch.testing.assert_close(both[:, 4:], by_hand)
+
+
+@pytest.mark.parametrize("method", [None, {"name": "prompt-tuning", "tokens": 3, "also": ["*.visual.*"]}])
+def test_generating_sees_what_the_forward_pass_sees(method):
+    model, given = seeing(), looked_at()
+    if method is not None:
+        entry, config = parse(method)
+        entry.load()(config).prepare(model, Context(head="text2text"))
+    given.pop("labels")
+    said = model.generate(**given, max_new_tokens=4, do_sample=False, num_beams=1, eos_token_id=59)
+    for step in range(1, said.shape[1]):
+        logits = model(**given, decoder_input_ids=said[:, :step]).logits
+        assert torch.equal(logits[:, -1].argmax(-1), said[:, step])
+
+
+def test_a_model_grows_out_of_barts_weights(tmp_path):
+    bart = tiny("bart", seed=1)
+    bart.save_pretrained(tmp_path)
+    small = ModelEntry(title="", architecture="bart", config=TINY)
+    more = {"vocab_size": TINY["vocab_size"] + 5, "feature_size": 8, "regions": 4}
+    large = ModelEntry(title="", architecture="clip-bart", config={**TINY, **more})
+    model = models.grown(large, small, tmp_path, head="text2text", seed=3)
+    own, start = model.state_dict(), bart.state_dict()
+    for name, value in start.items():
+        assert torch.equal(own[name][tuple(slice(size) for size in value.shape)], value), name
+    fresh = models.build(large, head="text2text", seed=3).state_dict()
+    assert torch.equal(own["model.shared.weight"][-5:], fresh["model.shared.weight"][-5:])
+    assert torch.equal(own["model.encoder.visual.feature.0.weight"], fresh["model.encoder.visual.feature.0.weight"])
+    with pytest.raises(AssetError, match="no room"):
+        models.grown(
+            ModelEntry(title="", architecture="bart", config={**TINY, "d_model": 8}), small, tmp_path, head="text2text"
+        )
+
+
+def test_frozen_parts_stay_and_the_rest_is_trained():
+    entry, config = parse({"name": "freeze", "names": ["*.vision.*"]})
+    model, method = seeing(), entry.load()(config)
+    method.prepare(model, Context(head="text2text"))
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    assert frozen == ["model.encoder.vision.0.weight", "model.encoder.vision.2.weight"]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert method.expected(model) == {"trainable_parameters": trained}
+    with pytest.raises(ConfigError, match="nothing-here"):
+        entry.load()(config.model_copy(update={"names": ["nothing-here"]})).prepare(seeing(), Context())

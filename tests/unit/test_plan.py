@@ -7,11 +7,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.plan import build_plan
-from replica.plan.resources import longest_path, resources_of
+from replica.plan.resources import longest_path, resources_of, training_rows
 from replica.plan.targets import fingerprint
 
 from .small_project import paper, write_project
@@ -203,3 +204,43 @@ def test_what_is_reported_is_that_of_a_method_of_the_run(tmp_path):
     wrong["claims"][0]["trend"]["effect"] = "runs.student.reported.deft.density - 1"
     with pytest.raises(ConfigError, match=r"run 'student' has no such method, only logit-distillation"):
         _plan(tmp_path, wrong)
+
+
+def _together(folder, **entry):
+    project = write_project(folder)
+    task = (project / "config/tasks/words.yaml").read_text()
+    for name, more in (("pairs", ""), ("numbers", "kind: regression\nlabels: []\n")):
+        text = task.replace("name: words", f"name: {name}", 1)
+        text = text.replace("kind: classification\n", more) if more else text
+        text = text.replace("labels:\n- a\n- b\n", "") if more else text
+        (project / f"config/tasks/{name}.yaml").write_text(text)
+    other = paper()
+    plain = other["runs"]["laptop"]["plain"]
+    plain.update({"together": ["pairs"], **entry})
+    (project / "config/papers/one.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
+    return build_plan(load_project(project), "laptop")
+
+
+def test_a_run_over_several_tasks_reads_all_their_data_and_is_scored_on_each(tmp_path):
+    plan, alone = _together(tmp_path / "a"), _plan(tmp_path / "b")
+    run = plan.runs[plan.named["one"]["laptop"]["plain"]]
+    assert run.tasks == ["words", "pairs"] and set(run.evaluate) == {"words", "pairs"}
+    assert [plan.prepared[name].task for name in run.trained_data] == ["words", "pairs"]
+    assert run.prepared == set(run.trained_data) == set(run.evaluate.values())
+    assert run.id != alone.named["one"]["laptop"]["plain"]
+    assert training_rows(load_project(tmp_path / "a"), run) == 200  # two data sets of 100 rows
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"together": ["numbers"]}, "another head"),
+        ({"together": ["words"]}, "stands twice"),
+        ({"together": ["word"]}, "words"),
+        ({"evaluate": ["words", "numbers"]}, "none of those that this run trains"),
+        ({"beside": "pairs"}, "goes with neither"),
+    ],
+)
+def test_tasks_that_cannot_be_trained_together_are_named(tmp_path, entry, message):
+    with pytest.raises(ConfigError, match=message):
+        _together(tmp_path, **entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -322,3 +323,30 @@ def test_the_programs_do_the_same(built, tmp_path, root):
     assert done.returncode == 0 and "inconclusive" in done.stdout, done.stderr
     done = call("compare", "--paper", "toi", "--scale", "laptop", "--out", claims)
     assert (done.returncode, "did you mean 'toy'" in done.stderr) == (2, True)
+
+
+def test_a_table_of_laptop_runs_shows_means_and_spread_and_what_is_missing(tmp_path):
+    cells = {"plain": {"trained": "6x768.parameters.trainable", "score": "100 * runs.plain.toy-task.accuracy"}}
+    cells["slow"] = {"score": "runs.slow.toy-task.accuracy"}
+    table = {"id": "arms", "title": "Arms", "arms": cells}
+    project = make(tmp_path, tables=[table])
+    ids = {name: build_plan(project, name).named["toy"][name] for name in ("laptop", "paper")}
+    fill(tmp_path / "results", ids)
+    made = report(project, "toy", "laptop", tmp_path / "results", ids)
+    assert made["tables"]["arms"]["plain"]["score"] == {"mean": 84.0, "values": [82.0, 84.0, 86.0]}
+    assert "missing" in made["tables"]["arms"]["slow"]["score"]
+    full, short = tables.sheets(project.paper("toy"), made)["arms"]
+    assert full.header == ["", "trained", "score"]
+    assert full.rows == short.rows == [["plain", "47", "84 (82 to 86)"], ["slow", "", "–"]]
+    # Asked for where not only quick trends are; no claim reads these runs.
+    slow = ids["laptop"]["slow"]
+    assert not build_plan(project, "laptop").runs[slow].seeds
+    everything = make(tmp_path, claims=[claim("toy-total", value=1000)], tables=[table])
+    asked = build_plan(
+        dataclasses.replace(everything, settings=everything.settings.model_copy(update={"quick": False})), "laptop"
+    )
+    assert asked.runs[slow].seeds == {0, 1, 2}
+    with pytest.raises(ConfigError, match="tables"):
+        build_plan(make(tmp_path, tables=[{**table, "arms": {"x": {"y": "runs.nothing.toy-task.accuracy"}}}]), "laptop")
+    with pytest.raises(ConfigError, match=r"claims. and .arms"):
+        make(tmp_path, tables=[{**table, "claims": ["toy-total"]}]).paper("toy")

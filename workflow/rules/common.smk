@@ -98,6 +98,11 @@ def run_inputs(wildcards):
     found["data"] = f"assets/prepared/{run.data}/manifest.json"
     if "beside" in run.spec:
         found["beside"] = f"assets/prepared/{run.spec['beside']['data']}/manifest.json"
+    if "together" in run.spec:
+        found["together"] = [
+            f"assets/prepared/{other['data']}/manifest.json"
+            for other in run.spec["together"]
+        ]
     if run.models:
         found["models"] = [f"assets/models/{name}/manifest.json" for name in run.models]
     return found

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from replica.assets import grammar
+from replica.assets import grammar, scenes
 from replica.assets.grammar import draw, draw_some, seeded
 from replica.assets.rows import Rows
 from replica.errors import AssetError, nearest
@@ -34,9 +34,16 @@ SCHEMAS: dict[str, pa.Schema] = {
         {"id": pa.string(), "title": pa.string(), "context": pa.string(), "question": pa.string(), "answers": _ANSWERS}
     ),
     "image": pa.schema({"image": pa.list_(pa.list_(pa.uint8())), "label": pa.int64()}),
+    "scenes": scenes.SCHEMA,
     "text": pa.schema({"document": pa.string(), "position": pa.int64(), "kind": pa.string(), "text": pa.string()}),
 }
 DEFAULT_SIZES = {"train": 1200, "validation": 200, "test": 200}
+#: Rows of each task of the scenes, by split; statements about two images are the smallest task.
+DEFAULT_SCENES = {
+    "train": {"vqa": 4000, "gqa": 4000, "nlvr": 800, "caption": 2000, "look": 8000},
+    "validation": {"vqa": 300, "gqa": 300, "nlvr": 300, "caption": 300, "look": 300},
+    "test": {"vqa": 600, "gqa": 600, "nlvr": 600, "caption": 300, "look": 300},
+}
 
 
 def generate(generator: str, seed: int, options: dict[str, Any]) -> dict[str, Rows]:
@@ -45,11 +52,12 @@ def generate(generator: str, seed: int, options: dict[str, Any]) -> dict[str, Ro
     Parameters
     ----------
     generator
-        sentiment, pair, similarity, tagging, span, image or text.
+        sentiment, pair, similarity, tagging, span, image, text or scenes.
     seed
         everything follows from it.
     options
-        `sizes`: rows (documents, for text) per split; `unanswerable`: share of span questions without an answer.
+        `sizes`: rows (documents, for text; for scenes rows by task) per split; `unanswerable`: share of span questions without an
+        answer.
     """
     makers: dict[str, Callable[..., Row | None]] = {
         "sentiment": _sentiment,
@@ -59,20 +67,26 @@ def generate(generator: str, seed: int, options: dict[str, Any]) -> dict[str, Ro
         "span": _span,
         "image": _image,
     }
-    known = [*makers, "text"]
+    known = [*makers, "text", "scenes"]
     if generator not in known:
         raise AssetError(f"generated source: no generator {generator!r}{nearest(generator, known)}")
     allowed = {"sizes", "unanswerable"} if generator == "span" else {"sizes"}
     for option in options:
         if option not in allowed:
             raise AssetError(f"generator {generator!r}: no option {option!r}{nearest(option, allowed)}")
-    sizes = {**DEFAULT_SIZES, **options.get("sizes", {})}
+    sizes = {**(DEFAULT_SCENES if generator == "scenes" else DEFAULT_SIZES), **options.get("sizes", {})}
     extra = {key: value for key, value in options.items() if key != "sizes"}
     seen: set[str] = set()
     splits = {}
     for split, size in sizes.items():
         rng = seeded(seed, generator, split)
-        if generator == "text":
+        if generator == "scenes":
+            rows = [
+                row
+                for task, count in size.items()
+                for row in scenes.rows_of(seeded(seed, split, task), task, count, split)
+            ]
+        elif generator == "text":
             rows = [row for number in range(size) for row in _document(rng, f"{split}-{number}")]
         else:
             rows = _different(makers[generator], rng, size, seen, extra, split)

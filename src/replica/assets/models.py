@@ -42,9 +42,9 @@ Read = tuple[dict[str, Any], dict[str, str]]
 
 
 def from_generated(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
-    """Build a tokenizer from the smoke grammar."""
+    """Build a tokenizer from the words of a generator."""
     source = entry.sources.generated
-    known = {"smoke-tokenizer": smoke_tokenizer.build}
+    known = {"smoke-tokenizer": smoke_tokenizer.build, "scenes-tokenizer": smoke_tokenizer.build_scenes}
     if source.generator not in known:
         raise AssetError(f"generated model: no generator {source.generator!r}{nearest(source.generator, known)}")
     known[source.generator](folder)

@@ -1,11 +1,11 @@
-"""The word-level tokenizer of the smoke data sets, with BERT's special tokens; also T5's pad and end of sequence."""
+"""The word-level tokenizers of the generated data sets, with BERT's special tokens; also T5's pad and end of sequence."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from replica.assets import grammar
+from replica.assets import grammar, scenes
 
 #: By id. [SEP] is also the end of a sequence and [CLS] its beginning, for sequence-to-sequence models.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -14,14 +14,20 @@ VOCABULARY_SIZE = 256
 MAX_LENGTH = 128
 
 
-def build(folder: Path) -> None:
+def build_scenes(folder: Path) -> None:
+    """Write the tokenizer of the scenes of shapes, as `build` does."""
+    build(folder, scenes.vocabulary())
+
+
+def build(folder: Path, vocabulary: list[str] | None = None) -> None:
     """Write tokenizer.json, tokenizer_config.json and special_tokens_map.json for AutoTokenizer into `folder`.
 
     Lower-cases, splits words from marks, gives `[CLS] a [SEP]` and `[CLS] a [SEP] b [SEP]` with token types 0 and 1.
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-    words = [*SPECIAL, *(word for word in grammar.vocabulary() if word not in SPECIAL)]
+    vocabulary = grammar.vocabulary() if vocabulary is None else vocabulary
+    words = [*SPECIAL, *(word for word in vocabulary if word not in SPECIAL)]
     if len(words) > VOCABULARY_SIZE:
         raise ValueError(f"the grammar has {len(words)} words; raise VOCABULARY_SIZE and the smoke models' vocab_size")
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))

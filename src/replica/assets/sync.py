@@ -39,7 +39,7 @@ RULE = (
 
 def needed(project: Project, plan: Plan) -> tuple[list[str], list[str]]:
     """Return the data sets and models that a plan's runs and its papers' measurements read, as far as they are retrieved."""
-    prepared = {name for run in plan.runs.values() if run.seeds for name in (run.data, *run.evaluate.values()) if name}
+    prepared = {name for run in plan.runs.values() if run.seeds for name in run.prepared}
     datasets = {plan.prepared[name].dataset for name in prepared}
     models = {plan.prepared[name].tokenizer for name in prepared}
     models |= {name for run in plan.runs.values() if run.seeds for name in run.models}

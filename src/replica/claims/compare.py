@@ -12,7 +12,7 @@ from replica.claims.evidence import Evidence, Missing, Outcome, where
 from replica.claims.numbers import significant
 from replica.claims.statistics import aggregate, interval, t_interval
 from replica.config.project import Project
-from replica.config.schema import Claim, Paper, Trend
+from replica.config.schema import Claim, Paper, Table, Trend
 from replica.errors import ConfigError
 
 #: The ledger's columns, in order.
@@ -59,7 +59,10 @@ def report(
     run_ids: Mapping[str, Mapping[str, str]],
     requested: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Return `{"paper", "scale", "rows", "trends"}`: the rows of `compare`, and per trend its effects and arms seed by seed."""
+    """Return `{"paper", "scale", "rows", "trends"}`: the rows of `compare`, and per trend its effects and arms seed by seed.
+
+    Where the paper has tables of laptop runs, `tables` has their cells by table, row and column.
+    """
     paper = project.paper(paper_id)
     comparison = _Comparison(project, paper, scale, Path(results), run_ids, requested)
     rows: list[Row] = []
@@ -72,7 +75,9 @@ def report(
                 rows.append(row)
         except ConfigError as error:
             raise where(paper, claim.id, error) from None
-    return {"paper": paper_id, "scale": scale, "rows": rows, "trends": trends}
+    found = {"paper": paper_id, "scale": scale, "rows": rows, "trends": trends}
+    tables = {table.id: comparison.arms(table) for table in paper.tables if table.arms}
+    return {**found, "tables": tables} if tables else found
 
 
 class _Comparison:
@@ -175,6 +180,21 @@ class _Comparison:
         ]
         why = f"the {self.level * 100:g} % interval lies {side} the margin {trend.margin:g} ({trend.direction})"
         return self._reason(row, claim, why), detail
+
+    def arms(self, table: Table) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return the cells of a table of laptop runs: mean and values by seed, or what is missing."""
+        seeds = self.scale.seeds if self.scale.name == "smoke" else self.paper.seeds.get("laptop", self.scale.seeds)
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for row, columns in table.arms.items():
+            found[row] = {}
+            for column, expression in columns.items():
+                try:
+                    values = self._outcome(expression, "laptop", seeds).values
+                    known = {"mean": significant(aggregate(values)), "values": [significant(value) for value in values]}
+                except Missing as missing:
+                    known = {"missing": str(missing)}
+                found[row][column] = known
+        return found
 
     def _outcome(self, expression: str, section: str, seeds: int) -> Outcome:
         """Evaluate, and say of what is missing how to make it."""

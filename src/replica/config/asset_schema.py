@@ -111,5 +111,9 @@ class ModelEntry(Strict):
     terms: str = Field("", description=_TERMS)
     redistribute: Redistribute = Field("unknown", description=_REDISTRIBUTE)
     sources: Sources | None = None
+    weights_of: str | None = Field(
+        None,
+        description="without `sources`: model whose weights it starts with; what it has besides, or more of, is drawn by the seed",
+    )
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
     standins: dict[str, str] = Field({}, description="scale: model that takes its place there")

@@ -143,7 +143,7 @@ def _check_tasks(project: Project) -> None:
             if scale not in project.scales or standin not in project.tasks:
                 raise ConfigError(f"{where}: standins: unknown scale or task in '{scale}: {standin}'")
     for name, entry in project.models.items():
-        for other in (entry.tokenizer, *entry.standins.values()):
+        for other in (entry.tokenizer, entry.weights_of, *entry.standins.values()):
             if other is not None and other not in project.models:
                 raise ConfigError(
                     f"config/models.yaml: models.{name}: unknown model '{other}'{nearest(other, project.models)}"

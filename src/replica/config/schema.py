@@ -50,6 +50,11 @@ class Task(Strict):
     inputs: list[str] = Field(
         description="columns that hold the input (one text, or two for a pair; question, context; image)"
     )
+    images: str | None = Field(
+        None,
+        description="text2text: column of a list of images (encoded or pixels), or of regions' features of each image, that the encoder "
+        "reads beside the text",
+    )
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
     classes: int | None = Field(
@@ -91,6 +96,12 @@ class Task(Strict):
     def class_count(self) -> int:
         """How many classes the task has; 0 where its target is no class."""
         return len(self.labels) or self.classes or 0
+
+    @model_validator(mode="after")
+    def _images_beside_text(self) -> Task:
+        if self.images is not None and self.kind != "text2text":
+            raise ValueError(f"`images` goes with kind text2text, not {self.kind}; kind image has them in `inputs`")
+        return self
 
     @property
     def primary(self) -> Metric:
@@ -170,6 +181,10 @@ class RunEntry(Strict):
     teacher: str | None = Field(None, description="run or registered model that teaches")
     targets: str | None = Field(None, description="run of stage `targets` with the teacher's stored signals")
     task: str | None = None
+    together: list[str] = Field(
+        [],
+        description="tasks trained with `task` in one run, a batch being of one of them; adapters count the tasks in this order",
+    )
     beside: str | None = Field(None, description="task whose training text a method reads beside the run's own")
     methods: list[dict[str, Any] | str] = []
     train: dict[str, Any] = {}
@@ -319,13 +334,23 @@ class Figure(Strict):
 
 
 class Table(Strict):
-    """A table in the shape of the paper's: rows by columns of claim cells, the paper's number beside ours."""
+    """A table in the shape of the paper's: rows by columns of claim cells, the paper's number beside ours; or ours of laptop runs alone."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
     where: str = ""
-    claims: list[str] = Field(description="claims whose cells it shows; two-level keys become row and column")
+    claims: list[str] = Field([], description="claims whose cells it shows; two-level keys become row and column")
+    arms: dict[str, dict[str, str]] = Field(
+        {},
+        description="row: column: expression over laptop runs or measurements, shown as the mean over seeds; instead of `claims`",
+    )
     transpose: bool = False
+
+    @model_validator(mode="after")
+    def _claims_or_arms(self) -> Table:
+        if bool(self.claims) == bool(self.arms):
+            raise ValueError("give exactly one of `claims` and `arms`")
+        return self
 
 
 class Paper(Strict):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 #: Entries of a batch that are not arguments of a model.
-NOT_MODEL_INPUTS = ("example_id",)
+NOT_MODEL_INPUTS = ("example_id", "task")
 
 
 @dataclass

@@ -236,6 +236,25 @@ def from_asset(
     return model.eval()
 
 
+def grown(
+    entry: ModelEntry, source: ModelEntry, folder: Path | str, *, head: str, labels: int = 2, seed: int = 0
+) -> PreTrainedModel:
+    """Build a model that starts with the weights of a smaller one (`source`, retrieved into the folder).
+
+    What it has besides, and the rows and columns beyond the source's, are drawn by the seed. Raises AssetError where the source has
+    a weight that it lacks or that is larger than its own.
+    """
+    model = build(entry, head=head, labels=labels, seed=seed)
+    start = from_asset(source, folder, head=head, labels=labels, seed=seed)
+    own = model.state_dict()
+    for name, value in start.state_dict().items():
+        if name not in own or any(have > need for have, need in zip(value.shape, own[name].shape, strict=True)):
+            raise AssetError(f"{Path(folder) / WEIGHTS}: '{name}' {tuple(value.shape)} has no room in '{entry.title}'")
+        with torch.no_grad():
+            own[name][tuple(slice(size) for size in value.shape)].copy_(value)
+    return model
+
+
 def body_prefix(model: PreTrainedModel) -> str:
     """Return the name under which the body stands in a model with a head; empty when the model is the body."""
     return "" if model.base_model is model else model.base_model_prefix

@@ -33,6 +33,12 @@ def requested_runs(project: Project, paper: Paper, section: str, entries: Entrie
             if name.startswith("runs."):
                 run, _ = split_run(name, entries)
                 requests[run] = max(requests.get(run, 0), seeds)
+    if section == "laptop" and (scale.name != "laptop" or not project.settings.quick):
+        seeds = paper.seeds.get("laptop", scale.seeds) if scale.name == "laptop" else scale.seeds
+        for name in _names(_arms(paper)):
+            if name.startswith("runs."):
+                run, _ = split_run(name, entries)
+                requests[run] = max(requests.get(run, 0), seeds)
     return requests
 
 
@@ -51,6 +57,11 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
                 _check(project, paper, name, entries["laptop"])
         except ConfigError as error:
             raise ConfigError(f"{where}{claim.id}: {error}") from None
+    try:
+        for name in _names(_arms(paper)):
+            _check(project, paper, name, entries["laptop"])
+    except ConfigError as error:
+        raise ConfigError(f"config/papers/{paper.id}.yaml: tables: {error}") from None
     known = {claim.id for claim in paper.claims}
     for table in paper.tables:
         for name in table.claims:
@@ -85,6 +96,11 @@ def _trend(claim: Claim) -> list[str]:
     return [] if claim.trend is None else [claim.trend.effect, *claim.trend.shows.values()]
 
 
+def _arms(paper: Paper) -> list[str]:
+    """Return every expression in the paper's tables of laptop runs."""
+    return [expression for table in paper.tables for row in table.arms.values() for expression in row.values()]
+
+
 def _names(expressions: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for expression in expressions for name in sorted(names(expression))))
 
@@ -114,7 +130,8 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
     if not fitting:
         raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")
     task = max(fitting, key=len)
-    scored = entry.evaluate if entry.evaluate is not None else [entry.task] * (project.tasks[task].kind != "text")
+    scored = entry.evaluate if entry.evaluate is not None else [entry.task, *entry.together]
+    scored = [] if entry.evaluate is None and project.tasks[task].kind == "text" else scored
     if task not in scored:
         raise ConfigError(
             f"'{name}': run '{run}' is not scored on task '{task}', only on {', '.join(map(str, scored)) or 'none'}"

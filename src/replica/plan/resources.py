@@ -54,12 +54,14 @@ def rows_of(project: Project, task: Task, split: str | None) -> int:
 
 
 def training_rows(project: Project, run: Run) -> int:
-    """Return how many examples the run's training split holds, as far as the registry knows."""
-    task = project.task(run.spec["task"][0])
-    rows = rows_of(project, task, task.splits.train)
-    train = run.spec.get("train", {})
-    drawn = train.get("train_rows") or train.get("rows_per_class", 0) * task.class_count
-    return min(rows, task.rows.get("train", rows), drawn or rows)
+    """Return how many examples the run's training split holds (of all its tasks), as far as the registry knows."""
+    train, found = run.spec.get("train", {}), []
+    for name in run.tasks:
+        task = project.task(name)
+        rows = rows_of(project, task, task.splits.train)
+        drawn = train.get("train_rows") or train.get("rows_per_class", 0) * task.class_count
+        found.append(min(rows, task.rows.get("train", rows), drawn or rows))
+    return sum(found)
 
 
 def _share_of_logits(task: Task) -> float | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field
 from typing import Any
 
 from replica.config.project import Project
@@ -18,72 +17,13 @@ from replica.config.yaml_files import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
 from replica.plan.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
+from replica.plan.plan import Plan, Prepared, Run
 from replica.plan.requests import check_claims, requested_runs
 
 #: Raised when a change of the training loop changes what a run computes.
 TRAINING_VERSION = 1
 #: Stands in the names of the runs that try a value, between the run's name and the value.
 TRIED = "~"
-
-
-@dataclass
-class Run:
-    """One run of the plan: what is trained from what, and who asked for it."""
-
-    id: str
-    stage: str
-    spec: dict[str, Any]
-    parents: dict[str, str]
-    candidates: list[str]
-    single: bool
-    data: str | None
-    models: list[str]
-    seeds: set[int] = field(default_factory=set)
-    names: set[str] = field(default_factory=set)
-    papers: set[str] = field(default_factory=set)
-    evaluate: dict[str, str] = field(default_factory=dict)
-    measure: dict[str, Any] | None = None
-    gpus: int = 0
-    cost: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def stored(self) -> str:
-        """Name of the run's big artifact."""
-        return "signals.safetensors" if self.stage == "targets" else "model.safetensors"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A task's data tokenized for one tokenizer: the id names its folder below assets/prepared/."""
-
-    id: str
-    task: str
-    dataset: str
-    tokenizer: str
-    max_length: int
-
-
-@dataclass
-class Plan:
-    """Every run that the enabled papers ask for at one scale, and the names that papers know them by."""
-
-    scale: str
-    runs: dict[str, Run] = field(default_factory=dict)
-    prepared: dict[str, Prepared] = field(default_factory=dict)
-    #: paper → section → name → run id
-    named: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
-    #: paper → ids of the runs that its claims read
-    wanted: dict[str, list[str]] = field(default_factory=dict)
-
-    def run(self, run_id: str) -> Run:
-        """Return a run by id; raises ConfigError with the nearest known id."""
-        if run_id not in self.runs:
-            raise ConfigError(f"unknown run '{run_id}' at scale {self.scale}{nearest(run_id, self.runs)}")
-        return self.runs[run_id]
-
-    def parent_seed(self, run_id: str, seed: int) -> int:
-        """Return the seed of the parent `run_id` that a child's `seed` builds on: the same, or 0 where the parent is single."""
-        return 0 if self.runs[run_id].single else seed
 
 
 class _Builder:
@@ -261,6 +201,8 @@ class _Section:
                     "task": [other.name, other.version],
                     "data": builder.prepare(other, tokenizer, length),
                 }
+            if entry.together:
+                spec["together"] = self._together(entry, task, tokenizer, length)
             targets = builder.plan.runs[parents["targets"]] if "targets" in parents else None
             if targets is not None and targets.data != spec["data"]:
                 raise ConfigError(
@@ -271,8 +213,13 @@ class _Section:
                 spec["tune"] = dict(candidates)
             evaluated = {}
             labelled = task.kind not in ("text",) and entry.stage != "targets" and TRIED not in name
-            for other in entry.evaluate if entry.evaluate is not None else [entry.task] * labelled:
+            own = [entry.task, *entry.together]
+            for other in entry.evaluate if entry.evaluate is not None else own * labelled:
                 target = task_at(project, other, scale)
+                if entry.together and other not in own:
+                    raise ConfigError(
+                        f"evaluate: task '{other}' is none of those that this run trains{nearest(other, own)}"
+                    )
                 if _head(target) != _head(task):
                     raise ConfigError(
                         f"evaluate: task '{other}' needs another head than '{entry.task}', which this run trains: "
@@ -305,18 +252,39 @@ class _Section:
         )
         return builder.add(name, run)
 
+    def _together(self, entry: RunEntry, task: Task, tokenizer: str, length: int | None) -> list[dict[str, Any]]:
+        """Describe the tasks that a run trains besides its first; raises ConfigError where one model cannot score them all alike."""
+        if entry.stage == "targets" or entry.targets or entry.beside:
+            raise ConfigError("together: goes with neither stage `targets` nor `targets:` nor `beside:`")
+        found, names = [], [task.name]
+        for name in entry.together:
+            other = task_at(self.builder.project, name, self.builder.scale)
+            if _head(other) != _head(task):
+                raise ConfigError(f"together: task '{name}' needs another head than '{entry.task}'")
+            if other.name in names:
+                raise ConfigError(f"together: task '{other.name}' stands twice")
+            if entry.tune and {other.primary.direction, task.primary.direction} != {"higher"}:
+                raise ConfigError(
+                    f"together: tried values are chosen by the mean score, and of '{name}' or '{entry.task}' lower is better"
+                )
+            names.append(other.name)
+            data = self.builder.prepare(other, tokenizer, length)
+            found.append({"task": [other.name, other.version], "data": data})
+        return found
+
     def _model(self, name: str, random_init: bool, models: list[str]) -> dict[str, Any]:
         """Describe a registered model so that a change of its size or weights changes the hash."""
         project = self.builder.project
         name = model_at(project, name, self.builder.scale)
         entry = project.model(name)
-        pretrained = entry.sources is not None and not random_init
+        source = name if entry.sources is not None else entry.weights_of
+        pretrained = source is not None and not random_init
         if pretrained:
-            models.append(name)
+            models.append(source)
         return {
             "name": name,
             "config": _hash([entry.architecture, entry.config]),
-            "weights": _hash(entry.files) if pretrained else "random",
+            "weights": _hash(project.model(source).files) if pretrained else "random",
         }
 
     def _root(self, spec: dict, parents: dict) -> str:

@@ -46,6 +46,8 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
     """
     if part == "claims":
         value: Any = [claim.model_dump(mode="json", exclude_defaults=True) for claim in paper.claims]
+        arms = {table.id: table.arms for table in paper.tables if table.arms}
+        value = [value, arms] if arms else value
         if project is not None:
             value = [value, project.settings.model_dump(mode="json", include={"tolerances", "confidence_level"})]
     elif part == "measurements":

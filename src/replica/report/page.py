@@ -21,7 +21,7 @@ from replica.errors import ConfigError
 from replica.files import atomic_folder, read_result, write_text
 from replica.report.marks import MARKS, UNSURE, UNSURE_MEANS
 from replica.report.scorecard import EVIDENCE, counts
-from replica.report.tables import grids
+from replica.report.tables import arms, grids
 
 #: Verdicts that say ours is not the paper's.
 _DIFFERS = ("better", "worse", "paper-inconsistent", "contradicted", "inconclusive")
@@ -77,7 +77,8 @@ def write(
 
 def _paper(paper: Paper, rows: list[Row], scale: str, folder: Path, results: Path, figures: Path) -> dict[str, Any]:
     stored = folder / "claims.json"
-    trends = read_result(stored, ["trends"], AGAIN)["trends"] if stored.is_file() else {}
+    found = read_result(stored, ["trends"], AGAIN) if stored.is_file() else {"trends": {}}
+    trends, tables = found["trends"], found.get("tables", {})
     by_name = {row["claim"]: row for row in rows}
     claims = []
     for claim in paper.claims:
@@ -121,6 +122,7 @@ def _paper(paper: Paper, rows: list[Row], scale: str, folder: Path, results: Pat
             if claim.trend
         ],
         "grids": grids(paper, rows),
+        "arms": [arms(table, tables.get(table.id, {})) for table in paper.tables if table.arms],
         "figures": _figures(paper, folder / "figures", figures),
         "claims": claims,
         "command": f"snakemake --config scale={scale} papers={paper.id}",

@@ -48,14 +48,15 @@ class Grid:
 
 
 def grids(paper: Paper, rows: list[Row]) -> list[Grid]:
-    """Return the paper's declared tables as grids of ledger rows."""
+    """Return the paper's declared tables of claims as grids of ledger rows."""
     found = []
     for table in paper.tables:
         if table.id in (ALL_CLAIMS, TRENDS):
             raise ConfigError(
                 f"config/papers/{paper.id}.yaml: tables: '{table.id}' is the name of a table every paper has"
             )
-        found.append(grid(paper, table, rows))
+        if not table.arms:
+            found.append(grid(paper, table, rows))
     return found
 
 
@@ -78,6 +79,10 @@ def grid(paper: Paper, table: Table, rows: list[Row]) -> Grid:
 def sheets(paper: Paper, claims: dict[str, Any]) -> dict[str, tuple[Sheet, Sheet]]:
     """Return every table by name: wide (a column each for paper, ours and verdict) and compact (`paper / ours mark`)."""
     found = {made.id: (wide(made), compact(made)) for made in grids(paper, claims["rows"])}
+    for table in paper.tables:
+        if table.arms:
+            made = arms(table, claims.get("tables", {}).get(table.id, {}))
+            found[table.id] = (made, made)
     everything = all_claims(paper, claims["rows"])
     found[ALL_CLAIMS] = (everything, everything)
     if any(claim.trend for claim in paper.claims):
@@ -129,6 +134,23 @@ def paper_text(row: Row) -> str:
     """Return the paper's number with the mark of low confidence where it is due."""
     shown = text(row["paper_value"])
     return shown + UNSURE if shown and row["confidence"] == "low" else shown
+
+
+def arms(table: Table, cells: dict[str, Any]) -> Sheet:
+    """Return a table of laptop runs: the mean over seeds in each cell, with the lowest and highest where they differ."""
+    columns = list(dict.fromkeys(column for row in table.arms.values() for column in row))
+
+    def shown(row: str, column: str) -> str:
+        cell = cells.get(row, {}).get(column, {})
+        if "mean" not in cell:
+            return "–" if column in table.arms[row] else ""
+        low, high = min(cell["values"]), max(cell["values"])
+        spread = f" ({text(low)} to {text(high)})" if low != high else ""
+        return text(cell["mean"]) + spread
+
+    lines = [[row, *(shown(row, column) for column in columns)] for row in table.arms]
+    note = "Ours at laptop scale: mean over seeds (lowest to highest)."
+    return Sheet(f"{table.title} ({table.where})" if table.where else table.title, ["", *columns], lines, note=note)
 
 
 def all_claims(paper: Paper, rows: list[Row]) -> Sheet:

@@ -86,7 +86,7 @@ def artifacts_of(project: Project, plan: Plan, papers: Iterable[str], runs: Iter
     for run_id, seed in _with_ancestors(plan, wanted):
         run = plan.runs[run_id]
         found[_run_id(plan.scale, run_id, seed)] = _run(project, plan, run, seed)
-        for prepared in {run.data, *run.evaluate.values()} - {None}:
+        for prepared in sorted(run.prepared):
             facts = plan.prepared[prepared]
             _add(found, _prepared(plan, prepared), _dataset(project, facts.dataset), _model(project, facts.tokenizer))
         for model in run.models:

@@ -19,6 +19,9 @@ from replica.tasks.prepared import PreparedSplit
 _WITH_TORCH = {
     "Collator": "replica.tasks.batches",
     "LengthBucketSampler": "replica.tasks.sampler",
+    "MixedCollator": "replica.tasks.mixture",
+    "MixedSampler": "replica.tasks.mixture",
+    "MixedSplit": "replica.tasks.mixture",
     "bootstrap": "replica.tasks.scoring",
     "collate": "replica.tasks.batches",
     "evaluate": "replica.tasks.evaluation",

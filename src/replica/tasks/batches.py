@@ -47,7 +47,8 @@ class Collator:
     `example_id` `(batch,)` and, by kind: `input_ids`, `attention_mask`, `token_type_ids` `(batch, length)` with
     length padded to a multiple of 8 (at most the task's); `labels` `(batch,)` for classification, regression and
     image, `(batch, length)` with -100 where nothing is predicted for tagging, mlm, text2text and causal; `start_positions`,
-    `end_positions` `(batch,)`; `next_sentence_label` `(batch,)`; `pixel_values` `(batch, channels, height, width)`.
+    `end_positions` `(batch,)`; `next_sentence_label` `(batch,)`; `pixel_values` `(batch, channels, height, width)`; for text2text with
+    images what `_seen` says.
 
     Words are masked anew every epoch (`set_epoch`), by a generator that depends on seed, epoch and example_id alone.
     """
@@ -92,6 +93,8 @@ class Collator:
             batch["labels"] = padded([row["labels"] for row in rows], length, IGNORED)
         elif self.task.kind == "text2text":
             batch["labels"] = padded([row["labels"] for row in rows], None, IGNORED)
+            if self.task.images is not None:
+                batch |= _seen(rows)
         elif self.task.kind == "causal":  # the model itself compares each word with the output before it
             batch["labels"] = padded(ids, length, IGNORED)
         elif self.task.kind == "span":
@@ -130,6 +133,22 @@ class Collator:
     def _padded(self, longest: int) -> int:
         """Return the next multiple of 8, but not more than the task's length where that holds the longest row."""
         return max(longest, min(-(-longest // 8) * 8, self.facts["max_length"]))
+
+
+def _seen(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return the images of rows, filled up to the most that a row has, and `image_mask`, 0 for what was filled up.
+
+    `pixel_values` (batch, images, channels, height, width) from -1 to 1, or `features` (batch, images, regions, width).
+    """
+    name = "pixels" if "pixels" in rows[0] else "features"
+    arrays = [row[name].reshape(row["shape"]) for row in rows]
+    most = max(len(array) for array in arrays)
+    values = np.zeros((len(rows), most, *arrays[0].shape[1:]), dtype=np.float32)
+    mask = torch.zeros(len(rows), most, dtype=torch.long)
+    for place, array in enumerate(arrays):
+        values[place, : len(array)] = array / 127.5 - 1.0 if name == "pixels" else array
+        mask[place, : len(array)] = 1
+    return {"pixel_values" if name == "pixels" else "features": torch.from_numpy(values), "image_mask": mask}
 
 
 def padded(rows: list[np.ndarray], length: int | None, value: int) -> torch.Tensor:

@@ -59,14 +59,14 @@ def encode_text2text(
     values = [column(table, name, f"task '{task.name}', inputs") for name in task.inputs]
     bare = prefix.endswith(":") and len(task.inputs) == 1
     sources = []
-    for row in zip(*values, strict=True):
+    for row in zip(*values, strict=True) if values else [()] * table.num_rows:
         shown = [", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row]
         parts = shown if bare else [f"{name}: {text}" for name, text in zip(task.inputs, shown, strict=True)]
         sources.append(" ".join([prefix, *parts]).strip())
     rows, texts, labels, numbers, references = [], [], [], [], []
     for index, value in enumerate(_target(task, table)):
         label, number, answers = _text_target(task, value)
-        for answer in answers if train else answers[:1]:
+        for answer in dict.fromkeys(answers) if train else answers[:1]:
             rows.append(index)
             texts.append(answer)
             labels.append(label)
@@ -75,8 +75,26 @@ def encode_text2text(
     encoded = token_columns(tokenizer.encode(sources, max_length), False)
     columns: Columns = {name: [cells[row] for row in rows] for name, cells in encoded.items()}
     columns["labels"] = [encoding.ids for encoding in tokenizer.encode(texts, max_length)]
+    if task.images is not None:
+        columns |= {name: [cells[row] for row in rows] for name, cells in _seen(task, table).items()}
     columns |= {"label": labels, "value": numbers, "references": references}
     return columns, rows
+
+
+def _seen(task: Task, table: pa.Table) -> Columns:
+    """Return the images of each row: `pixels` and their `shape` (images, channels, height, width), or `features` and theirs
+    (images, regions, width)."""
+    rows = column(table, task.images, f"task '{task.name}', images")
+    kind = table.schema.field(task.images).type
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    if pa.types.is_floating(kind):
+        arrays = [np.asarray(row, dtype=np.float16) for row in rows]
+        name = "features"
+    else:
+        arrays = [np.stack([_pixels(value) for value in row]) for row in rows]
+        name = "pixels"
+    return {name: [array.reshape(-1) for array in arrays], "shape": [list(array.shape) for array in arrays]}
 
 
 def encode_images(task: Task, table: pa.Table, size: int | None) -> tuple[Columns, dict[str, Any]]:
@@ -144,7 +162,7 @@ def _text_target(task: Task, value: Any) -> tuple[int, float, list[str]]:
         return index, float("nan"), [task.label_words.get(name, name)]
     if isinstance(value, float):
         return -1, value, [f"{np.round(value * 5) / 5:.1f}"]
-    answers = list(dict.fromkeys(value)) if isinstance(value, list) else [str(value)]
+    answers = [str(answer) for answer in value] if isinstance(value, list) else [str(value)]
     return -1, float("nan"), answers or [""]
 
 

@@ -135,8 +135,7 @@ def _next_words(model, task, batch, rows, split) -> list[dict[str, Any]]:
 def _texts(model, task, batch, rows, split) -> list[dict[str, Any]]:
     """Generate greedily, for as long as the longest target of the split's task."""
     generated = model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        **{key: value for key, value in batch.items() if key not in (*NOT_MODEL_INPUTS, *ANSWERS)},
         max_new_tokens=split.facts["target_length"] + 1,
         do_sample=False,
         num_beams=1,

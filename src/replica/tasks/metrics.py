@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from replica.errors import ConfigError
+from replica.tasks.captions import cider, phrase_recall, vqa_accuracy
 from replica.tasks.span import exact_match, token_f1
 
 if TYPE_CHECKING:
@@ -185,6 +186,11 @@ def _answers(measure: Callable[[str, list[str]], float], part: bool | None = Non
     return statistics
 
 
+def _cider(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    values = cider(list(predictions["prediction"]), [list(given) for given in predictions["references"]])
+    return np.stack([values, np.ones_like(values)], axis=1)
+
+
 def _columns(above: str, below: str) -> Callable[[pd.DataFrame, Task], np.ndarray]:
     return lambda predictions, task: predictions[[above, below]].to_numpy(float)
 
@@ -208,6 +214,9 @@ METRICS: dict[str, MetricEntry] = {
     "em_has_answer": MetricEntry("percent", "higher", _answers(exact_match, True), _PERCENT_RATIO),
     "squad_f1_has_answer": MetricEntry("percent", "higher", _answers(token_f1, True), _PERCENT_RATIO),
     "em_no_answer": MetricEntry("percent", "higher", _answers(exact_match, False), _PERCENT_RATIO),
+    "vqa_accuracy": MetricEntry("percent", "higher", _answers(vqa_accuracy), _PERCENT_RATIO),
+    "phrase_recall": MetricEntry("percent", "higher", _answers(phrase_recall), _PERCENT_RATIO),
+    "cider": MetricEntry("percent", "higher", _cider, _PERCENT_RATIO),
     "mlm_accuracy": MetricEntry("percent", "higher", _columns("correct", "masked"), _PERCENT_RATIO),
     "next_sentence_accuracy": MetricEntry("percent", "higher", _share(_next_sentence), _PERCENT_RATIO),
     "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio),

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 #: but image `input_ids`, for pairs `token_type_ids`; classification, regression, image `label`; tagging `labels`
 #: (-100 where no word starts); span `start`, `end`, `offset_start`, `offset_end`, with questions in
 #: `{split}.examples.parquet`; mlm with pairs `next_sentence_label`; text2text `labels` (target ids), `label` (class
-#: or -1), `value` (number or NaN), `references`; image `pixels` (channels, height, width).
+#: or -1), `value` (number or NaN), `references`, and with `images` either `pixels` or `features` with their `shape`; image `pixels`
+#: (channels, height, width).
 TYPES = {
     "example_id": pa.int64(),
     "row": pa.int64(),
@@ -43,6 +44,8 @@ TYPES = {
     "value": pa.float64(),
     "references": pa.list_(pa.string()),
     "pixels": pa.list_(pa.uint8()),
+    "features": pa.list_(pa.float16()),
+    "shape": pa.list_(pa.int32()),
 }
 MANIFEST = "manifest.json"
 

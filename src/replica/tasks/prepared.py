@@ -65,6 +65,11 @@ class PreparedSplit:
         return {name: _at(values, position) for name, values in self._columns.items()}
 
     @property
+    def sizes(self) -> list[int]:
+        """Rows of each task: there is one."""
+        return [len(self)]
+
+    @property
     def lengths(self) -> np.ndarray:
         """Length of each row in tokens, `(rows,)`."""
         return self.values("length")

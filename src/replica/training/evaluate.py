@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.schema import Task
 from replica.files import atomic_path, finite, remove_leftovers, write_json
+from replica.methods.peft.layers import select_task
 from replica.paths import Layout
 from replica.plan.runs import Plan
+from replica.training.selection import MEAN
 
 #: Resamples of the bootstrap over examples; the interval's ends then move by well under a tenth of its width.
 RESAMPLES = 1000
@@ -40,6 +44,8 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
         split = "report" if task.splits.report else "select"
         model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
         model.eval()
+        if name in run.tasks:
+            select_task(model, run.tasks.index(name))
         predictions, metrics = tasks.evaluate(
             model, task, tasks.PreparedSplit.read(layout.prepared(prepared), split), batch_size=64
         )
@@ -58,16 +64,49 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     result = {"run": run_id, "seed": seed, "tasks": found, "reported": reported}
     if frames:
         with atomic_path(folder / "predictions.parquet") as temporary:
-            pd.concat(frames, ignore_index=True).to_parquet(temporary, index=False)
+            _one_table(pd.concat(frames, ignore_index=True)).to_parquet(temporary, index=False)
     write_json(folder / "metrics.json", result)
     return result
 
 
-def score_select(folder: Path, task: Task, prepared: Path) -> dict[str, float]:
-    """Return the metrics of a stored model on the select split of its own task."""
+def _one_table(predictions: Any) -> Any:
+    """Return the predictions of several tasks with texts in a column that held texts for one task and numbers for another."""
+    for name in predictions.select_dtypes("object").columns:
+        if predictions[name].map(type).isin([str]).any():
+            numbers = predictions[name].map(lambda value: isinstance(value, Number) and value == value)
+            predictions.loc[numbers, name] = predictions.loc[numbers, name].astype(str)
+    return predictions
+
+
+def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
+    """Return the scores of a stored model on the select splits of the tasks that it was trained on, as `select_scores` does."""
     manifest.verify(folder)
-    model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task))
-    return tasks.evaluate(model, task, tasks.PreparedSplit.read(prepared, "select"), batch_size=64)[1]
+    model, _ = models.load(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
+    return select_scores(model, trained, prepared)
+
+
+def select_scores(
+    model: Any, trained: Sequence[Task], prepared: Sequence[Path], batch_size: int = 64
+) -> dict[str, float]:
+    """Return the metrics of a model on the select split of its task.
+
+    Of several tasks, each metric stands under `<task>.<metric>`, and `mean` is the mean of the tasks' primary metrics.
+    """
+    found = []
+    for place, (task, folder) in enumerate(zip(trained, prepared, strict=True)):
+        if len(trained) > 1:
+            select_task(model, place)
+        split = tasks.PreparedSplit.read(folder, "select")
+        found.append(tasks.evaluate(model, task, split, batch_size=batch_size)[1])
+    if len(trained) == 1:
+        return found[0]
+    named = {
+        f"{task.name}.{key}": value
+        for task, scores in zip(trained, found, strict=True)
+        for key, value in scores.items()
+    }
+    primary = [scores[task.primary.name] for task, scores in zip(trained, found, strict=True)]
+    return {MEAN: sum(primary) / len(primary), **named}
 
 
 def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def fingerprint(project: Project, plan: Plan, run_id: str, seed: int, layout: La
     run = plan.run(run_id)
     assets = [layout.prepared(run.data), *(layout.model(name) for name in run.models)]
     assets += [layout.prepared(run.spec["beside"]["data"])] if "beside" in run.spec else []
+    assets += [layout.prepared(other["data"]) for other in run.spec.get("together", [])]
     made = [layout.run(plan.scale, parent, plan.parent_seed(parent, seed)) for parent in run.parents.values()]
     made += [layout.run(plan.scale, candidate, 0) for candidate in run.candidates]
     facts = {

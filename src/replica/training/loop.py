@@ -18,8 +18,10 @@ from replica.config.schema import Train
 from replica.errors import DivergedError
 from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
+from replica.methods.peft.layers import select_task
 from replica.progress.steps import line as progress_line
-from replica.tasks import LengthBucketSampler
+from replica.tasks import LengthBucketSampler, MixedSampler, MixedSplit
+from replica.tasks.mixture import TASK
 from replica.training import checkpoints, distributed
 from replica.training import parts as sharing
 from replica.training.interruption import Interruption
@@ -112,7 +114,7 @@ class Loop(Trainer):
         batch = sharing.whole(train.batch_size, train.accumulate, processes)
         brought = [m.sampler(len(split), batch, context.seed, [collate]) for _, m in methods]
         self._brought = next((sampler for sampler in brought if sampler is not None), None)
-        self.sampler = self._brought or LengthBucketSampler(split.lengths, batch, context.seed, followers=[collate])
+        self.sampler = self._brought or _sampler(split, batch, context.seed, collate)
         self.own_parts = sharing.PartSampler(self.sampler, parts, distributed.rank(), processes)
         self.interruption = interruption or Interruption()
         self._weights: list[float] = []
@@ -203,6 +205,8 @@ class Loop(Trainer):
         """Return the objective's scalar; a loss that is not finite ends the run and names step and method."""
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             inner = self.accelerator.unwrap_model(model)
+            if TASK in inputs:  # a batch of a run over several tasks
+                select_task(inner, int(inputs[TASK][0]))
             loss = inside(model, inner, lambda: self._objective(inner, inputs, self.context))
         if not torch.isfinite(loss.detach()):
             raise DivergedError(
@@ -316,8 +320,16 @@ def inside(wrapper: nn.Module, model: nn.Module, compute: Callable[[], torch.Ten
         restore()
 
 
-def total_steps(train: Train, rows: int) -> int:
-    """Return the optimizer steps of a run over `rows` examples; a last, smaller batch counts."""
+def _sampler(split: Any, batch_size: int, seed: int, collate: Any) -> Any:
+    """Return the loop's own batches: of like length, and of one task each where the split has several."""
+    if isinstance(split, MixedSplit):
+        return MixedSampler(split, batch_size, seed, followers=[collate])
+    return LengthBucketSampler(split.lengths, batch_size, seed, followers=[collate])
+
+
+def total_steps(train: Train, rows: int | list[int]) -> int:
+    """Return the optimizer steps of a run over `rows` examples (of each task, where there are several); smaller last batches count."""
     if train.steps is not None:
         return train.steps
-    return max(1, round(train.epochs * math.ceil(rows / train.batch_size)))
+    sizes = [rows] if isinstance(rows, int) else rows
+    return max(1, round(train.epochs * sum(math.ceil(size / train.batch_size) for size in sizes)))

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from replica import tasks
 from replica.config.project import Project
+from replica.config.schema import Task, Train
+from replica.errors import ConfigError
+from replica.methods.base import Method
 from replica.paths import Layout
 from replica.plan.runs import Run
+
+
+def training_data(
+    layout: Layout, run: Run, trained: Sequence[Task], train: Train, seed: int, model: Any, methods: Sequence[Method]
+) -> tuple[Any, Any, Any]:
+    """Return the rows of a run's own batches, all its training rows, and what collates them.
+
+    `train_rows` and `rows_per_class` cut each task. Raises ConfigError for a method that keeps rows of several tasks to itself.
+    """
+    splits = [tasks.PreparedSplit.read(layout.prepared(name), "train") for name in run.trained_data]
+    if train.train_rows is not None:
+        splits = [split.sample(train.train_rows, seed) for split in splits]
+    if train.rows_per_class is not None:
+        splits = [split.sample_per_class(train.rows_per_class, seed) for split in splits]
+    collators = [
+        tasks.collate(task, split.facts, seed=seed, model=model) for task, split in zip(trained, splits, strict=True)
+    ]
+    several = len(splits) > 1
+    split = whole = tasks.MixedSplit(splits) if several else splits[0]
+    for method in methods:
+        places = method.training_rows(len(whole), seed)
+        if places is not None and several:
+            raise ConfigError(f"{type(method).__name__} keeps training rows to itself: a run of it trains one task")
+        split = split if places is None else whole.subset(places)
+    return split, whole, tasks.MixedCollator(collators) if several else collators[0]
 
 
 def sources(
@@ -23,7 +51,7 @@ def sources(
     return {
         "rows": len(whole),
         "rows_at": lambda places: collate([whole[place] for place in places]),
-        "unseen": lambda count: _first(layout, run, collate, count),
+        "unseen": lambda count: _first(layout, run, getattr(collate, "collators", [collate])[0], count),
         "beside": _beside(project, layout, run, seed, model),
     }
 

@@ -23,11 +23,12 @@ from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training import distributed, failures, memory, process
+from replica.training.evaluate import select_scores
 from replica.training.interruption import Interruption
 from replica.training.loop import Loop, total_steps
 from replica.training.parts import most_parts
 from replica.training.precision import choose
-from replica.training.rows import sources
+from replica.training.rows import sources, training_data
 from replica.training.selection import choose_candidate
 
 #: Sentences that a teacher reads at once where its signals are stored.
@@ -66,6 +67,9 @@ def initial_model(
     entry = project.model(name)
     if run.spec["model"]["weights"] == "random":
         return models.build(entry, head=head, labels=labels, seed=seed), []
+    if entry.weights_of is not None:
+        source = project.model(entry.weights_of)
+        return models.grown(entry, source, layout.model(entry.weights_of), head=head, labels=labels, seed=seed), []
     return models.from_asset(entry, layout.model(name), head=head, labels=labels, seed=seed), []
 
 
@@ -137,11 +141,14 @@ def _train(
     parts: int,
     interruption: Interruption,
 ) -> int:
-    task = project.task(run.spec["task"][0])
+    trained = [project.task(name) for name in run.tasks]
+    task = trained[0]
     out, state = layout.run(plan.scale, run.id, seed), layout.resume(plan.scale, run.id, seed)
     selection = None
     if run.candidates:
-        selection = distributed.from_first(choose_candidate(layout, plan, run, task) if distributed.first() else None)
+        selection = distributed.from_first(
+            choose_candidate(layout, plan, run, *trained) if distributed.first() else None
+        )
     train = Train(**{**run.spec["train"], **(selection["chosen"] if selection else {})})
     is_candidate = any(run.id in other.candidates for other in plan.runs.values())
     started = time.time()
@@ -153,17 +160,8 @@ def _train(
     head, labels = tasks.head_of(task), tasks.label_count(task)
     methods = own_methods(run)
     model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
-    split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
-    if train.train_rows is not None:
-        split = split.sample(train.train_rows, seed)
-    if train.rows_per_class is not None:
-        split = split.sample_per_class(train.rows_per_class, seed)
-    whole = split
-    for _, method in methods:
-        places = method.training_rows(len(whole), seed)
-        split = split if places is None else whole.subset(places)
-    collate = tasks.collate(task, split.facts, seed=seed, model=model)
-    steps = total_steps(train, len(split))
+    split, whole, collate = training_data(layout, run, trained, train, seed, model, [method for _, method in methods])
+    steps = total_steps(train, split.sizes)
     warmup = train.warmup_steps or round(train.warmup_share * steps)
     context = Context(
         seed=seed,
@@ -209,9 +207,8 @@ def _train(
     model.eval()
     scored = None
     if is_candidate:
-        _, metrics = tasks.evaluate(
-            model, task, tasks.PreparedSplit.read(layout.prepared(run.data), "select"), batch_size=max(1, 64 // parts)
-        )
+        prepared = [layout.prepared(name) for name in run.trained_data]
+        metrics = select_scores(model, trained, prepared, batch_size=max(1, 64 // parts))
         scored = {name: finite(value) for name, value in metrics.items()}
     kept = [
         {"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent

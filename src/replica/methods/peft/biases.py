@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from replica.methods.base import Context, Method
-from replica.methods.peft.freeze import also_trained, count, head_parameters, train_only
+from replica.methods.peft.freeze import also_trained, count, head_parameters, named_parameters, train_only
 from replica.models import encoder_layers
 
 
@@ -79,3 +79,20 @@ class LayerNormTuning(Method):
     def expected(self, model: Any) -> dict[str, float]:
         """Count the norms and the head."""
         return {"trainable_parameters": count(also_trained(model, self.config))}
+
+
+class Freeze(Method):
+    """Named parameters get no gradient; what else is trained stays trained."""
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Freeze what the globs fit; raises ConfigError for one that fits nothing."""
+        for parameter in self._frozen(model):
+            parameter.requires_grad_(False)
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count everything but the named parameters, where this is the run's only method that freezes."""
+        frozen = {id(parameter) for parameter in self._frozen(model)}
+        return {"trainable_parameters": count(p for p in model.parameters() if id(p) not in frozen)}
+
+    def _frozen(self, model: Any) -> list[nn.Parameter]:
+        return [p for pattern in self.config.names for p in named_parameters(model, pattern, "names")]

@@ -205,6 +205,13 @@ class LayerNormTuningConfig(Trained):
     """Only the layer norms (and a new head) are trained."""
 
 
+@method("freeze", version=1, implementation=f"{_PACKAGE}.biases:Freeze", changes={"structure"})
+class FreezeConfig(MethodConfig):
+    """Parts of the model stay as they are (CLIP's encoder of images beside a BART that is trained); the rest is trained as it was."""
+
+    names: list[str] = Field(min_length=1, description="globs over names of parameters that are not trained")
+
+
 @method("intrinsic-said", version=1, implementation=f"{_PACKAGE}.subspace:IntrinsicSAID", changes={"structure"})
 class IntrinsicSAIDConfig(MethodConfig):
     """Structure-aware intrinsic dimension (Aghajanyan et al. 2021, eq. 3): theta = theta_0 + lambda_l P(theta_d)."""

@@ -52,14 +52,15 @@ def also_trained(model: Any, config: Any) -> list[nn.Parameter]:
     if output is not None:
         found = found + list(output.parameters())
     for pattern in getattr(config, "also", []):
-        found = found + _named(model, pattern)
+        found = found + named_parameters(model, pattern)
     return unique(found)
 
 
-def _named(model: nn.Module, pattern: str) -> list[nn.Parameter]:
+def named_parameters(model: nn.Module, pattern: str, field: str = "also") -> list[nn.Parameter]:
+    """Return the parameters whose names a glob fits; ConfigError, naming the configuration's field, where there are none."""
     found = [parameter for name, parameter in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
     if not found:
-        raise ConfigError(f"also: '{pattern}' fits the name of no parameter of this {type(model).__name__}")
+        raise ConfigError(f"{field}: '{pattern}' fits the name of no parameter of this {type(model).__name__}")
     return found
 
 
