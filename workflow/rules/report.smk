@@ -1,4 +1,4 @@
-"""Tables, figures and the page."""
+"""Tables, figures and the site."""
 
 
 localrules:
