@@ -63,6 +63,8 @@ class Page(HTMLParser):
             self._claim = values.get("data-claim")
             if self._claim:
                 self.claims[self._claim] = []
+        elif self._claim and "aria-label" in values:
+            self.claims[self._claim].append(("label", values["aria-label"]))
         if tag not in ("img", "br", "link", "meta", "input"):
             self._classes.append(values.get("class") or "")
 
@@ -119,12 +121,13 @@ def test_every_cell_of_every_table_equals_the_ledger_and_names_its_evidence(buil
     for name, parts in paper.claims.items():
         row = by_claim[name]
         said = {key: "".join(data for inside, data in parts if inside == key) for key in ("theirs", "run", "ours", "e")}
-        words = "".join(data for _, data in parts).split()
+        labels = [data for inside, data in parts if inside == "label"]
         ours = said["ours"].strip() or said["run"]
         unsure = row["confidence"] == "low" and row["paper_value"] is not None
         assert said["theirs"] == text(row["paper_value"]) + ("†" if unsure else ""), name
         assert ours == text(row["our_value"]), name
-        assert MARKS[row["verdict"]][0] + row["verdict"] in words and row["evidence"] in words
+        assert labels == [row["verdict"], row["evidence"]]
+        assert MARKS[row["verdict"]][0] in [data for _, data in parts]
 
 
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_another_host(built):
@@ -205,7 +208,7 @@ def test_a_deleted_measurement_turns_its_cell_to_not_run_on_every_page(tmp_path,
     shutil.copytree(built["root"], root)
     project = make(root)
     results, ids = root / "results", build_plan(project, "laptop").named["toy"]
-    number = "0.8235791"
+    number = "0.823579"
     plain = ids["laptop"]["plain"]
     for seed in range(3):
         store_metrics(results, "laptop", plain, seed, accuracy=float(number) + seed / 50, f1=0.5)
@@ -274,6 +277,18 @@ def test_score_is_drawn_against_cost_with_the_data_beside_it(tmp_path, built):
     # the mean over seeds of 0.82, 0.84, 0.86 and of 0.80, 0.81, 0.82, from the synthetic checkout
     assert {line["setting"]: line["accuracy"] for line in listed} == {"toy: plain": "0.84", "toy: small-a": "0.81"}
     assert all(line["evidence"] == "trend" for line in listed)
+
+
+def test_a_figures_data_stand_beside_it(tmp_path, built):
+    root = tmp_path / "checkout"
+    shutil.copytree(built["root"], root)
+    (root / "results" / "laptop" / "papers" / "toy" / "figures" / "curve.csv").write_text(
+        "x,y\n1,2\n", encoding="utf-8"
+    )
+    site.write(make(root), built["rows"], "laptop", root / "results", root / "report" / "index.html")
+    page = Page(root / "report" / "site" / "papers" / "toy.html")
+    assert "../figures/toy/curve.csv" in page.links
+    assert (root / "report" / "site" / "figures" / "toy" / "curve.csv").read_text(encoding="utf-8") == "x,y\n1,2\n"
 
 
 def _contrast(one: str, other: str) -> float:

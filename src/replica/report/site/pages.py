@@ -97,7 +97,9 @@ class Pages:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
-        environment.filters.update(number=text, short=short, sentence=sentence, anchor=anchor, quantity=quantity)
+        environment.filters.update(
+            number=text, rounded=rounded, short=short, sentence=sentence, anchor=anchor, quantity=quantity
+        )
         environment.globals.update(
             marks=MARKS, unsure=UNSURE, unsure_means=UNSURE_MEANS, kinds=EVIDENCE, means=MEANS, scale=scale,
             level=f"{level * 100:g}", version=__version__,
@@ -126,6 +128,11 @@ def anchor(name: str) -> str:
 def sentence(words: str) -> str:
     """Return words as a sentence."""
     return words[:1].upper() + words[1:].rstrip(".") + "."
+
+
+def rounded(value: Any) -> str:
+    """Return a measured number with as many digits as the ledger keeps."""
+    return text(significant(value))
 
 
 def short(value: Any) -> str:
