@@ -34,6 +34,10 @@ class Curve:
 def write(pages: Pages, source: Source, used: Used) -> None:
     """Write every run's page with its history as CSV, and the list of all runs."""
     listed = []
+    children: dict[str, list[str]] = {}
+    for other in source.plan.runs.values():
+        for parent in dict.fromkeys(other.parents.values()):
+            children.setdefault(parent, []).append(other.id)
     for name, stored in source.runs.items():
         planned = source.plan.runs.get(name)
         spec = source.spec(name)
@@ -56,7 +60,7 @@ def write(pages: Pages, source: Source, used: Used) -> None:
             spec=spec,
             subject=subject,
             parents=_parents(source, stored, planned),
-            children=[other.id for other in source.plan.runs.values() if name in other.parents.values()],
+            children=children.get(name, []),
             known=set(source.runs),
             facts=_facts(stored),
             curves=curves,
