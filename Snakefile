@@ -30,6 +30,7 @@ rule all:
     input:
         LEDGER,
         REPORT,
+        BIBLIOGRAPHY,
         all_evidence,
 
 

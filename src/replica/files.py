@@ -98,16 +98,25 @@ def read_result(path: Path | str, keys: Iterable[str] = (), again: str = "") -> 
     remedy = f"; {again}" if again else ""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        value = json.loads(text, parse_constant=_no_constant)
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file{remedy}") from None
     except OSError as error:
         raise ResultError(f"{path}: cannot be read: {error.strerror}{remedy}") from None
     except ValueError as error:
         raise ResultError(f"{path}: corrupt, not JSON ({error}){remedy}") from None
+    return parse_result(text, path, keys, again)
+
+
+def parse_result(text: str, where: Path | str, keys: Iterable[str] = (), again: str = "") -> Any:
+    """Return what `read_result` does for a text that was read already; `where` names it in errors."""
+    remedy = f"; {again}" if again else ""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise ResultError(f"{where}: corrupt, not JSON ({error}){remedy}") from None
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
-        raise ResultError(f"{path}: corrupt, lacks `{missing[0]}`{remedy}")
+        raise ResultError(f"{where}: corrupt, lacks `{missing[0]}`{remedy}")
     return value
 
 

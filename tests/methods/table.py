@@ -75,6 +75,7 @@ ROWS: list[Row] = [
     # private
     Row("private-gradients", {"clip": 1.0, "noise": 0.1, "chunk": 3}),
     Row("private-gradients", {"clip": 1.0, "batch": 8, "noise": 0.1, "vectorised": False, "sampling": "shuffled"}),
+    Row("private-gradients", {"clip": 1.0, "noise": 0.1, "rank": 2}),
     # searches
     Row("s3pet", {"budget": 0.05}, head="text2text", architecture="t5", learning_rate=3e-2),
     Row("s3pet", {"budget": 0.05, "space": "lora"}, head="text2text", architecture="t5", learning_rate=3e-2),
@@ -96,6 +97,8 @@ ROWS: list[Row] = [
     Row("sparse-adapter", {"reduction": 4, "score": "magnitude", "scope": "local"}),
     Row("sparse-adapter", {"reduction": 4, "sparsity": 0.5, "score": "grasp"}),
     Row("sparse-adapter", {"reduction": 4, "sparsity": 0.5, "score": "synflow"}),
+    Row("sparse-modules", {"sparsity": 0.5}),
+    Row("sparse-modules", {"sparsity": 0.3, "score": "magnitude", "scope": "local"}),
     Row("deft"),
     Row("deft", {"padding": False, "weight": 0.5}, head="text2text", architecture="t5"),
     Row("mixture-of-domain-adapters", {"layers": [1]}, head="mlm"),
@@ -108,6 +111,7 @@ ROWS: list[Row] = [
     Row("bitfit"),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),
+    Row("lora-top", {"rank": 2, "skip_layers": 1}),
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("prompt-tuning", {"tokens": 5, "hidden": 8}, learning_rate=3e-2),
     Row("prefix-tuning", {"tokens": 5}, learning_rate=3e-2),

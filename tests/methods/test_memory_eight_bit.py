@@ -289,3 +289,22 @@ def test_errors_of_the_runs_own_states():
     assert found["linear.tensor.update"] > found["dynamic.256.update"] and len(found) == len(CODES) * 2 * 3
     probe.finalize(model)
     assert not hasattr(model, ERRORS)
+
+
+def test_errors_of_drawn_states_by_code_and_block():
+    """Blocks keep an outlier to themselves; the dynamic code beats the linear one where values span decades (the paper's Section 2)."""
+    entry, config = parse({"name": "optimizer-state-error", "blocks": [256, 4096]})
+    found = entry.load()(config).cost(None, values=2**14)
+    assert found.keys() == {"plain", "outliers"} and set(found["plain"]) == {*CODES, "magnitude"}
+    assert set(found["outliers"]["linear"]) == {"256", "4096", "tensor"}
+    plain, outliers = found["plain"], found["outliers"]
+    # a step of the linear code is largest / 127: outliers a hundred times as large coarsen 4 of 64 blocks, or the whole tensor
+    assert outliers["linear"]["256"]["first"] < 0.2 * outliers["linear"]["tensor"]["first"]
+    assert outliers["dynamic"]["256"]["first"] < outliers["dynamic"]["tensor"]["first"]
+    assert outliers["dynamic"]["tensor"]["first"] < 0.2 * outliers["linear"]["tensor"]["first"]
+    assert plain["dynamic"]["tensor"]["update"] < plain["linear"]["tensor"]["update"]
+    gradient = torch.randn(2**14, generator=torch.Generator().manual_seed(0))
+    assert plain["dynamic"]["256"] == pytest.approx(adam_errors(0.1 * gradient, 0.001 * gradient**2, "dynamic", 256))
+    assert plain["magnitude"]["first"] == pytest.approx(
+        0.1 * (2 / 3.141592653589793) ** 0.5, rel=0.02
+    )  # mean of a half normal

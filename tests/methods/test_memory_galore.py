@@ -79,6 +79,22 @@ def made(kind: str = "bert", rank: int = 4):
     return model, found.load()(config).optimizer(model, Context(learning_rate=RATE))
 
 
+def test_a_step_in_place_is_the_written_out_one_to_the_bit():
+    torch.manual_seed(0)
+    parameter = nn.Parameter(torch.randn(3, 5))
+    expected, optimizer = parameter.detach().clone(), GaLoreAdamW([parameter], lr=0.1)
+    mean, square = torch.zeros(3, 5), torch.zeros(3, 5)
+    for step in (1, 2, 3):
+        gradient = torch.randn(3, 5)
+        parameter.grad = gradient.clone()
+        optimizer.step()
+        mean = mean.lerp(gradient, 1 - 0.9)
+        square = (square * 0.999).addcmul(gradient, gradient, value=1 - 0.999)
+        denominator = square.sqrt() / (1 - 0.999**step) ** 0.5 + 1e-8
+        expected = expected.add(mean / denominator / (1 - 0.9**step), alpha=-0.1)
+        assert torch.equal(parameter.detach(), expected)
+
+
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 def test_its_state_has_the_bytes_that_the_meter_counts(kind):
     model, optimizer = made(kind)

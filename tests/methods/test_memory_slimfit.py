@@ -17,6 +17,7 @@ from replica.meters import measure_memory
 from replica.methods import Context, parse
 from replica.methods.memory import functions as slim
 from replica.methods.memory.slimfit import STATE, distance, units
+from replica.models.structure import place_in_layers
 
 BERT = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu"}
 VIT = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64}
@@ -130,7 +131,7 @@ def test_schedule_trains_all_once_then_what_moved_most(full_copy):
     optimizer = method.optimizer(model, context)
     ids = torch.randint(0, 64, (4, 6))
     tensors = units(model)
-    scores, visited = getattr(model, STATE).scores.tolist(), set()
+    scores, visited, counts = getattr(model, STATE).scores.tolist(), set(), [0] * len(tensors)
     frozen_count = math.floor(0.75 * len(tensors))
     for _ in range(6):
         method.on_step_begin(model, context)
@@ -152,8 +153,26 @@ def test_schedule_trains_all_once_then_what_moved_most(full_copy):
                 assert torch.equal(old, new)
         torch.testing.assert_close(getattr(model, STATE).scores, torch.tensor(scores), rtol=1e-4, atol=1e-6)
         visited |= active
+        counts = [count + (i in active) for i, count in enumerate(counts)]
     assert visited == set(range(len(tensors)))
+    # the history gets, by layer and tensor, the score and the number of steps in which it was trained
+    places = [".".join(place_in_layers(model, name)) for name in tensors]
+    assert {"0.attention-query", "1.output", "other.classifier"} <= set(places) and len(set(places)) == len(places)
+    assert [context.recorded[f"trained.{place}"] for place in places] == counts
+    assert [context.recorded[f"moved.{place}"] for place in places] == pytest.approx(scores, rel=2e-3)
     assert math.isinf(distance(torch.zeros(3), torch.ones(3)))
+
+
+def test_only_the_weights_that_a_step_trains_are_copied():
+    model, method = _model(), _method(rate=0.75)
+    method.prepare(model, Context())
+    state, tensors = getattr(model, STATE), units(model)
+    copies = [getattr(state, f"copy_{i}") for i in range(len(tensors))]
+    for copy in copies:
+        copy.fill_(7.0)
+    method.on_gradients(model, Context())
+    for copy, parameter in zip(copies, tensors.values(), strict=True):
+        assert torch.equal(copy, parameter if parameter.requires_grad else torch.full_like(copy, 7.0))
 
 
 def test_forward_is_exact_and_finalize_gives_the_plain_model_back():

@@ -181,3 +181,46 @@ def test_a_subspace_must_be_larger_than_its_scales():
     entry, config = parse({"name": "intrinsic-said", "dimension": 3})
     with pytest.raises(ConfigError, match="must exceed the 3 scales"):
         entry.load()(config).prepare(tiny("bert"), Context())
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_lora_in_the_upper_layers_alone_is_pefts_with_the_same_layers_to_transform(kind):
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model, method = prepared({"name": "lora-top", "rank": 2, "alpha": 4, "skip_layers": 1}, kind)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        wanted = tiny(kind)
+        config = LoraConfig(
+            r=2,
+            lora_alpha=4,
+            target_modules=["query", "value"] if kind == "bert" else ["q", "v"],
+            layers_to_transform=[1],
+            layers_pattern="layer" if kind == "bert" else "block",
+        )
+        inject_adapter_in_model(config, wanted)
+    pairs = {name: p for name, p in model.named_parameters() if ".lora_" in name}
+    assert set(pairs) == {name for name, _ in wanted.named_parameters() if ".lora_" in name}
+    # Queries and values of one layer; T5 has a self-attention in each stack and the decoder's cross-attention.
+    assert sum(p.numel() for p in pairs.values()) == (1 if kind == "bert" else 3) * 2 * 2 * (32 + 32)
+    with torch.no_grad():
+        for name, pair in pairs.items():
+            wanted.get_parameter(name).copy_(pair.fill_(0.05))
+        torch.testing.assert_close(model(**batch(kind)).logits, wanted(**batch(kind)).logits)
+    assert method.expected(model)["trainable_parameters"] == trainable(model)
+
+
+def test_below_the_upper_layers_nothing_is_differentiated():
+    model, _ = prepared({"name": "lora-top", "rank": 2, "skip_layers": 1}, "bert")
+    needed = []
+    for layer in model.bert.encoder.layer:
+        layer.register_forward_hook(
+            lambda _m, _i, out: needed.append((out[0] if isinstance(out, tuple) else out).requires_grad)
+        )
+    model(**batch("bert"))
+    assert needed == [False, True]
+
+
+def test_skipping_every_layer_is_an_error():
+    with pytest.raises(ConfigError, match="skip_layers 2 leaves no layer of this model's 2"):
+        prepared({"name": "lora-top", "skip_layers": 2}, "bert")

@@ -131,6 +131,18 @@ def test_domain_loss_is_balanced_with_agreement_on_general_text():
     )
 
 
+def test_general_text_is_not_put_through_the_head():
+    """Of general text only what the layers give counts: the head reads the domain's words alone, and the loss is the same."""
+    model, method, given = made(balance=0.25)
+    given.beside = lambda step, count: batch("bert", count)
+    read = []
+    model.classifier.register_forward_hook(lambda module, inputs, output: read.append(output.shape))
+    found = method.loss(model, batch("bert"), given)
+    assert len(read) == 1
+    apart = torch.tensor(given.recorded["sampling_loss"])
+    torch.testing.assert_close(found, 0.25 * model(**batch("bert")).loss + apart)
+
+
 def test_dropout_is_on_the_feed_forward_output_alone():
     """Mixed with dropout 0.5 in training: what the adapters add is not dropped, and nothing is dropped after the mixture."""
     model = tiny("bert")

@@ -9,9 +9,10 @@ import torch
 
 from replica import models
 from replica.config.asset_schema import ModelEntry
+from replica.errors import ConfigError
 from replica.methods import Context, parse
 
-from .peft_models import batch, prepared
+from .peft_models import batch, context, prepared
 
 ROBERTA = {"vocab_size": 50265, "hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072}
 
@@ -160,3 +161,109 @@ def test_pruned_weights_neither_work_nor_come_back():
     assert all((p[~masks[n]] == 0).all() for n, p in _matrices(model).items())
     with torch.no_grad():
         assert torch.equal(model(**batch("bert")).logits, logits)
+
+
+PAIRS = {"name": "lora", "rank": 4, "alpha": 8, "initial_std": 0.2}
+
+
+def _pruned(first, second, seed=0):
+    """Return a tiny bert with one method's modules and masks on them, and both methods."""
+    model, dense = prepared(first, "bert", seed)
+    found, config = parse(second)
+    method = found.load()(config)
+    method.prepare(model, context("bert", seed, total_steps=1))
+    return model, dense, method
+
+
+def test_masks_on_adapters_are_those_of_sparse_adapters():
+    options = {"reduction": 4, "initial_std": 0.02}
+    together, _ = prepared({"name": "sparse-adapter", "sparsity": 0.5, **options}, "bert")
+    composed, _, _ = _pruned({"name": "adapter", **options}, {"name": "sparse-modules", "sparsity": 0.5})
+    masks = _masks(composed)
+    assert masks.keys() == _masks(together).keys()
+    assert all(torch.equal(mask, masks[name]) for name, mask in _masks(together).items())
+
+
+@pytest.mark.parametrize("score", ["snip", "synflow", "magnitude"])
+def test_pairs_of_lora_are_pruned_by_their_scores(score):
+    model, _, method = _pruned(PAIRS, {"name": "sparse-modules", "sparsity": 0.6, "score": score})
+    plain, _ = prepared(PAIRS, "bert")
+    weights = {n: p for n, p in plain.named_parameters() if ".lora_" in n}
+    if score == "snip":
+        plain(**batch("bert")).loss.backward()
+        scores = {n: (p.grad * p).abs().detach() for n, p in weights.items()}
+    elif score == "magnitude":
+        scores = {n: p.detach().abs() for n, p in weights.items()}
+    else:  # R = sum_o |B| |A| 1: its derivative by |A|[r, i] is the sum of |B|[:, r], by |B|[o, r] that of |A|[r, :]
+        scores = {}
+        for name, p in weights.items():
+            other = weights[name.replace("_A", "_X").replace("_B", "_A").replace("_X", "_B")].detach().abs()
+            scores[name] = p.detach().abs() * (other.sum(0)[:, None] if "_A" in name else other.sum(1)[None, :])
+    masks = _masks(model)
+    assert masks.keys() == scores.keys()
+    kept = torch.cat([scores[n][m] for n, m in masks.items()])
+    gone = torch.cat([scores[n][~m] for n, m in masks.items()])
+    assert gone.max() <= kept.min() * (1 + 1e-4)
+    # Two layers, query and value, 4 x (32 + 32) weights each.
+    assert method.cost(model) == {"prunable": 1024, "pruned": math.ceil(0.6 * 1024), "kept": kept.numel()}
+
+
+def test_a_wider_pruned_pair_has_the_weights_of_a_narrow_one():
+    model, _, method = _pruned({**PAIRS, "rank": 8}, {"name": "sparse-modules", "sparsity": 0.75, "score": "random"})
+    narrow, _ = prepared({**PAIRS, "rank": 2}, "bert")
+    assert method.cost(model)["kept"] == sum(p.numel() for n, p in narrow.named_parameters() if ".lora_" in n)
+    assert sum(int(mask.sum()) for mask in _masks(model).values()) == method.cost(model)["kept"]
+
+
+def test_what_lora_merges_has_no_pruned_weight():
+    model, lora, method = _pruned(PAIRS, {"name": "sparse-modules", "sparsity": 0.5})
+    masks = _masks(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        model(**batch("bert")).loss.backward()
+        assert all((model.get_parameter(name).grad[~mask] == 0).all() for name, mask in masks.items())
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():  # what noise on the gradient would do
+        for name, mask in masks.items():
+            model.get_parameter(name)[~mask] += 1.0
+        logits = model(**batch("bert")).logits
+    name = "bert.encoder.layer.0.attention.self.query"
+    base = model.get_submodule(name).base_layer.weight.clone()
+    a, b = (model.get_parameter(f"{name}.lora_{x}.default.weight") for x in "AB")
+    wanted = base + 8 / 4 * (b * masks[f"{name}.lora_B.default.weight"]) @ (a * masks[f"{name}.lora_A.default.weight"])
+    wanted = wanted.detach()
+    method.on_step_end(model, context("bert", step=1, total_steps=1))
+    model = method.finalize(lora.finalize(model))
+    torch.testing.assert_close(model.get_parameter(f"{name}.weight"), wanted)
+    torch.testing.assert_close(model(**batch("bert")).logits, logits, rtol=1e-4, atol=1e-5)
+    assert not _masks(model)
+
+
+def test_a_prefix_is_pruned_and_stored_with_its_zeros():
+    first = {"name": "prefix-tuning", "tokens": 5}
+    model, prefix, method = _pruned(first, {"name": "sparse-modules", "sparsity": 0.8})
+    (mask,) = _masks(model).values()
+    assert mask.shape == (5, 2 * 2 * 32)
+    assert int(mask.sum()) == 5 * 128 - 512
+    with torch.no_grad():
+        logits = model(**batch("bert")).logits
+        method.on_step_end(model, context("bert", step=1, total_steps=1))
+        model = method.finalize(prefix.finalize(model))
+        torch.testing.assert_close(model(**batch("bert")).logits, logits)
+    assert type(model.bert.prefix.embedding) is torch.nn.Embedding
+    assert int((model.bert.prefix.embedding.weight != 0).sum()) == 128
+
+
+@pytest.mark.parametrize(
+    "first, second, message",
+    [
+        ({"name": "lora"}, {}, r"lora_B.default' starts at zero.*initial_std"),
+        ({"name": "compacter", "reduction": 4}, {}, "is no matrix of a layer"),
+        ({"name": "bitfit"}, {}, "no matrix is trained besides the head"),
+        ({"name": "prefix-tuning", "tokens": 3}, {"score": "synflow"}, "knows the matrices of adapters and of LoRA"),
+    ],
+)
+def test_what_cannot_be_pruned_is_said(first, second, message):
+    with pytest.raises(ConfigError, match=message):
+        _pruned(first, {"name": "sparse-modules", **second})

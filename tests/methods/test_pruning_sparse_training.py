@@ -135,6 +135,32 @@ def test_resnet_counts_by_hand_for_uniform_densities():
     assert cost["mb"] == pytest.approx((4 * (rest + cost["kept_weights"]) + (2 * 2304 + 160) / 8) / 1e6)
 
 
+def test_the_released_counter_adds_biases_and_relus_that_never_become_sparse():
+    # RigL's notebook counts an addition of a bias and a ReLU for each output: 2 n + 1 operations for an output of n weights.
+    shape = {"image_size": 32, "stem_width": 16, "widths": [16], "blocks": [[[16, 16]]], "num_labels": 10}
+    with torch.device("meta"):
+        model = ResidualForImageClassification(ResidualConfig(**shape))
+    method = make("sparse-training", sparsity=0.75, distribution="uniform", dense=["embedder"])
+    method.prepare(model, Context())
+    assert "micronet" not in method.cost(model)
+    outputs, head = 16 * 1024, 10
+    stem, block = outputs * 2 * 27, outputs * 2 * 144
+    dense = stem + 2 * block + 2 * 160 + 3 * outputs + head
+    sparse = stem + (2 * block + 2 * 160) / 4 + 3 * outputs + head
+    cost = method.cost(model, padded_twice=())["micronet"]
+    assert cost["flops"] == dense
+    assert cost["sparse_flops"] == pytest.approx(sparse)
+    assert cost["flops_ratio"] == pytest.approx(sparse / dense)
+    assert cost["training_ratio"] == pytest.approx((302 * sparse + dense) / 101 / (3 * dense))
+    # A stem that is padded by an operation of its own and by the counter again: 32 + 2 + 2 - 3 + 1 = 34 positions a side for 32.
+    more = (34 * 34 - 32 * 32) * 16 * (2 * 27 + 1)
+    twice = method.cost(model, padded_twice=("embedder",))["micronet"]
+    assert twice["flops"] == dense + more
+    assert twice["sparse_flops"] == pytest.approx(sparse + more)
+    with pytest.raises(ConfigError, match="padded_twice: 'embeder' fits no convolution"):
+        method.cost(model, padded_twice=("embeder",))
+
+
 def test_rounds_go_back_to_the_same_weights_with_fewer_of_them():
     model = network()
     method = make("iterative-magnitude-pruning", rate=0.5, rounds=2, repel=2.0, exclude=["classifier"])

@@ -19,8 +19,9 @@ from .table import ROWS, Row
 STEPS, MIDDLE, EXAMPLES, SIDE = 9, 5, 14, 8  # four steps an epoch: the middle is inside the second
 LOGGED = 3  # steps a line of the history: the middle is inside one
 KINDS = {"pretraining": "mlm"}
-#: The first row of each method.
+#: The first row of each method, and private gradients through carriers, which follow what training has changed.
 FIRST = list({row.method: row for row in reversed(ROWS)}.values())[::-1]
+FIRST += [row for row in ROWS if row.method == "private-gradients" and "rank" in row.config]
 
 
 def _split(row: Row) -> tuple[PreparedSplit, Task]:

@@ -144,6 +144,12 @@ def test_searches_within_the_budget_and_keeps_what_fits():
     _steps(model, method, context, train, 3)
     assert structure.alpha.detach().any() and int(context.optimizer.state[structure.alpha]["step"]) == 3
     found = method.reported(model, context)
+    kept = {name.removeprefix("kept."): value for name, value in found.items() if name.startswith("kept.")}
+    assert len(kept) == len(structure.sizes) and {
+        "0.0-SelfAttention-q-lora",
+        "other.encoder-final_layer_norm-scale",
+    } <= set(kept)
+    assert sum(size * value for size, value in zip(structure.sizes, kept.values(), strict=True)) == found["chosen"]
     assert found["expected"] == pytest.approx(found["budget"], rel=1e-4) and found["chosen"] <= found["budget"]
     model = method.finalize(model).eval()
     sizes, chosen = torch.tensor(structure.sizes), structure.chosen.bool()

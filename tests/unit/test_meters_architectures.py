@@ -334,3 +334,20 @@ def test_galore_needs_less_memory_than_adam_and_less_again_updating_layer_by_lay
 def test_wrong_options_of_galore_are_errors(options, message):
     with pytest.raises(ConfigError, match=message):
         optimizer_bytes(full_size("llama-60m", "causal"), "galore", **options)
+
+
+def test_running_statistics_are_a_mean_and_a_variance_for_each_channel_of_a_batch_norm():
+    # ResNet-20 with 1x1 shortcuts: 1 + 6 norms of 16 channels, 6 + 1 of 32 and 6 + 1 of 64 are 7 * (16 + 32 + 64) = 784 channels.
+    entry = PROJECT.model("resnet-20-cifar")
+    model = models.build(entry, head="image", labels=10, device="meta", changes={"shortcut": "projection"})
+    counts = count_parameters(model)
+    channels = 7 * (16 + 32 + 64)
+    assert counts["running_statistics"] == 2 * channels
+    convolutions = 9 * (3 * 16 + 6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64) + 16 * 32 + 32 * 64
+    assert counts["total"] == convolutions + 2 * channels + 650 == 272474
+    assert (
+        count_parameters(models.build(PROJECT.model("bert-base-uncased"), head="none", device="meta"))[
+            "running_statistics"
+        ]
+        == 0
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from replica import models
+from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Task
 from replica.errors import AssetError, ConfigError
@@ -139,3 +141,26 @@ def test_broken_or_foreign_weights_are_one_clear_error(asset):
     (folder / "model.safetensors").unlink()
     with pytest.raises(AssetError, match="is missing"):
         models.from_asset(entry(), folder, head="none")
+
+
+def test_an_image_classifier_reads_the_tower_of_a_whole_clip(tmp_path):
+    from transformers import CLIPConfig, CLIPModel
+
+    tiny = load_project(Path(__file__).resolve().parents[2]).model("smoke-clip")
+    tower = models.build(tiny, head="projection").config.to_dict()
+    text = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 32,
+        "vocab_size": 50,
+    }
+    text |= {"bos_token_id": 0, "eos_token_id": 1}
+    whole = CLIPModel(CLIPConfig(vision_config=tower, text_config=text, projection_dim=16)).eval()
+    whole.save_pretrained(tmp_path)
+    ours = models.from_asset(tiny, tmp_path, head="image", labels=4)
+    images = torch.rand(2, 1, 8, 8)
+    embedded = whole.visual_projection(whole.vision_model(images).pooler_output)
+    assert torch.allclose(ours.clip(images).image_embeds, embedded, atol=1e-6)
+    assert torch.allclose(ours(images).logits, ours.classifier(embedded), atol=1e-6)
+    assert {name.split(".")[0] for name, _ in ours.named_parameters()} == {"clip", "classifier"}

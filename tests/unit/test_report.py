@@ -198,6 +198,30 @@ def test_scorecard_fits_a_plain_log(built):
     assert len(shown.splitlines()) < 30 and "\x1b" not in shown
 
 
+def test_scorecard_of_many_papers_fits_a_screen():
+    row = {
+        "scale": "laptop",
+        "low": 1.0,
+        "high": 3.0,
+        "seeds": 3,
+        "unit": "points",
+        "direction": "above",
+        "our_value": 2.0,
+    }
+    kinds = (("structural", "worse", ""), ("trend", "reproduced", "margin 0"), ("full", "not-run", ""))
+    rows = [
+        {**row, "paper": f"paper{number:02}", "claim": f"c{number:02}:{kind}", "evidence": kind, "verdict": verdict, "tolerance": text}
+        for number in range(42)
+        for kind, verdict, text in kinds
+    ]  # fmt: skip
+    out = io.StringIO()
+    Console(file=out, width=80).print(scorecard(rows, "results/report/index.html"))
+    shown = out.getvalue()
+    assert "126 claims of 42 papers" in shown and "42 worse" in shown and "42 reproduced" in shown
+    assert "paper00 1, " in shown and "and 34 more papers" in shown and "and 35 more" in shown
+    assert len(shown.splitlines()) <= 24
+
+
 def test_the_programs_do_the_same(built, tmp_path, root):
     """The five scripts in a row, files in and files out."""
     folder, name = built["root"], "toy"

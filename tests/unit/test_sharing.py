@@ -344,7 +344,7 @@ def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
     from replica.sharing.artifacts import ledger_of
 
     ledger = ledger_of(Plan(scale="laptop"), ["toy"])
-    for name in ("claims.csv", "claims.json", "summary.json", "report/index.html", "other.txt"):
+    for name in ("claims.csv", "claims.json", "papers.bib", "summary.json", "report/index.html", "other.txt"):
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "results" / name).write_text(name)
     assert ledger.missing(tmp_path) == ["report/site/"]
@@ -354,6 +354,7 @@ def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
     assert ledger.files(tmp_path) == [
         "claims.csv",
         "claims.json",
+        "papers.bib",
         "report/index.html",
         "report/site/papers/toy.html",
         "summary.json",

@@ -61,7 +61,7 @@ def restored():
 
 
 def test_patching_changes_what_snakemake_uses(restored):
-    scheduler, benchmark, modules = restored
+    scheduler, benchmark, _ = restored
     patch_snakemake()
     assert scheduler._schedule_reevalutation is schedule_look
     assert benchmark.BENCHMARK_INTERVAL_SHORT == BENCHMARK_INTERVAL

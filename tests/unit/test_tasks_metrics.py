@@ -146,3 +146,11 @@ def test_intervals_are_the_same_for_the_same_seed_and_hold_the_value():
     first = bootstrap(this, BINARY, "accuracy", seed=3)
     assert first == bootstrap(this, BINARY, "accuracy", seed=3)
     assert first[0] < score(this, BINARY)["accuracy"] < first[1]
+
+
+def test_class_accuracy_is_the_mean_of_each_class_own_share():
+    three = task("image", ["class_accuracy"]).model_copy(update={"classes": 3})
+    # class 0: 3 of 4 right, class 1: 1 of 2, class 2: does not occur -> (3/4 + 1/2) / 2
+    predictions = pd.DataFrame({"label": [0, 0, 0, 0, 1, 1], "prediction": [0, 0, 0, 1, 1, 2]})
+    entry = METRICS["class_accuracy"]
+    assert float(entry.value(entry.statistics(predictions, three).sum(0))) == pytest.approx(62.5)

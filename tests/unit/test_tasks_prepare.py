@@ -303,3 +303,18 @@ def test_only_keeps_rows_of_these_values_and_numbers_their_labels_from_zero(tmp_
     assert [(split[i]["row"], split[i]["label"]) for i in range(len(split))] == [(0, 1), (2, 0), (5, 0)]
     with pytest.raises(ValueError, match=r"`only` keeps 3 values of 'label', and `labels` names 2"):
         keeping([5, 6, 7])
+
+
+def test_counted_classes_a_limit_of_rows_and_rows_of_each_class(tmp_path, pieces):
+    this = task("classification", inputs=["text"], target="label", classes=3, rows={"train": 40})
+    rows = [{"text": "good", "label": index % 3} for index in range(60)]
+    split = prepared(tmp_path, this, rows, pieces)
+    assert len(split) == 40
+    assert split.facts["labels"] == 3
+    drawn = split.sample_per_class(2, seed=1)
+    assert sorted(drawn.values("label")) == [0, 0, 1, 1, 2, 2]
+    assert list(drawn.values("row")) == list(split.sample_per_class(2, seed=1).values("row"))
+    assert list(drawn.values("row")) != list(split.sample_per_class(2, seed=2).values("row"))
+    assert len(split.sample_per_class(100, seed=1)) == 40
+    with pytest.raises(ConfigError, match="label 3 is not one of the 3 of `classes`"):
+        prepared(tmp_path, this, [{"text": "good", "label": 3}], pieces)

@@ -26,7 +26,17 @@ pytestmark = [
 ]
 
 #: Rules that run where Snakemake does.
-LOCAL = ("all", "retrieve_dataset", "retrieve_model", "compare", "ledger", "tables", "figures", "report")
+LOCAL = (
+    "all",
+    "retrieve_dataset",
+    "retrieve_model",
+    "compare",
+    "ledger",
+    "tables",
+    "figures",
+    "bibliography",
+    "report",
+)
 QUICK = (
     "--replica-slurm-init-seconds-before-status-checks",
     "1",

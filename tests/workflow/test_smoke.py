@@ -116,7 +116,7 @@ def test_report_of_what_is_measured_shows_a_deleted_number_as_not_run(smoke, tmp
     "before, after, rules",
     [
         ("where: abstract", "where: the abstract", AFTER_CLAIMS),
-        ("year: ", "year: 1", {"tables", "figures", "report", "all"}),
+        ("year: ", "year: 1", {"tables", "figures", "bibliography", "report", "all"}),
         ("batch_size: ", "batch_size: 1", None),  # of some run: trained, scored and compared again
     ],
     ids=["claim", "layout", "run"],

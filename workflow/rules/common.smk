@@ -59,6 +59,15 @@ PREPARATION, STRUCTURAL = preparation_of(PROJECT.scale(SCALE)), structural()
 PREFIX = "results/smoke/" if SCALE == "smoke" else "results/"
 LEDGER = f"{PREFIX}claims.csv"
 REPORT = f"{PREFIX}report/index.html"
+BIBLIOGRAPHY = f"{PREFIX}papers.bib"
+
+
+onstart:
+    # What `replica watch` shows, as a line a minute in the log of this call.
+    from snakemake.logging import logger
+    from replica.cli.watch import beside
+
+    beside(PROJECT, PLAN, logger.info)
 
 
 wildcard_constraints:

@@ -1,9 +1,10 @@
-"""Tables, figures and the site."""
+"""Tables, figures, bibliography and the site."""
 
 
 localrules:
     tables,
     figures,
+    bibliography,
     report,
 
 
@@ -45,6 +46,24 @@ rule figures:
     shell:
         "python scripts/figures.py --paper {wildcards.paper} --scale {wildcards.scale} --claims {input.claims} --results results"
         " --out {output.figures} > {log} 2>&1"
+
+
+rule bibliography:
+    output:
+        bib=BIBLIOGRAPHY,
+    log:
+        "logs/bibliography.log",
+    benchmark:
+        "benchmarks/bibliography.tsv"
+    conda:
+        "../../envs/conda.yaml"
+    params:
+        fingerprint=report_fingerprint,
+        papers=list(PROJECT.papers),
+    message:
+        "writing the bibliography"
+    shell:
+        "python scripts/bibliography.py --papers {params.papers} --out {output.bib} > {log} 2>&1"
 
 
 rule report:

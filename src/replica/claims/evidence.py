@@ -18,6 +18,12 @@ from replica.plan.expand import expand_section, task_at
 
 #: Measures that differ from seed to seed; every other one counts something that all seeds share.
 _TIMED = ("latency",)
+#: Numbers of a run besides its scores: the file they stand in, and what one is called.
+FILES = {
+    "measures": ("measures.json", "measure"),
+    "reported": ("metrics.json", "reported number"),
+    "counts": ("manifest.json", "count"),
+}
 #: How a stored result that cannot be read is made again.
 AGAIN = "remove the file and run `snakemake` again"
 
@@ -64,6 +70,7 @@ class Evidence:
         self.structural_file = self.results / "structural" / f"{paper.id}.json"
         self._stored = cache(lambda path, key: read_result(path, [key], AGAIN)[key] if path.is_file() else None)
         self._entries = cache(lambda section: expand_section(paper, section))
+        self._lines = cache(_history)
 
     def structural(self) -> dict[str, float | None] | None:
         """Return the paper's structural measurements by dotted name; None where the file is missing."""
@@ -113,7 +120,7 @@ class Evidence:
             return Outcome((parsed.value(known),))
         runs = {name: self.run_of(name, section) for name in run_names}
         single = {name for name, (run, _, _) in runs.items() if self._entries(section)[run].seeds == "one"}
-        shared = single | {name for name, (_, _, rest) in runs.items() if _shared_measure(rest)}
+        shared = single | {name for name, (_, _, rest) in runs.items() if shared_measure(rest)}
         numbers = (0,) if shared == set(run_names) else tuple(range(seeds))
         values, interval = [], None
         for seed in numbers:
@@ -123,17 +130,44 @@ class Evidence:
                 interval = found[run_names[0]][1]
         return Outcome(tuple(values), numbers, tuple(self.runs(expression, section)), interval)
 
-    def history(self, run: str, section: str, key: str, seed: int = 0) -> list[float]:
-        """Return one key of a run's history, line by line where it stands; `Missing` where there is none."""
-        run_id = self.run_of(f"runs.{run}.history", section)[1]
+    def lines(self, name: str, section: str, seed: int = 0) -> tuple[str, list[dict[str, Any]]]:
+        """Return the key of a `history.<run>.<key>` name, and the lines of the run's history; `Missing` where there is none."""
+        _, run_id, key = self.run_of(f"runs.{name.removeprefix('history.')}", section)
         path = self._folder(run_id, seed) / "history.jsonl"
-        if not path.is_file():
+        return key, self._lines(path)
+
+    def names(self, pattern: str, section: str) -> list[str]:
+        """Return the names that are stored where a name with `{}` parts points: of a history, of a run's reported numbers, or structural.
+
+        `Missing` where nothing of it is stored.
+        """
+        space, _, rest = pattern.partition(".")
+        if space not in ("runs", "history"):
+            if (stored := self.structural()) is None:
+                raise Missing(f"not measured: {self.structural_file} is missing (`snakemake structural` makes it)")
+            return list(stored)
+        run, run_id, key = self.run_of(f"runs.{rest}", section)
+        if space == "history":
+            lines = self._lines(self._folder(run_id, 0) / "history.jsonl")
+            return [f"history.{run}.{key}" for key in sorted({key for line in lines for key in line})]
+        what = key.partition(".")[0]
+        if what not in FILES:
+            raise UnknownName(f"'{pattern}': only {', '.join(FILES)} of a run have parts to go through")
+        path = self._folder(run_id, 0) / FILES[what][0]
+        if (stored := self._stored(path, what)) is None:
             raise Missing(f"not measured: {path} is missing")
-        try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            return [float(line[key]) for line in lines if line.get(key) is not None]
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
+        return [f"runs.{run}.{what}.{key}" for key in flat(stored)]
+
+    def scored_on(self, name: str, section: str) -> str | None:
+        """Return metric, data set and split of a `runs.<run>.<task>.<metric>` name at this scale; None for other numbers of a run."""
+        _, _, rest = self.run_of(name, section)
+        if rest.partition(".")[0] in FILES:
+            return None
+        task, metric = self._task_and_metric(rest)
+        found = self.project.task(task)
+        known = [item.name for item in found.metrics]
+        split = "report" if found.splits.report else "select"
+        return f"{metric if metric in known else known[0]} on {found.dataset}, {split} split"
 
     def _structural_values(self, names: Iterable[str]) -> dict[str, float]:
         names = sorted(names)
@@ -162,10 +196,8 @@ class Evidence:
         return self.results / self.scale / "runs" / run_id / f"seed{seed}"
 
     def _run_value(self, run_id: str, rest: str, seed: int) -> tuple[float, tuple[float, float] | None]:
-        if rest.startswith("measures."):
-            return self._number(run_id, "measures.json", rest, seed), None
-        if rest.startswith("reported."):
-            return self._number(run_id, "metrics.json", rest, seed), None
+        if rest.partition(".")[0] in FILES:
+            return self._number(run_id, FILES[rest.partition(".")[0]][0], rest, seed), None
         path = self._folder(run_id, seed) / "metrics.json"
         scored = self._stored(path, "tasks")
         if scored is None:
@@ -194,7 +226,7 @@ class Evidence:
         return task_at(self.project, task, self.project.scale(self.scale)).name, rest[len(task) + 1 :]
 
     def _number(self, run_id: str, file: str, rest: str, seed: int) -> float:
-        """Return a number below the first part of `rest` (measures, reported) in a run's file."""
+        """Return a number below the first part of `rest` (of `FILES`) in a run's file."""
         path = self._folder(run_id, seed) / file
         what, _, key = rest.partition(".")
         stored = self._stored(path, what)
@@ -202,14 +234,22 @@ class Evidence:
             raise Missing(f"not measured: {path} is missing")
         found = flat(stored)
         if key not in found:
-            raise UnknownName(f"run {run_id} has no {_WHAT[what]} '{key}'{nearest(key, found)}")
+            raise UnknownName(f"run {run_id} has no {FILES[what][1]} '{key}'{nearest(key, found)}")
         if found[key] is None:
             raise Missing(f"{path} holds no value for {key}")
         return float(found[key])  # type: ignore[arg-type]
 
 
-#: What a number of a run is called where there is none of that name.
-_WHAT = {"measures": "measure", "reported": "reported number"}
+def _history(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise Missing(f"not measured: {path} is missing")
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except ValueError as error:
+        raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
+    if not all(isinstance(line, dict) for line in lines):
+        raise ResultError(f"{path}: corrupt, not lines of JSON; {AGAIN}")
+    return lines
 
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
@@ -217,7 +257,10 @@ def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
     return ConfigError(f"config/papers/{paper.id}.yaml: claims.{claim}: {error}")
 
 
-def _shared_measure(rest: str) -> bool:
+def shared_measure(rest: str) -> bool:
+    """Return whether a run's number (what follows its name) counts something that all seeds share."""
+    if rest.startswith("counts."):
+        return True
     return rest.startswith("measures.") and not rest.removeprefix("measures.").startswith(_TIMED)
 
 

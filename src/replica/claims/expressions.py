@@ -38,6 +38,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., float], int, int | None]] = {
     "mean": (_mean, 1, None),
     "abs": (abs, 1, 1),
     "log2": (math.log2, 1, 1),
+    "exp": (math.exp, 1, 1),
 }
 
 _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {

@@ -13,7 +13,10 @@ from typing import Any
 from replica.claims.compare import COLUMNS, Row
 from replica.claims.numbers import text
 from replica.errors import ConfigError, ResultError
-from replica.files import read_result
+from replica.files import parse_result, read_result
+
+#: How a ledger comes to be, for errors about one that is missing or none.
+AGAIN = "make it with `make reproduce` (or `snakemake`)"
 
 
 def read_claims(path: Path | str) -> dict[str, Any]:
@@ -29,10 +32,18 @@ def read_claims(path: Path | str) -> dict[str, Any]:
 
 def read_ledger(path: Path | str) -> list[Row]:
     """Read the ledger's JSON; ResultError where there is none or it is not one."""
-    again = "make it with `make reproduce` (or `snakemake`)"
-    rows = read_result(path, again=again)
+    return checked(read_result(path, again=AGAIN), path)
+
+
+def parse_ledger(content: str, where: Path | str) -> list[Row]:
+    """Return the rows of a ledger's JSON that was read already; `where` names it in errors."""
+    return checked(parse_result(content, where, again=AGAIN), where)
+
+
+def checked(rows: Any, where: Path | str) -> list[Row]:
+    """Return rows that are a ledger's; ResultError for anything else."""
     if not isinstance(rows, list) or not all(isinstance(row, dict) and {"paper", "claim"} <= set(row) for row in rows):
-        raise ResultError(f"{path}: not a ledger, which is a list of rows with paper and claim; {again}")
+        raise ResultError(f"{where}: not a ledger, which is a list of rows with paper and claim; {AGAIN}")
     return rows
 
 

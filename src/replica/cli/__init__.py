@@ -13,10 +13,12 @@ EPILOG = """examples:
   replica plan --scale paper minilm    GPU hours, disk and the longest path of one paper at its published size
   replica plan --scale paper --profile slurm   also which partitions the jobs fall on, and which fit none
   replica status                       what is done, running, interrupted, failed or not run; verdicts by paper
+  replica watch                        follow what runs, here or on a cluster: steps, loss, expected end
   replica logs RUN                     why a job failed: state, remembered failure and the end of its logs
   replica forget RUN                   let a run be tried again that failed in a way it would repeat
   replica explain minilm-half-transformer   from a number back to its run, configuration, data and weights
   replica scorecard                    the verdicts of the last ledger
+  replica compare main~1 main          changed verdicts and numbers of the pinned results of two commits
   replica measure t5-base --method compacter:n=4 --batch 16   memory, parameters and FLOPs of a fine-tuning
   replica measure bert-base-uncased --budget 4GB   which methods fit
   replica lock                         write the hub's commits and digests to config/hub.lock.yaml
@@ -75,6 +77,15 @@ def parser() -> argparse.ArgumentParser:
     status.add_argument("--runs", action="store_true", help="a line per run, however many there are")
     status.add_argument("--ledger", help="ledger to count claims in (default: results/claims.json)")
 
+    watch = verbs.add_parser("watch", help="follow what runs: jobs done, steps and losses, expected end")
+    watch.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: those of config/config.yaml)")
+    watch.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
+    watch.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
+    watch.add_argument("--once", action="store_true", help="look once")
+    watch.add_argument(
+        "--every", type=float, metavar="SECONDS", help="between two looks (default: 5 on a terminal, else 60)"
+    )
+
     logs = verbs.add_parser("logs", help="how a run's seeds stand and what their jobs said, SLURM's logs with them")
     logs.add_argument("--lines", type=int, default=20, help="last lines of every log, 0 for all (default: 20)")
     logs.add_argument("--paths", action="store_true", help="print the files' names alone")
@@ -92,6 +103,22 @@ def parser() -> argparse.ArgumentParser:
 
     score = verbs.add_parser("scorecard", help="print the verdicts of a ledger")
     score.add_argument("--ledger", help="ledger to read (default: results/claims.json)")
+
+    compare = verbs.add_parser(
+        "compare",
+        help="changed verdicts and numbers between two commits' pinned results, or two folders",
+        epilog="exit status: 0, or 1 where something differs and --fail-on-change is given; 2 for a mistake",
+    )
+    compare.add_argument("before", metavar="A", help="a commit (branch, tag, HEAD~1), or a folder with claims.json")
+    compare.add_argument(
+        "after", metavar="B", nargs="?", help="the same (default: results/claims.json here, else the pinned one)"
+    )
+    compare.add_argument("--markdown", action="store_true", help="print Markdown, for a pull request's comment")
+    compare.add_argument("--html", metavar="FILE", help="also write a page with every difference")
+    compare.add_argument(
+        "--most", type=int, default=40, metavar="N", help="rows of each printed table, 0 for all (default: 40)"
+    )
+    compare.add_argument("--fail-on-change", action="store_true", help="exit with status 1 where something differs")
 
     pin = verbs.add_parser(
         "pin", help="copy ledger, tables, figures and records of the last run to results/pinned/, for git"
@@ -152,6 +179,14 @@ def main() -> None:
             from replica.cli.status import status
 
             return status(arguments)
+        if arguments.verb == "watch":
+            from replica.cli.watch import watch
+
+            return watch(arguments)
+        if arguments.verb == "compare":
+            from replica.cli.compare import compare
+
+            return compare(arguments)
         if arguments.verb in ("lock", "mirror"):
             return getattr(assets, arguments.verb)(arguments)
         if arguments.verb in ("logs", "forget"):

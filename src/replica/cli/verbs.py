@@ -201,6 +201,7 @@ PINNED = (
     "claims.csv",
     "claims.json",
     "summary.json",
+    "papers.bib",
     "structural/*.json",
     "{scale}/papers/**/*",
     "{scale}/runs/*/seed*/manifest.json",

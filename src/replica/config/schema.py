@@ -52,9 +52,15 @@ class Task(Strict):
     )
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
+    classes: int | None = Field(
+        None, ge=2, description="how many classes, where the target holds their numbers and `labels` does not name them"
+    )
     only: dict[str, list[int | str]] = Field(
         {},
         description="column: values; rows with others are left out. Of the target: what stands for `labels`, in order",
+    )
+    rows: dict[Literal["train", "select", "report"], int] = Field(
+        {}, description="at most so many rows of a part, the first by a stable hash; all where it is not named"
     )
     label_words: dict[str, str] = Field({}, description="text2text: what is generated for each label")
     prefix: str = Field("", description="text2text: what stands before the input")
@@ -74,6 +80,17 @@ class Task(Strict):
                 f"`only` keeps {len(kept)} values of '{self.target}', and `labels` names {len(self.labels)}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _named_or_counted(self) -> Task:
+        if self.classes is not None and self.labels:
+            raise ValueError("give `labels`, or `classes` where they have no names here, not both")
+        return self
+
+    @property
+    def class_count(self) -> int:
+        """How many classes the task has; 0 where its target is no class."""
+        return len(self.labels) or self.classes or 0
 
     @property
     def primary(self) -> Metric:
@@ -102,6 +119,11 @@ class Train(Strict):
     max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
     max_length: int | None = Field(None, ge=4, description="cuts the task's own length")
     train_rows: int | None = Field(None, ge=1, description="rows drawn from the train split by the run's seed")
+    rows_per_class: int | None = Field(
+        None,
+        ge=1,
+        description="rows of each class drawn from the train split by the run's seed; all where there are fewer",
+    )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     checkpoint_every: int = Field(500, ge=1)
 
@@ -109,6 +131,12 @@ class Train(Strict):
     def _steps_or_epochs(self) -> Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_of_drawing(self) -> Train:
+        if self.train_rows is not None and self.rows_per_class is not None:
+            raise ValueError("give `train_rows` or `rows_per_class`, not both")
         return self
 
     @model_validator(mode="after")
@@ -274,15 +302,19 @@ class Measurement(Strict):
 
 
 class Figure(Strict):
-    """A figure of a paper's page, drawn from rows of the ledger, measurements or histories."""
+    """A figure of a paper's page, drawn from rows of the ledger, measurements, runs or histories (`replica.report.points`)."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
-    kind: Literal["bar", "scatter", "line", "effects"]
+    kind: Literal["bar", "scatter", "line", "effects", "heatmap"]
     x: str = ""
     y: str = ""
+    colour: str = Field("", description="heatmap: what its colours say")
     series: dict[str, dict[str, str] | str] = Field({}, description="label: expression(s) for its points")
-    log: Literal["", "x", "y", "xy"] = ""
+    log: Literal["", "x", "y", "xy", "colour"] = ""
+    per_step: bool = Field(
+        False, description="heatmap of a history: what a count grew by since the line before, for each step"
+    )
     caption: str = ""
 
 

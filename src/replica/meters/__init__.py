@@ -5,7 +5,7 @@ dotted expressions, `<measurement>.<meter>.<key>…` (a `.` inside a key becomes
 an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and convolutions only.
 
 `parameters: {}` (`count_parameters(model)`; a tensor that several modules share counts once)
-    total, trainable, frozen, trainable_share (of total), buffers
+    total, trainable, frozen, trainable_share (of total), buffers, running_statistics (means and variances of batch norms)
     embeddings (words, positions, types, patches, stem, sound's convolutions, their norm), word_embeddings
     transformer (all encoder and decoder layers, without final norms, poolers and heads), encoder, decoder, layers (how many)
     layer_linears (matrices and convolutions in the layers, depthwise ones left out), layer_biases, layer_norms_in_layers,
@@ -55,6 +55,9 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
     by_category: {the same names: the largest that each was at any time}, saved_bytes (kept for backward, once a storage)
     with `budget_gb`: largest_batch (whose peak fits), at_largest: {peak, peak_gb, per_example, per_example_mb}
 
+`count_operations(model, density, …)` counts a forward pass as the MicroNet challenge did, with the additions and ReLUs of outputs, which
+never become sparse: `flops`, `sparse_flops`. Methods that take `padded_twice` in `method_cost` give it as `micronet`.
+
 `method_cost: {…}`: <method>: {expected: {…}, … what the method's `cost(model, **options)` gives}
 `config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(config, total_steps)` gives}},
     model: {… numbers of its configuration}. In both, the keys of a measurement's only method also stand at the top.
@@ -90,6 +93,7 @@ _WHERE = {
     "count_parameters": "parameters",
     "count_nonzero": "parameters",
     "measure_flops": "flops",
+    "count_operations": "micronet",
     "storage_bytes": "storage",
     "file_bytes": "storage",
     "optimizer_bytes": "optimizers",

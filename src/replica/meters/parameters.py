@@ -12,7 +12,8 @@ def count_parameters(model: nn.Module) -> dict:
     """Count a model's parameters; works on meta, and a tensor that several modules share counts once.
 
     Returns the keys that the package's docstring lists under `parameters`. `transformer` is the sum over all encoder and decoder
-    layers, without final norms, poolers and heads: 12 H^2 + 13 H for each layer of BERT with H the width.
+    layers, without final norms, poolers and heads: 12 H^2 + 13 H for each layer of BERT with H the width. `running_statistics` are the
+    means and variances that batch norms keep: no parameters, but numbers of the state that is stored.
     """
     by_part = dict.fromkeys(PARTS, 0)
     trainable_by_part = dict.fromkeys(PARTS, 0)
@@ -38,6 +39,9 @@ def count_parameters(model: nn.Module) -> dict:
         "frozen": total - trainable,
         "trainable_share": trainable / total if total else 0.0,
         "buffers": sum({id(buffer): buffer.numel() for buffer in model.buffers()}.values()),
+        "running_statistics": sum(
+            buffer.numel() for name, buffer in model.named_buffers() if name.endswith(("running_mean", "running_var"))
+        ),
         "embeddings": sum(by_part[part] for part in EMBEDDINGS),
         "word_embeddings": by_part["word_embeddings"],
         "transformer": sum(by_part[part] for part in LAYERS),

@@ -77,7 +77,8 @@ def make_config(
 
 def config_class(architecture: str) -> type[PretrainedConfig]:
     """Return the configuration class of an architecture; raises ConfigError with the nearest known name."""
-    # These register the architectures that transformers lacks.
+    # These register the architectures and heads that transformers lacks.
+    import replica.models.clip
     import replica.models.monarch
     import replica.models.residual
     import replica.models.state_space
@@ -195,6 +196,9 @@ def from_asset(
     check_weights(weights)
     config_file = folder / "config.json"
     stored = _read_config(config_file) if config_file.is_file() else {}
+    part = config_class(entry.architecture).base_config_key
+    if stored.get("model_type") != entry.architecture and isinstance(stored.get(part), dict):
+        stored = {"model_type": entry.architecture, **stored[part]}  # one tower of a model of two
     architecture = stored.pop("model_type", entry.architecture)
     if architecture != entry.architecture:
         raise AssetError(f"{config_file} says model_type '{architecture}', the registry '{entry.architecture}'")

@@ -58,3 +58,30 @@ def encoder_layers(model: nn.Module) -> list[nn.Module]:
     if kind not in LAYERS:
         raise ConfigError(f"where the layers of architecture '{kind}' stand is not known; known: {', '.join(LAYERS)}")
     return [layer for path in LAYERS[kind] for layer in inner.get_submodule(path)]
+
+
+#: Parts of a path that say nothing about where in a layer something stands.
+_SILENT = ("self", "dense", "layer", "weight")
+#: What stands in no layer.
+OUTSIDE = "other"
+
+
+def place_in_layers(model: nn.Module, name: str) -> tuple[str, str]:
+    """Return the number of the layer in which a module or parameter stands, and its path there: `("3", "attention-output")`.
+
+    `name` is its dotted path in the model, layers are numbered as in `encoder_layers`; what stands in none is in `other`. Both are
+    words without dots, so that they can be parts of a reported number's name.
+    """
+    inner = body(model)
+    paths = {id(module): path for path, module in model.named_modules()}
+    for number, layer in enumerate(encoder_layers(model)):
+        start = f"{paths[id(layer)]}."
+        if name.startswith(start):
+            return str(number), _short(name.removeprefix(start))
+    start = paths.get(id(inner), "")
+    return OUTSIDE, _short(name.removeprefix(f"{start}.") if start else name)
+
+
+def _short(path: str) -> str:
+    parts = [part for part in path.split(".") if part not in _SILENT]
+    return "-".join(parts) or path.replace(".", "-")

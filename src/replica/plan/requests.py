@@ -103,6 +103,8 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
         if not entry.measure.latency:
             raise ConfigError(f"'{name}': run '{run}' is not measured; give it `measure: {{latency: true}}`")
         return
+    if rest.startswith("counts."):
+        return
     if rest.startswith("reported."):
         used = [item["name"] if isinstance(item, dict) else item for item in entry.methods]
         if not any(rest.startswith(f"reported.{method}.") for method in used):

@@ -57,7 +57,9 @@ def training_rows(project: Project, run: Run) -> int:
     """Return how many examples the run's training split holds, as far as the registry knows."""
     task = project.task(run.spec["task"][0])
     rows = rows_of(project, task, task.splits.train)
-    return min(rows, run.spec.get("train", {}).get("train_rows") or rows)
+    train = run.spec.get("train", {})
+    drawn = train.get("train_rows") or train.get("rows_per_class", 0) * task.class_count
+    return min(rows, task.rows.get("train", rows), drawn or rows)
 
 
 def _share_of_logits(task: Task) -> float | None:

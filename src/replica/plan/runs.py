@@ -371,7 +371,7 @@ class _Section:
 
 def _head(task: Task) -> tuple[Any, ...]:
     """Say what a task's head is: two tasks with the same can be scored with one model."""
-    return task.kind, task.next_sentence, len(task.labels) if task.kind != "text2text" else 0
+    return task.kind, task.next_sentence, task.class_count if task.kind != "text2text" else 0
 
 
 def _slug(spec: dict[str, Any]) -> str:

@@ -2,47 +2,83 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from replica.claims.cells import cells, row_name
 from replica.claims.compare import Row
-from replica.claims.evidence import Evidence, Missing
-from replica.claims.expressions import UnknownName, parse
-from replica.claims.statistics import aggregate
-from replica.config.schema import Paper
+from replica.claims.evidence import Evidence, Missing, shared_measure
+from replica.claims.expressions import UnknownName, names, parse, split_run
+from replica.claims.statistics import aggregate, t_interval
+from replica.config.schema import Figure, Paper
 from replica.errors import ConfigError, nearest
+from replica.plan.expand import expand_section
+
+#: A name with parts in braces, which stand for whatever is stored there.
+_PATTERN = re.compile(r"[A-Za-z][\w.`-]*\{\w+\}[\w.`{}-]*")
+_PART = re.compile(r"\{(\w+)\}")
+#: Of a heat map's pattern: the part that makes columns; all others make rows.
+COLUMN = "column"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What an expression comes to: the mean over seeds with its interval (`over` seeds or examples), and what was scored."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seeds: int = 0
+    over: str = ""
+    scored: frozenset[str] = frozenset()
 
 
 @dataclass
 class Point:
-    """A point of a series: label, coordinates (x is None for bars) and the paper's value beside it, if it gives one."""
+    """A point of a series. `x` is None for bars and levels; `paper` is the paper's value beside a bar, `printed` says y is the paper's."""
 
     label: str
-    y: float
-    x: float | None = None
+    y: Reading
+    x: Reading | None = None
     paper: float | None = None
+    printed: bool = False
 
 
 @dataclass
 class Series:
-    """A label's points; `missing` says of each that could not be had why."""
+    """A label's points; `missing` says of each that could not be had why. `named` are words that stand for x = 0, 1, …"""
 
     label: str
     points: list[Point] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Panel:
+    """One panel of a heat map: `values` by row and column, None where nothing is stored."""
+
+    label: str
+    rows: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    values: list[list[float | None]] = field(default_factory=list)
+    seeds: int = 0
     missing: list[str] = field(default_factory=list)
 
 
 class Numbers:
     """Evaluates a figure's expressions.
 
-    Names are those of claims (`<measurement>…`, `runs.<run>.<task>.<metric>` as the mean over seeds) and besides
+    Names are those of claims (`<measurement>…`, `runs.<run>.<task>.<metric>` as the mean over seeds with its interval) and besides
     `ours.<claim>[.<cell>]` and `paper.<claim>[.<cell>]` for numbers of the ledger. A claim's own name stands for all its cells
-    in a bar chart. `history.<run>.<key>` is a list, for lines.
+    in a bar chart. `history.<run>.<key>` is a list with a number for each line of the run's history, for lines and heat maps.
+    A part of a name in braces, `runs.<run>.reported.<method>.layer{layer}`, stands for everything that is stored there.
     """
 
     def __init__(self, paper: Paper, rows: list[Row], evidence: Evidence):
         self.paper, self.evidence = paper, evidence
-        self.claims = {claim.id: claim for claim in paper.claims}
+        self.level = evidence.project.settings.confidence_level
         by_name = {row["claim"]: row for row in rows}
         self.cells: dict[str, Row] = {}
         self.of_claim: dict[str, list[tuple[str, Row]]] = {}
@@ -56,26 +92,38 @@ class Numbers:
                 self.of_claim.setdefault(claim.id, []).append((cell.key or claim.id, row))
                 if cell.ours and claim.unit_scale == 1:
                     self.by_expression.setdefault(_plain(cell.ours), row)
+        self._seeds_of = _trend_seeds(paper)
 
-    def value(self, expression: str) -> float:
-        """Return an expression's value; `Missing` where a number in it is not there."""
-        known: dict[str, float] = {}
-        seeds = self._seeds()
-        for name in sorted(parse(expression).names):
+    def read(self, expression: str) -> Reading:
+        """Return an expression's value, seed by seed where it depends on them; `Missing` where a number in it is not there."""
+        parsed = parse(expression)
+        known: dict[str, Sequence[float]] = {}
+        scored, seeds, own = set(), 0, None
+        for name in sorted(parsed.names):
             space, _, rest = name.partition(".")
             if space in ("ours", "paper") and rest in self.cells:
                 number = self.cells[rest]["our_value" if space == "ours" else "paper_value"]
                 if not isinstance(number, int | float):
                     raise Missing(f"{name}: {self.cells[rest]['reason']}")
-                known[name] = float(number)
+                known[name] = (float(number),)
             elif space in ("ours", "paper"):
                 raise UnknownName(f"'{name}' names no cell of a claim{nearest(rest, self.cells)}")
             else:
-                quoted = ".".join(
-                    part if part.replace("-", "").isidentifier() else f"`{part}`" for part in name.split(".")
-                )
-                known[name] = aggregate(self.evidence.look(quoted, self.evidence.section_of(name), seeds).values)
-        return parse(expression).value(known)
+                section = self.evidence.section_of(name)
+                outcome = self.evidence.look(_quoted(name), section, self._seeds(name, section))
+                known[name] = outcome.values
+                own = outcome.interval
+                if space == "runs":
+                    shared = shared_measure(self.evidence.run_of(name, section)[2])
+                    seeds = max(seeds, 0 if shared else len(outcome.seeds))
+                    scored.add(self.evidence.scored_on(name, section))
+        count = min((len(values) for values in known.values() if len(values) > 1), default=1)
+        found = [
+            parsed.value({name: values[seed if len(values) > 1 else 0] for name, values in known.items()})
+            for seed in range(count)
+        ]
+        single = own if len(known) == 1 and _plain(expression) in known else None
+        return self._reading(found, seeds, single, frozenset(filter(None, scored)))
 
     def printed(self, expression: str) -> float | None:
         """Return the paper's number for what an expression measures, where a claim's cell is made by the same one."""
@@ -93,10 +141,56 @@ class Numbers:
                 self._bars(made, entry)
             elif isinstance(entry, dict) and set(entry) == {"x", "y"}:
                 self._curve(made, entry["x"], entry["y"])
+            elif isinstance(entry, str) and _PATTERN.search(entry):
+                self._along(made, entry)
+            elif isinstance(entry, str) and len(split_list(entry)) == 1:
+                self._add(made, label, entry)
             else:
                 self._points(made, entry)
             found.append(made)
         return found
+
+    def panels(self, figure: Figure) -> list[Panel]:
+        """Return the panels of a heat map, one for each series."""
+        found = []
+        for label, text in figure.series.items():
+            if not isinstance(text, str) or not _PATTERN.search(text):
+                raise ConfigError(f"series '{label}': a heat map takes a name with parts in braces")
+            made = Panel(label)
+            try:
+                fill = self._over_time if "history." in text else self._grid
+                fill(made, text, figure.per_step)
+            except Missing as missing:
+                made.missing.append(str(missing))
+            found.append(made)
+        rows = sorted({row for panel in found for row in panel.rows}, key=natural)
+        for panel in found:  # the same rows in all, so that they stand beside each other
+            if panel.rows:
+                nothing = [0.0 if figure.per_step else None] * len(panel.columns)
+                known = dict(zip(panel.rows, panel.values, strict=True))
+                panel.rows, panel.values = rows, [known.get(row, nothing) for row in rows]
+        return found
+
+    def _reading(
+        self,
+        values: Sequence[float],
+        seeds: int,
+        single: tuple[float, float] | None = None,
+        scored: frozenset[str] = frozenset(),
+    ) -> Reading:
+        bounds, over = t_interval(values, self.level), "seeds"
+        if bounds is None:
+            bounds, over = single, "examples"
+        low, high = bounds or (None, None)
+        return Reading(aggregate(values), low, high, seeds, over if bounds else "", scored)
+
+    def _add(self, made: Series, label: str, y: str, x: str | None = None) -> None:
+        """Add a point, or the reason why it is missing."""
+        try:
+            printed = bool(names(y)) and all(name.startswith("paper.") for name in names(y))
+            made.points.append(Point(label, self.read(y), self.read(x) if x is not None else None, printed=printed))
+        except Missing as missing:
+            made.missing.append(str(missing))
 
     def _bars(self, made: Series, entry: dict[str, str] | str) -> None:
         if isinstance(entry, str) and entry in self.of_claim:
@@ -105,16 +199,18 @@ class Numbers:
                 if ours is None:
                     made.missing.append(f"{row['claim']}: {row['reason']}")
                 else:
-                    made.points.append(Point(label, ours, paper=paper if isinstance(paper, int | float) else None))
+                    number = paper if isinstance(paper, int | float) else None
+                    over = "" if row["low"] is None else "seeds"
+                    reading = Reading(ours, row["low"], row["high"], row["seeds"] or 0, over)
+                    made.points.append(Point(label, reading, paper=number))
             return
         if isinstance(entry, str):
             parts = split_list(entry)
             entry = {made.label: entry} if len(parts) == 1 else {str(i + 1): part for i, part in enumerate(parts)}
         for label, expression in entry.items():
-            try:
-                made.points.append(Point(label, self.value(expression), paper=self.printed(expression)))
-            except Missing as missing:
-                made.missing.append(str(missing))
+            self._add(made, label, expression)
+            if made.points and made.points[-1].label == label:
+                made.points[-1].paper = self.printed(expression)
 
     def _points(self, made: Series, entry: dict[str, str] | str) -> None:
         if isinstance(entry, str):
@@ -124,32 +220,139 @@ class Numbers:
             coordinates = split_list(pair)
             if len(coordinates) != 2:
                 raise ConfigError(f"'{pair}' is not a point: give `x, y`")
-            try:
-                x, y = (self.value(part) for part in coordinates)
-                made.points.append(Point(label, y, x))
-            except Missing as missing:
-                made.missing.append(str(missing))
+            self._add(made, label, coordinates[1], coordinates[0])
 
     def _curve(self, made: Series, x: str, y: str) -> None:
+        if "history." in x + y:
+            try:
+                made.points = self._over_seeds(x, y)
+            except Missing as missing:
+                made.missing.append(str(missing))
+            return
+        xs, ys = split_list(x), split_list(y)
+        if len(xs) != len(ys):
+            raise ConfigError(f"series '{made.label}': x gives {len(xs)} points and y {len(ys)}")
+        for a, b in zip(xs, ys, strict=True):
+            self._add(made, "" if len(xs) > 1 else made.label, b, a)
+
+    def _over_seeds(self, x: str, y: str) -> list[Point]:
+        """Return a history's curve: at each line that holds what x and y read, their mean over the run's seeds."""
+        wanted = names(x) | names(y)
+        if not all(name.startswith("history.") for name in wanted):
+            raise ConfigError(f"'{x}', '{y}': only names of histories go with names of histories")
+        first = sorted(wanted)[0]
+        section = self.evidence.section_of(_as_run(first))
+        seeds = self._seeds(_as_run(first), section)
+        curves = [list(self._lines(wanted, section, seed)) for seed in range(seeds)]
+        found = []
+        for lines in zip(*curves, strict=False):
+            xs, ys = ([parse(text).value(line) for line in lines] for text in (x, y))
+            found.append(Point("", self._reading(ys, seeds), Reading(aggregate(xs))))
+        return found
+
+    def _lines(self, wanted: set[str], section: str, seed: int) -> Iterator[dict[str, float]]:
+        stored = {name: self.evidence.lines(name, section, seed) for name in sorted(wanted)}
+        if len({len(lines) for _, lines in stored.values()}) > 1:
+            raise ConfigError(f"the histories behind {', '.join(stored)} have different lengths")
+        for index in range(len(next(iter(stored.values()))[1])):
+            line = {name: lines[index].get(key) for name, (key, lines) in stored.items()}
+            if all(value is not None for value in line.values()):
+                yield line
+
+    def _expanded(self, text: str) -> list[tuple[dict[str, str], str]]:
+        """Return, for everything that is stored where a pattern points, what its parts in braces stand for and the expression with it."""
+        pattern = _PATTERN.search(text).group().replace("`", "")  # type: ignore[union-attr]
+        section = self.evidence.section_of(_as_run(pattern))
+        expression = re.compile(_PART.sub(r"(?P<\1>[^.]+)", re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}")))
+        hits = [found for name in self.evidence.names(pattern, section) if (found := expression.fullmatch(name))]
+        if not hits:
+            raise Missing(f"nothing is stored as {pattern}; a run made before this was stored is to be made again")
+        hits.sort(key=lambda hit: [natural(part) for part in hit.groups()])
+        return [(hit.groupdict(), _PART.sub(lambda part, hit=hit: hit[part[1]], text)) for hit in hits]
+
+    def _along(self, made: Series, text: str) -> None:
+        """Add a point for everything that is stored where a pattern points; x is the number that its part in braces stands for."""
         try:
-            xs, ys = self._list(x), self._list(y)
+            expanded = self._expanded(text)
         except Missing as missing:
             made.missing.append(str(missing))
             return
-        if len(xs) != len(ys):
-            raise ConfigError(f"series '{made.label}': x gives {len(xs)} points and y {len(ys)}")
-        made.points = [Point("", b, a) for a, b in zip(xs, ys, strict=True)]
+        words = [" ".join(parts.values()) for parts, _ in expanded]
+        if not all(word.isdigit() for word in words):
+            made.named = words
+        for index, (_, expression) in enumerate(expanded):
+            self._add(made, words[index], expression, str(index) if made.named else words[index])
 
-    def _list(self, text: str) -> list[float]:
-        parts = split_list(text)
-        if len(parts) == 1 and parts[0].startswith("history."):
-            run, _, key = parts[0].removeprefix("history.").rpartition(".")
-            return self.evidence.history(run, self.evidence.section_of(f"runs.{run}.{key}"), key)
-        return [self.value(part) for part in parts]
+    def _grid(self, made: Panel, text: str, _per_step: bool) -> None:
+        """Fill a heat map's panel with means over seeds, rows by columns."""
+        cells: dict[tuple[str, str], Reading] = {}
+        for parts, expression in self._expanded(text):
+            if COLUMN not in parts:
+                raise ConfigError(f"'{text}': one part of a heat map's name must be {{{COLUMN}}}")
+            row = " ".join(value for key, value in parts.items() if key != COLUMN) or made.label
+            cells[row, parts[COLUMN]] = self.read(expression)
+        made.rows = sorted({row for row, _ in cells}, key=natural)
+        made.columns = sorted({column for _, column in cells}, key=natural)
+        made.values = [
+            [cells[row, column].value if (row, column) in cells else None for column in made.columns]
+            for row in made.rows
+        ]
+        made.seeds = max(cell.seeds for cell in cells.values())
 
-    def _seeds(self) -> int:
+    def _over_time(self, made: Panel, text: str, per_step: bool) -> None:
+        """Fill a heat map's panel from the first seed's history: rows by what the braces stand for, columns by step."""
+        expanded = self._expanded(text)
+        name = next(iter(names(expanded[0][1])))
+        section = self.evidence.section_of(_as_run(name))
+        _, lines = self.evidence.lines(name, section)
+        steps = [float(line["step"]) for line in lines]
+        made.columns = [f"{step:g}" for step in steps]
+        for parts, expression in expanded:
+            wanted = {each: self.evidence.lines(each, section)[0] for each in names(expression)}
+            row: list[float | None] = []
+            for line in lines:
+                known = {each: line.get(key) for each, key in wanted.items()}
+                whole = all(value is not None for value in known.values())
+                row.append(parse(expression).value(known) if whole else None)  # type: ignore[arg-type]
+            made.rows.append(" ".join(parts.values()))
+            made.values.append(_growth(row, steps) if per_step else row)
+        made.seeds = 1
+
+    def _seeds(self, name: str, section: str) -> int:
+        """Return how many seeds a run has: those of the trends that read it, or the scale's."""
         scale = self.evidence.project.scale(self.evidence.scale)
-        return self.paper.seeds.get("paper", scale.seeds) if scale.name == "paper" else scale.seeds
+        if scale.name == "paper":
+            return self.paper.seeds.get("paper", scale.seeds)
+        if scale.name == "smoke" or not name.startswith("runs."):
+            return scale.seeds
+        return self._seeds_of.get(self.evidence.run_of(name, section)[0], scale.seeds)
+
+
+def _trend_seeds(paper: Paper) -> dict[str, int]:
+    """Return by laptop run the most seeds that a trend of the paper reads of it."""
+    entries, found = expand_section(paper, "laptop"), {}
+    for trend in (claim.trend for claim in paper.claims if claim.trend):
+        for text in (trend.effect, *trend.shows.values()):
+            for name in names(text):
+                if name.startswith("runs."):
+                    run = split_run(name, entries)[0]
+                    found[run] = max(found.get(run, 0), trend.seeds)
+    return found
+
+
+def _growth(counts: list[float | None], steps: list[float]) -> list[float | None]:
+    """Return what a count grew by since the line before, for each step; before it stands the first time it is zero."""
+    before, found = (0.0, 0.0), []
+    for count, step in zip(counts, steps, strict=True):
+        now = before[1] if count is None else count
+        found.append((now - before[1]) / (step - before[0]))
+        before = (step, now)
+    return found
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Return a key that sorts numbers in words as numbers, and before letters."""
+    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def split_list(text: str) -> list[str]:
@@ -161,6 +364,14 @@ def split_list(text: str) -> list[str]:
             parts.append(text[at:index].strip())
             at = index + 1
     return [*parts, text[at:].strip()]
+
+
+def _as_run(name: str) -> str:
+    return re.sub(r"^history\.", "runs.", name)
+
+
+def _quoted(name: str) -> str:
+    return ".".join(part if part.replace("-", "").isidentifier() else f"`{part}`" for part in name.split("."))
 
 
 def _plain(expression: str) -> str:

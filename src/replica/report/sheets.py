@@ -44,10 +44,9 @@ class Sheet:
         return "\n".join([*lines, *(["", _markdown(self.note)] if self.note else [])]) + "\n"
 
     def to_latex(self) -> str:
-        """Return a LaTeX table; needs the packages booktabs and, for long ones, longtable."""
+        """Return a LaTeX table; needs the packages booktabs and, for long ones, longtable, and fonts in T1 encoding."""
         columns = "".join(f"p{{{self.wrap[name]}}}" if name in self.wrap else "l" for name in self.header)
-        head = " & ".join(latex(cell) for cell in self.header) + r" \\"
-        body = [" & ".join(latex(cell) for cell in row) + r" \\" for row in self.rows]
+        head, *body = [_latex_row(row) for row in (self.header, *self.rows)]
         if self.long:
             lines = [
                 r"\begin{longtable}{" + columns + "}",
@@ -67,6 +66,12 @@ class Sheet:
 def latex(text: str) -> str:
     """Return text with LaTeX's special characters escaped."""
     return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_row(cells: list[str]) -> str:
+    """Return a line of a table; a bracket or star at its start would be taken for an option of the line break before it."""
+    line = " & ".join(latex(cell) for cell in cells) + r" \\"
+    return "{}" + line if line.startswith(("[", "*")) else line
 
 
 def _markdown(text: str) -> str:

@@ -12,7 +12,7 @@ from replica.plan.runs import Plan, Run
 #: Names that begin with a dot are somebody's leftovers; Snakemake's mark of a folder it made is not.
 STAMP = ".snakemake_timestamp"
 #: Files of a scale's ledger and report, below the folder that holds them.
-LEDGER_FILES = ("claims.csv", "claims.json", "summary.json", "report/index.html")
+LEDGER_FILES = ("claims.csv", "claims.json", "summary.json", "papers.bib", "report/index.html")
 #: The pages that the report's front page leads to.
 PAGES = "report/site/"
 #: What an evaluation stores example by example.

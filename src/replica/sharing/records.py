@@ -36,6 +36,19 @@ class Records:
             self._persistence = FilePersistence(path=self.root.resolve() / ".snakemake")
         return self._persistence
 
+    def unfinished(self, names: Iterable[str]) -> dict[str, float]:
+        """Return which files Snakemake has begun to make and not finished, with the time at which it began (submitted the job)."""
+        if not (self.root / ".snakemake" / "incomplete").is_dir():
+            return {}
+        found = {}
+        for name in names:
+            try:
+                mark = Path(self.persistence._record_path(self.persistence._incomplete_path, name))
+                found[name] = mark.stat().st_mtime
+            except FileNotFoundError:
+                continue
+        return found
+
     def of(self, artifact: Artifact, names: Iterable[str]) -> bytes | None:
         """Return the records of an artifact's files and folders as JSON, or None where Snakemake has none."""
         if not (self.root / ".snakemake").is_dir():

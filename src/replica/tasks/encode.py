@@ -113,9 +113,9 @@ def label_index(task: Task, value: Any) -> int:
             raise ConfigError(f"task '{task.name}': unknown label '{value}'{nearest(value, task.labels)}")
         return task.labels.index(value)
     number = int(value)
-    if number < 0 or (task.labels and number >= len(task.labels)):
+    if number < 0 or (task.class_count and number >= task.class_count):
         raise ConfigError(
-            f"task '{task.name}': label {number} is not one of the {len(task.labels)} of `labels` "
+            f"task '{task.name}': label {number} is not one of the {task.class_count} of `{'labels' if task.labels else 'classes'}` "
             "(-1 marks hidden labels)"
         )
     return number

@@ -61,7 +61,7 @@ def _percent(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray]
 
 def _classes(predictions: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, int]:
     label, said = predictions["label"].to_numpy(int), predictions["prediction"].to_numpy(int)
-    return label, said, max(2, len(task.labels), int(label.max()) + 1, int(said.max()) + 1)
+    return label, said, max(2, task.class_count, int(label.max()) + 1, int(said.max()) + 1)
 
 
 def _f1_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
@@ -77,6 +77,19 @@ def _f1_value(sums: np.ndarray) -> np.ndarray:
     parts = sums.reshape(*sums.shape[:-1], -1, 3)
     size = parts[..., 1] + parts[..., 2]
     return _divide(_divide(2 * parts[..., 0], size).sum(-1), (size > 0).sum(-1))
+
+
+def _class_hits(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    """Count (right, gold) per class."""
+    label, said, classes = _classes(predictions, task)
+    gold = label[:, None] == np.arange(classes)
+    return np.stack([gold & (label == said)[:, None], gold], axis=2).reshape(len(label), -1).astype(float)
+
+
+def _class_accuracy_value(sums: np.ndarray) -> np.ndarray:
+    """Share of right examples in each class, averaged over classes that occur."""
+    parts = sums.reshape(*sums.shape[:-1], -1, 2)
+    return _divide(_divide(parts[..., 0], parts[..., 1]).sum(-1), (parts[..., 1] > 0).sum(-1))
 
 
 def _confusion(predictions: pd.DataFrame, task: Task) -> np.ndarray:
@@ -184,6 +197,7 @@ _PERCENT_RATIO = _percent(ratio)
 
 METRICS: dict[str, MetricEntry] = {
     "accuracy": MetricEntry("percent", "higher", _accuracy_statistics, _PERCENT_RATIO),
+    "class_accuracy": MetricEntry("percent", "higher", _class_hits, _percent(_class_accuracy_value)),
     "f1": MetricEntry("percent", "higher", _f1_statistics, _percent(_f1_value)),
     "matthews": MetricEntry("percent", "higher", _confusion, _percent(_matthews_value)),
     "pearson": MetricEntry("percent", "higher", _moments, _percent(_pearson_value)),

@@ -128,17 +128,17 @@ def _encode(
 
 
 def label_count(task: Task) -> int:
-    """Return the size of a task's head: 1 for regression, the number of `labels` where they are classes, else 2.
+    """Return the size of a task's head: 1 for regression, the number of classes where there are such, else 2.
 
-    Raises ConfigError for classes without `labels`.
+    Raises ConfigError for classes that are neither named nor counted.
     """
     if task.kind == "regression":
         return 1
-    if task.kind in ("classification", "tagging", "image") and not task.labels:
+    if task.kind in ("classification", "tagging", "image") and not task.class_count:
         raise ConfigError(
-            f"config/tasks/{task.name}.yaml: kind {task.kind} needs `labels`, the classes' names in order"
+            f"config/tasks/{task.name}.yaml: kind {task.kind} needs `labels`, the classes' names in order, or `classes`, their number"
         )
-    return len(task.labels) or 2
+    return task.class_count or 2
 
 
 def image_processing(config: dict[str, Any]) -> dict[str, Any]:

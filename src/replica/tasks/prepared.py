@@ -84,6 +84,13 @@ class PreparedSplit:
         drawn = np.random.default_rng([seed, 0x5A3]).permutation(len(self))[:count]
         return self.subset(np.sort(drawn))
 
+    def sample_per_class(self, count: int, seed: int) -> PreparedSplit:
+        """Return `count` rows of each class drawn by the seed, in the split's order; all rows of a class that has no more."""
+        labels = self.values("label")
+        order = np.random.default_rng([seed, 0x5A4]).permutation(len(self))
+        drawn = [order[labels[order] == label][:count] for label in np.unique(labels)]
+        return self.subset(np.sort(np.concatenate(drawn)))
+
 
 def _numpy(chunked: pa.ChunkedArray) -> Any:
     """Turn a column into an array; a list column into (flat values, offsets)."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Enters the hash of held-out rows, so that they never move.
 _SALT = b"replica-held-out"
+#: The same for `rows`: another one, or what is kept of a split would depend on what was set apart from it.
+_SALT_ROWS = b"replica-rows"
 
 
 def held_out(values: Iterable[Any], share: float) -> np.ndarray:
@@ -27,20 +29,18 @@ def held_out(values: Iterable[Any], share: float) -> np.ndarray:
     Equal values go the same way, and a row's side does not depend on the other rows.
     """
     limit = int(share * 2**64)
-    return np.array(
-        [
-            int.from_bytes(hashlib.blake2b(str(v).encode(), digest_size=8, key=_SALT).digest(), "big") < limit
-            for v in values
-        ],
-        dtype=bool,
-    )
+    return np.array([_number(value) < limit for value in values], dtype=bool)
+
+
+def _number(value: Any, salt: bytes = _SALT) -> int:
+    return int.from_bytes(hashlib.blake2b(str(value).encode(), digest_size=8, key=salt).digest(), "big")
 
 
 def read_splits(task: Task, folder: Path | str) -> dict[str, tuple[pa.Table, np.ndarray]]:
     """Read a task's train, select and report rows: per split a table and the rows' numbers in the data set's split.
 
     A held-out `select` leaves `train` and, if that reads the same split, `report`. `a+b` joins two splits. Rows that `only` does not
-    keep are in none of them.
+    keep are in none of them; `rows` leaves at most so many in a part.
     Raises AssetError for a missing split and ConfigError when a part is empty.
     """
     folder = Path(folder)
@@ -61,6 +61,9 @@ def read_splits(task: Task, folder: Path | str) -> dict[str, tuple[pa.Table, np.
         for name_of_column, kept in task.only.items():
             values = column(table, name_of_column, f"task '{task.name}', only")
             rows = rows[[values[row] in kept for row in rows]]
+        limit = task.rows.get(part)
+        if limit is not None and len(rows) > limit:
+            rows = np.sort(rows[np.argsort([_number(row, _SALT_ROWS) for row in rows], kind="stable")[:limit]])
         if not len(rows):
             raise ConfigError(f"task '{task.name}': its {part} split would be empty ({name})")
         splits[part] = (table.take(pa.array(rows)), rows)

@@ -18,6 +18,7 @@ from replica.config.schema import Train
 from replica.errors import DivergedError
 from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
+from replica.progress.steps import line as progress_line
 from replica.tasks import LengthBucketSampler
 from replica.training import checkpoints, distributed
 from replica.training import parts as sharing
@@ -76,7 +77,7 @@ class _Hooks(TrainerCallback):
         done, total = state.global_step, state.max_steps
         rate = (done - self.loop.first_step) / max(1e-9, time.monotonic() - self.started)
         left = (total - done) / rate if rate > 0 else 0.0
-        distributed.say(f"step {done}/{total}  loss {float(logs['loss']):.4f}  {rate:.1f} steps/s  {left:.0f} s left")
+        distributed.say(progress_line(done, total, float(logs["loss"]), rate, left))
 
     def on_train_begin(self, args, state, control, **kwargs):
         if self.loop.resumed_from is not None:

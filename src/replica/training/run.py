@@ -156,6 +156,8 @@ def _train(
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     if train.train_rows is not None:
         split = split.sample(train.train_rows, seed)
+    if train.rows_per_class is not None:
+        split = split.sample_per_class(train.rows_per_class, seed)
     whole = split
     for _, method in methods:
         places = method.training_rows(len(whole), seed)

@@ -181,6 +181,28 @@ class StateError(Method):
         """Return the errors by code and block."""
         return dict(zip(self._names(), getattr(model, ERRORS).values.tolist(), strict=True))
 
+    def cost(self, model: Any, values: int = 2**16, outlier: float = 100.0) -> dict[str, Any]:
+        """Return the codes' errors on drawn states, those of Adam's first step on `values` gradients from the standard normal.
+
+        `plain` and `outliers`: `<code>.<block>.<what>` as in `reported`, and `magnitude.<first or second>`, the moment's mean magnitude;
+        for `outliers` one gradient in 4,096 is `outlier` times larger. m = (1 - b1) g and v = (1 - b2) g^2 with the usual b1 = 0.9 and
+        b2 = 0.999. The model itself does not matter.
+        """
+        drawn = torch.randn(values, generator=torch.Generator().manual_seed(0))
+        spiked = drawn.clone()
+        spiked[::4096] *= outlier
+        found: dict[str, Any] = {}
+        for name, gradient in (("plain", drawn), ("outliers", spiked)):
+            moments = 0.1 * gradient, 0.001 * gradient.square()
+            magnitude = {what: float(m.abs().mean()) for what, m in zip(("first", "second"), moments, strict=True)}
+            found[name] = {"magnitude": magnitude} | {
+                code: {
+                    str(block or "tensor"): adam_errors(*moments, code, block) for block in [*self.config.blocks, None]
+                }
+                for code in CODES
+            }
+        return found
+
     def finalize(self, model: Any) -> Any:
         """Take the numbers' place away."""
         delattr(model, ERRORS)

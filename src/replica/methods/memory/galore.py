@@ -159,7 +159,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
         restore_types(self, state_dict)
 
     def _update(self, parameter: nn.Parameter, group: dict) -> None:
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        if group["weight_decay"]:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
         if group["rank"] is None:
             update = self._adam(parameter, parameter.grad, group)
             parameter.add_(update, alpha=-group["lr"])
@@ -189,7 +190,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
             self.store.write(state, "exp_avg_sq", square, False)
         correction = (1 - second ** state["step"]) ** 0.5
         denominator = square.sqrt().div_(correction).add_(group["eps"])
-        return (mean / denominator).div_(1 - first ** state["step"]).to(gradient.dtype)
+        return torch.div(mean, denominator, out=denominator).div_(1 - first ** state["step"]).to(gradient.dtype)
 
     def _moments(self, state: dict, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both moments: the state's own tensors, or float32 copies of what is kept in 8 bits."""

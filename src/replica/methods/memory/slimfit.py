@@ -12,6 +12,7 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.memory.functions import SlimAttention, SlimGELU, SlimLinear, SlimNorm
 from replica.models import body, encoder_layers
+from replica.models.structure import place_in_layers
 
 #: Name under which the model owns the scores and the copy of its weights while it is trained.
 STATE = "slimfit_state"
@@ -76,6 +77,9 @@ class SlimFit(Method):
     keeps no input for it. Adam's moments exist for each tensor that was trained once.
     """
 
+    #: Layer and name of each tensor, as they stand in the history.
+    _places: list[str] | None = None
+
     def prepare(self, model: Any, context: Context) -> None:
         """Compress what backward keeps, draw the scores by the run's seed and freeze the first tensors."""
         tensors = units(model)
@@ -83,7 +87,7 @@ class SlimFit(Method):
             self._compress(model)
         draw = torch.rand(len(tensors), generator=torch.Generator().manual_seed(context.seed)) * self.config.start
         device = next(model.parameters()).device
-        copies = [torch.empty_like(p, requires_grad=False) for p in tensors.values()] if self.config.full_copy else []
+        copies = [torch.zeros_like(p, requires_grad=False) for p in tensors.values()] if self.config.full_copy else []
         model.add_module(STATE, State(draw.to(device), copies))
         model.requires_grad_(True)
         self._freeze(tensors, draw)
@@ -104,21 +108,39 @@ class SlimFit(Method):
         state = getattr(model, STATE)
         with torch.no_grad():
             for index, parameter in enumerate(units(model).values()):
+                if not parameter.requires_grad:
+                    continue  # its distance is not taken in this step
                 if self.config.full_copy:
                     getattr(state, f"copy_{index}").copy_(parameter)
-                elif parameter.requires_grad:
+                else:
                     state.register_buffer(f"copy_{index}", parameter.detach().clone(), persistent=False)
 
     def on_step_end(self, model: Any, context: Context) -> None:
         """Score the tensors just trained; the others keep their score."""
-        state = getattr(model, STATE)
+        state, tensors = getattr(model, STATE), units(model)
+        trained = {}
         with torch.no_grad():
-            for index, parameter in enumerate(units(model).values()):
+            for index, (name, parameter) in enumerate(tensors.items()):
                 if parameter.requires_grad:
+                    trained[index] = name
                     state.scores[index] = distance(getattr(state, f"copy_{index}"), parameter)
                     if not self.config.full_copy:
                         delattr(state, f"copy_{index}")
         context.record(frozen=self.frozen_count(len(state.scores)) / len(state.scores))
+        self._record(model, trained, state.scores[list(trained)].tolist(), context)
+
+    def _record(self, model: Any, trained: dict[int, str], scores: list[float], context: Context) -> None:
+        """Keep for the history how far each tensor moved when last trained, and in how many steps it was trained so far.
+
+        `moved.<layer>.<tensor>` (its score, to four digits) and `trained.<layer>.<tensor>` stand from its first training on. What is
+        recorded is part of every checkpoint, so that the counts go on after a stop.
+        """
+        if self._places is None:
+            self._places = [".".join(place_in_layers(model, name)) for name in units(model)]
+        for index, score in zip(trained, scores, strict=True):
+            place = self._places[index]
+            count = context.recorded.get(f"trained.{place}", 0.0) + 1
+            context.record(**{f"moved.{place}": float(f"{score:.4g}"), f"trained.{place}": count})
 
     def finalize(self, model: Any) -> Any:
         """Put the plain modules back and drop the state."""

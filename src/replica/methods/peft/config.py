@@ -146,18 +146,8 @@ class HyperformerConfig(Trained):
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
 
 
-@method(
-    "sparse-adapter",
-    version=2,
-    implementation=f"{_PACKAGE}.sparse_adapters:SparseAdapters",
-    changes={"structure"},
-    persistent=True,
-)
-class SparseAdapterConfig(AdapterConfig):
-    """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained.
-
-    Large-Sparse is a bottleneck k times as wide with `sparsity` 1 - 1/k: as many weights stay.
-    """
+class StartPruning(MethodConfig):
+    """Which weights are taken away once, before training."""
 
     sparsity: float = Field(0.4, ge=0, lt=1, description="share of the matrices' weights that the masks take away")
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = Field(
@@ -167,7 +157,36 @@ class SparseAdapterConfig(AdapterConfig):
     )
     examples: int = Field(1024, ge=1, description="training examples that snip and grasp look at")
     scope: Literal["global", "local"] = Field("global", description="rank all matrices together, or each by itself")
+
+
+@method(
+    "sparse-adapter",
+    version=2,
+    implementation=f"{_PACKAGE}.sparse_adapters:SparseAdapters",
+    changes={"structure"},
+    persistent=True,
+)
+class SparseAdapterConfig(AdapterConfig, StartPruning):
+    """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained.
+
+    Large-Sparse is a bottleneck k times as wide with `sparsity` 1 - 1/k: as many weights stay.
+    """
+
     initial_std: float = Field(0.02, ge=0, description="weights start as normal(0, this); biases at zero")
+
+
+@method(
+    "sparse-modules",
+    version=1,
+    implementation=f"{_PACKAGE}.sparse_adapters:SparseModules",
+    changes={"structure"},
+)
+class SparseModulesConfig(StartPruning):
+    """SparseAdapter's pruning for any module: the matrices that are trained, but for a new head's, are pruned before training.
+
+    Put it after the method that says what is trained (`lora`, `prefix-tuning`, `adapter`). A matrix that starts at zero has no scores:
+    LoRA needs an `initial_std`.
+    """
 
 
 @method("bitfit", version=1, implementation=f"{_PACKAGE}.biases:BitFit", changes={"structure"}, persistent=True)
@@ -204,10 +223,21 @@ class LoRAConfig(MethodConfig):
     targets: list[str] = Field(
         [], description="last parts of the names of the linear layers; the query and value projections when empty"
     )
+    skip_layers: int = Field(0, ge=0, description="first layers of each stack that are left as they are")
+    initial_std: float | None = Field(
+        None, gt=0, description="A and B both start as normal(0, this); absent: as peft starts them, B at zero"
+    )
     layer_norms: bool = Field(False, description="train every layer norm as well")
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
     also: list[str] = Field([], description="globs over names of parameters that are trained as well")
+
+
+@method("lora-top", version=1, implementation=f"{_PACKAGE}.library:LoRA", changes={"structure"})
+class LoRATopConfig(LoRAConfig):
+    """LoRA in the upper layers alone, as `adapter-drop` is of adapters: what lies below them needs no gradient."""
+
+    skip_layers: int = Field(5, ge=0, description="first layers of each stack that are left as they are")
 
 
 @method(

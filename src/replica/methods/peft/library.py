@@ -10,8 +10,9 @@ from torch import nn
 from replica.errors import ConfigError, nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
-from replica.methods.peft.places import QUERY_VALUE
-from replica.models import body
+from replica.methods.peft.layers import fill
+from replica.methods.peft.places import QUERY_VALUE, upper_layers
+from replica.models import body, encoder_layers
 
 
 class LoRA(Method):
@@ -30,6 +31,10 @@ class LoRA(Method):
                 model,
             )
         added = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
+        if config.initial_std is not None:
+            seeds = torch.Generator().manual_seed(context.seed)
+            for parameter in added:
+                fill(parameter, std=config.initial_std, seeds=seeds)
         train_only(model, [*added, *also_trained(model, config)])
 
     def finalize(self, model: Any) -> Any:
@@ -72,7 +77,19 @@ class LoRA(Method):
                 )
             missing = f"no linear layer of architecture '{kind}' is named {list(ends)}{nearest(ends[0], known)}"
             raise ConfigError(f"method 'lora': {missing}")
-        return found
+        return self._above(model, found) if self.config.skip_layers else found
+
+    def _above(self, model: Any, found: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what stands in the first `skip_layers` layers of a stack; raises ConfigError where nothing is left."""
+        kept = {id(layer) for _, _, layer in upper_layers(model, self.config.skip_layers)}
+        below = {id(part) for layer in encoder_layers(model) if id(layer) not in kept for part in layer.modules()}
+        above = {name: layer for name, layer in found.items() if id(layer) not in below}
+        if not above:
+            raise ConfigError(
+                f"method 'lora-top': skip_layers {self.config.skip_layers} leaves no layer of this model's "
+                f"{body(model).config.num_hidden_layers} to adapt"
+            )
+        return above
 
 
 class PromptTuning(Method):

@@ -17,6 +17,8 @@ from replica.models import body, encoder_layers
 MIXTURE = "mixture"
 #: Architectures whose layers keep their parts under BERT's names.
 ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra")
+#: What a body reads of a batch.
+_READ = ("input_ids", "attention_mask", "token_type_ids")
 #: Width inside the released gate.
 _RELEASED_WIDTH = 768
 
@@ -213,7 +215,8 @@ class MixtureOfDomainAdapters(Method):
         agreement = _Agreement()
         handles = [encoder_layers(model)[index].output.register_forward_hook(agreement) for index in config.layers]
         try:
-            context.forward(model, general)
+            # only what the layers give counts: the words' logits would cost as much as a small body, and the body runs without them
+            context.forward(body(model), {name: general[name] for name in _READ if name in general})
         finally:
             for handle in handles:
                 handle.remove()

@@ -85,13 +85,8 @@ def sublayer_outputs(
         raise ConfigError(f"where adapters stand in architecture '{kind}' is not known; known: {', '.join(OUTPUTS)}")
     if cross_attention and kind not in CROSS_OUTPUTS:
         raise ConfigError(f"cross_attention: architecture '{kind}' has none; these have: {', '.join(CROSS_OUTPUTS)}")
-    layers = encoder_layers(model)
-    depth = inner.config.num_hidden_layers
     found = []
-    for number, layer in enumerate(layers):
-        index, stack = (number, "encoder") if number < depth else (number - depth, "decoder")
-        if index < skip_layers:
-            continue
+    for index, stack, layer in upper_layers(model, skip_layers):
         paths = dict(zip(("attention", "feed-forward"), OUTPUTS[kind], strict=True))
         if cross_attention and stack == "decoder":
             paths = {"attention": paths["attention"], "cross-attention": CROSS_OUTPUTS[kind], **paths}
@@ -99,6 +94,16 @@ def sublayer_outputs(
             if places in ("both", sublayer):
                 found.append(Place(index, sublayer, _walk(layer, path), stack))
     return found
+
+
+def upper_layers(model: Any, skip_layers: int = 0) -> list[tuple[int, str, nn.Module]]:
+    """Return number, stack and module of each transformer layer but the first `skip_layers` of each stack, in order."""
+    depth = body(model).config.num_hidden_layers
+    numbered = [
+        (number, "encoder", layer) if number < depth else (number - depth, "decoder", layer)
+        for number, layer in enumerate(encoder_layers(model))
+    ]
+    return [entry for entry in numbered if entry[0] >= skip_layers]
 
 
 def query_value(model: Any) -> list[tuple[nn.Module, nn.Linear, nn.Linear]]:

@@ -18,7 +18,8 @@ from replica.methods.registry import MethodConfig, method
 class PrivateGradientsConfig(MethodConfig):
     """DP-SGD's gradient (Abadi et al. 2016) as Yu et al. 2022 use it for plug-in modules: clipped by example, noised once.
 
-    Give `noise`, or the `epsilon` that it is to be found for.
+    Give `noise`, or the `epsilon` that it is to be found for. With `rank` it is the reparametrized gradient perturbation (RGP) of Yu et al.
+    2021, "Large Scale Private Learning via Low-rank Reparametrization".
     """
 
     clip: float = Field(
@@ -51,6 +52,12 @@ class PrivateGradientsConfig(MethodConfig):
         True, description="gradients of `chunk` examples in one pass (torch.func.vmap), or one example after the other"
     )
     chunk: int = Field(16, ge=1, description="examples whose single gradients are in memory at once")
+    rank: int | None = Field(
+        None,
+        ge=1,
+        description="r: gradients of matrices go through carriers of this rank (RGP), clipped and noised there; absent: they are whole",
+    )
+    power_iterations: int = Field(1, ge=1, description="K: rounds of the power method that finds the carriers")
 
     @model_validator(mode="after")
     def _noise_or_budget(self) -> PrivateGradientsConfig:

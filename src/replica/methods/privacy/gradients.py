@@ -12,6 +12,7 @@ from torch import nn
 from replica.errors import ConfigError
 from replica.methods.base import NOT_MODEL_INPUTS, Context, Method
 from replica.methods.privacy.accounting import ACCOUNTANTS, find_noise, spent
+from replica.methods.privacy.carriers import Carriers, find_carriers, gradient_shapes, reparametrised
 from replica.methods.privacy.config import PrivateGradientsConfig
 from replica.methods.privacy.sampling import PoissonSampler
 
@@ -27,11 +28,18 @@ class PrivateGradients(Method):
     nominal B, however many examples were drawn. Single examples' gradients do not leave `clipped_sum`. The run's clipping of the
     gradient's norm has nothing to act on. The noise depends on seed and step, so that a resumed run draws the same: who knows the seed
     can take it away. Training losses in the history are not private.
+
+    With `rank` an example's gradient is that of a step's low-rank carriers of each matrix (`Carriers`): their joint norm, with that of
+    what has none, is clipped, the noise comes on them, and the step's gradient is made of their noisy mean.
     """
 
     config: PrivateGradientsConfig
-    #: Sum of the clipped gradients of the step so far, by place among the trained parameters.
+    #: Sum of the clipped gradients of the step so far, by place among what is differentiated.
     _sum: list[torch.Tensor] | None = None
+    #: The carriers, and the step that they are of.
+    _carriers: tuple[int, Carriers] = (-1, Carriers({}))
+    #: The matrices before training, by name.
+    _start: dict[str, torch.Tensor] | None = None
 
     def __init__(self, config: PrivateGradientsConfig):
         super().__init__(config)
@@ -52,6 +60,21 @@ class PrivateGradients(Method):
             self.sigma = find_noise(
                 self.config.epsilon, self.config.delta, self._rate(context), context.total_steps, self.config.accountant
             )
+
+        if self.config.rank is not None:
+            self._start = {
+                name: p.detach().clone()
+                for name, p in model.named_parameters()
+                if p.requires_grad and reparametrised(p, self.config.rank)
+            }
+
+    def carriers(self, trained: dict[str, nn.Parameter], context: Context) -> Carriers:
+        """Return the carriers of the context's step, the same in every process and part of it; without `rank` there are none."""
+        if self.config.rank is not None and self._carriers[0] != context.step:
+            seeds = self.generator(context.seed, context.step, stream=1)
+            found = find_carriers(trained, self._start, self.config.rank, self.config.power_iterations, seeds)
+            self._carriers = (context.step, found)
+        return self._carriers[1]
 
     def _rate(self, context: Context) -> float:
         return min(1.0, self.batch / context.rows)
@@ -79,7 +102,13 @@ class PrivateGradients(Method):
             return nothing
         config = self.config
         total, losses = clipped_sum(
-            model, rows, context, trained, config.clip, config.chunk if config.vectorised else 0
+            model,
+            rows,
+            context,
+            trained,
+            config.clip,
+            config.chunk if config.vectorised else 0,
+            self.carriers(trained, context),
         )
         if self._sum is None:
             self._sum = total
@@ -89,20 +118,25 @@ class PrivateGradients(Method):
 
     def on_gradients(self, model: Any, context: Context) -> None:
         """Make the step's gradient: (the sum over all processes + noise of standard deviation sigma C) / B."""
-        trained = [p for p in model.parameters() if p.requires_grad]
-        total = self._sum or [torch.zeros_like(p) for p in trained]
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        carriers = self.carriers(trained, context)
+        tensors = carriers.tensors(trained)
+        total = self._sum or [torch.zeros_like(t, dtype=torch.float32) for t in tensors.values()]
         self._sum = None
         seeds = self.generator(context.seed, context.step)
-        for parameter, gradient in zip(trained, total, strict=True):
+        means = {}
+        for (name, tensor), gradient in zip(tensors.items(), total, strict=True):
             if torch.distributed.is_available() and torch.distributed.is_initialized():
                 torch.distributed.all_reduce(gradient)
-            parameter.grad = gradient.div_(self.batch).to(parameter.dtype)
-            self.add_noise(parameter.grad, seeds)
+            means[name] = gradient.div_(self.batch).to(tensor.dtype)
+            self.add_noise(means[name], seeds)
+        for name, gradient in carriers.rebuild(means, trained).items():
+            trained[name].grad = gradient.to(trained[name].dtype)
 
     @staticmethod
-    def generator(seed: int, step: int) -> torch.Generator:
-        """Return the source of a step's noise, from the run's seed and the step alone, so that a resumed run draws the same."""
-        return torch.Generator().manual_seed((seed + 1) * 1_000_003 + step)
+    def generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+        """Return the source of a step's noise (stream 1: carriers), from seed and step alone, so that a resumed run draws the same."""
+        return torch.Generator().manual_seed((stream << 48) + (seed + 1) * 1_000_003 + step)
 
     def add_noise(self, gradient: torch.Tensor, seeds: torch.Generator) -> None:
         """Add noise of standard deviation sigma C / B to every coordinate of a gradient, in place."""
@@ -135,14 +169,14 @@ class PrivateGradients(Method):
         }
 
     def cost(self, model: Any) -> dict[str, float]:
-        """Return what one step's noise measures on tensors of the trainable parameters' shapes with gradients of zero.
+        """Return what one step's noise measures on the tensors of an example's gradient, all of zeros.
 
-        noise_std (of all coordinates), noise_norm (of all tensors jointly), trained (coordinates).
+        noise_std (of all coordinates), noise_norm (of all tensors jointly), trained (coordinates; with `rank` of the carriers).
         """
         squares, total, count, seeds = 0.0, 0.0, 0, self.generator(0, 0)
         for parameter in model.parameters():
-            if parameter.requires_grad:
-                gradient = torch.zeros(parameter.shape)
+            for shape in gradient_shapes(parameter, self.config.rank) if parameter.requires_grad else []:
+                gradient = torch.zeros(shape)
                 self.add_noise(gradient, seeds)
                 squares += float(gradient.double().square().sum())
                 total += float(gradient.double().sum())
@@ -158,17 +192,20 @@ def clipped_sum(
     trained: dict[str, nn.Parameter],
     clip: float,
     chunk: int = 0,
+    carriers: Carriers | None = None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return the sum over examples of their clipped gradients, a tensor for each trained parameter, and the examples' losses.
+    """Return the sum over examples of their clipped gradients, a tensor for each that is differentiated, and the examples' losses.
 
-    `chunk` examples are computed in one pass by torch.func.vmap, each with a dropout of its own; 0: one after the other.
+    That is each trained parameter, or its two carriers. `chunk` examples are computed in one pass by torch.func.vmap, each with a dropout
+    of its own; 0: one after the other. An example's gradient of a whole matrix is on the way to its carriers', of one matrix at a time.
     """
+    carriers = carriers or Carriers({})
     count = len(next(iter(rows.values())))
-    total = [torch.zeros_like(p, dtype=torch.float32) for p in trained.values()]
+    total = [torch.zeros_like(t, dtype=torch.float32) for t in carriers.tensors(trained).values()]
     losses = []
     for start in range(0, count, chunk or 1):
         part = {key: value[start : start + (chunk or 1)] for key, value in rows.items()}
-        gradients, loss = (_many if chunk else _one)(model, part, context, trained)
+        gradients, loss = (_many if chunk else _one)(model, part, context, trained, carriers)
         with torch.autocast(loss.device.type, enabled=False):  # the bound holds to float32
             squares = sum(g.flatten(1).float().square().sum(1) for g in gradients)
             factor = torch.clamp(clip / squares.sqrt(), max=1.0)
@@ -179,30 +216,43 @@ def clipped_sum(
 
 
 def _one(
-    model: nn.Module, row: dict[str, torch.Tensor], context: Context, trained: dict[str, nn.Parameter]
+    model: nn.Module,
+    row: dict[str, torch.Tensor],
+    context: Context,
+    trained: dict[str, nn.Parameter],
+    carriers: Carriers,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the gradients of one example, with a first dimension of 1, and its loss, (1,)."""
-    loss = context.forward(model, row).loss
-    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True, materialize_grads=True)
+    values = carriers.tensors(trained)
+    if carriers.pairs:
+        values = {name: value.detach().requires_grad_() for name, value in values.items()}
+        loss = torch.func.functional_call(model, carriers.weights(values, trained), (), row).loss
+    else:
+        loss = context.forward(model, row).loss
+    gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True, materialize_grads=True)
     return [g[None] for g in gradients], loss.reshape(1)
 
 
 def _many(
-    model: nn.Module, rows: dict[str, torch.Tensor], context: Context, trained: dict[str, nn.Parameter]
+    model: nn.Module,
+    rows: dict[str, torch.Tensor],
+    context: Context,
+    trained: dict[str, nn.Parameter],
+    carriers: Carriers,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return the gradients of all examples by one pass, each (rows, ...), and their losses, (rows,)."""
-    values = {name: p.detach() for name, p in trained.items()}
+    values = {name: value.detach() for name, value in carriers.tensors(trained).items()}
 
     def one(values: dict[str, torch.Tensor], row: dict[str, torch.Tensor]) -> torch.Tensor:
         inputs = {key: value.unsqueeze(0) for key, value in row.items()}
-        return torch.func.functional_call(model, values, (), inputs).loss
+        return torch.func.functional_call(model, carriers.weights(values, trained), (), inputs).loss
 
     single = torch.func.vmap(torch.func.grad_and_value(one), in_dims=(None, 0), randomness="different")
     with torch.nn.attention.sdpa_kernel(
         torch.nn.attention.SDPBackend.MATH
     ):  # fused kernels would run example by example
         gradients, losses = single(values, _without_a_look(rows, context))
-    return [gradients[name] for name in trained], losses
+    return [gradients[name] for name in values], losses
 
 
 def _without_a_look(rows: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:

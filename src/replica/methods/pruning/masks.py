@@ -31,7 +31,21 @@ class MaskedLinear(nn.Linear):
         return functional.linear(input, masked_weight(self), self.bias)
 
 
-def masked_weight(layer: nn.Linear) -> torch.Tensor:
+class MaskedEmbedding(nn.Embedding):
+    """An embedding that looks up weight * mask."""
+
+    honours_mask = True
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Map indices (…) to (…, embedding_dim)."""
+        return functional.embedding(input, masked_weight(self), self.padding_idx)
+
+
+#: The kind of layer that computes with a mask, for each plain one.
+_MASKED = {nn.Linear: MaskedLinear, nn.Embedding: MaskedEmbedding}
+
+
+def masked_weight(layer: nn.Module) -> torch.Tensor:
     """Return the weight that the layer computes with: times its mask where it has one. Shape (out, in)."""
     mask = getattr(layer, MASK, None)
     return layer.weight if mask is None else layer.weight * mask
@@ -59,7 +73,7 @@ def maskable_layers(
     return found
 
 
-def add_mask(name: str, layer: nn.Linear, mask: torch.Tensor) -> None:
+def add_mask(name: str, layer: nn.Module, mask: torch.Tensor) -> None:
     """Put a mask on a layer in place; the weight stays the same parameter under the same name.
 
     Raises ConfigError where the layer has a mask already, or is of a kind that would ignore it.
@@ -68,8 +82,8 @@ def add_mask(name: str, layer: nn.Linear, mask: torch.Tensor) -> None:
         raise ConfigError(
             f"layer '{name}' has a mask already: 'gradual-magnitude-pruning' and 'pattern-lock' cannot act in one run"
         )
-    if type(layer) is nn.Linear:
-        layer.__class__ = MaskedLinear
+    if type(layer) in _MASKED:
+        layer.__class__ = _MASKED[type(layer)]
     elif not getattr(layer, "honours_mask", False):
         raise ConfigError(f"layer '{name}' is a {type(layer).__name__}, which does not compute with a mask; exclude it")
     layer.register_buffer(MASK, mask)
@@ -83,8 +97,9 @@ def bake_mask(layer: nn.Module) -> None:
         return
     layer.weight.masked_fill_(~mask, 0.0)
     delattr(layer, MASK)
-    if type(layer) is MaskedLinear:
-        layer.__class__ = nn.Linear
+    for plain, masked in _MASKED.items():
+        if type(layer) is masked:
+            layer.__class__ = plain
 
 
 def pruned_count(numel: int, sparsity: float, block: tuple[int, int] | None = None) -> int:

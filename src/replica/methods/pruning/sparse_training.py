@@ -90,14 +90,21 @@ class SparseTraining(Method):
         return {"total_parameters": total, "nonzero_parameters": total - zeros}
 
     def cost(
-        self, model: PreTrainedModel, batch: int = 1, length: int = 128, exclude: tuple[str, ...] = ()
+        self,
+        model: PreTrainedModel,
+        batch: int = 1,
+        length: int = 128,
+        exclude: tuple[str, ...] = (),
+        padded_twice: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
         """Return what the sparse model computes and stores.
 
         Keys: `layers`, `dense_layers` (with a mask that keeps all), `weights`, `kept_weights`, `density` (of the masked layers),
         `least_density`, `most_density`; `flops`, `sparse_flops`, `flops_ratio` of a forward pass; `mb`, `dense_mb` (4 bytes a kept
         value, one bit a position of a sparse layer; parameters that fit `exclude` left out); `training`: the FLOPs of a step by method
-        as a share of a dense step (f_S / f_D as measured, 3 forward passes a step), `training_ratio` of this method.
+        as a share of a dense step (f_S / f_D as measured, 3 forward passes a step), `training_ratio` of this method. With
+        `padded_twice` (parts of names of convolutions, or none of them: `[]`) also `micronet`: `flops`, `sparse_flops`, `flops_ratio`,
+        `training` and `training_ratio` as RigL's released notebook counts (`meters.count_operations`).
         """
         layers = maskable_layers(model, self.config.dense)
         zeros = self._zeros(layers)
@@ -105,8 +112,10 @@ class SparseTraining(Method):
         shares = {f"{name}.weight": (sizes[name] - zeros[name]) / sizes[name] for name in zeros}
         flops = meters.measure_flops(model, batch, length, density=shares)
         size = meters.storage_bytes(model, density=shares, index="mask", exclude=list(exclude))
-        sparse, dense = flops["sparse_forward"], flops["forward"]
-        training = {rule: step_flops(rule, sparse, dense, self.config.interval) / (3 * dense) for rule in RULES}
+        released = {}
+        if padded_twice is not None:
+            counted = meters.count_operations(model, shares, batch, length, tuple(padded_twice))
+            released = {"micronet": self._operations(counted["sparse_flops"], counted["flops"])}
         return {
             "layers": len(zeros),
             "dense_layers": sum(not count for count in zeros.values()),
@@ -115,11 +124,19 @@ class SparseTraining(Method):
             "density": 1 - sum(zeros.values()) / sum(sizes.values()),
             "least_density": min(shares.values()),
             "most_density": max(shares.values()),
+            "mb": size["mb"],
+            "dense_mb": size["baseline_mb"],
+            **self._operations(flops["sparse_forward"], flops["forward"]),
+            **released,
+        }
+
+    def _operations(self, sparse: float, dense: float) -> dict[str, Any]:
+        """Return a forward pass of each kind, and the steps of training that follow from them."""
+        training = {rule: step_flops(rule, sparse, dense, self.config.interval) / (3 * dense) for rule in RULES}
+        return {
             "flops": dense,
             "sparse_flops": sparse,
             "flops_ratio": sparse / dense,
-            "mb": size["mb"],
-            "dense_mb": size["baseline_mb"],
             "training": training,
             "training_ratio": training[self.config.update],
         }

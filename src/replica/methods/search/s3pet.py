@@ -18,6 +18,7 @@ from replica.methods.search.config import S3PETConfig
 from replica.methods.search.gates import choose, probabilities
 from replica.methods.search.slots import SLOTS, STRUCTURE, Gated, Parallel, Sequential, Slot, Structure, refresh
 from replica.models import body, encoder_layers
+from replica.models.structure import place_in_layers
 
 #: Architectures whose matrices are known, and the names of those that get slots. T5's cross-attention gets none.
 MATRICES = {
@@ -195,7 +196,11 @@ class SparseStructureSearch(Method):
         return {"trainable_parameters": own + count(self._head(model))}
 
     def reported(self, model: Any, context: Context) -> dict[str, float | int]:
-        """Return the budget, what is expected of the gates (searching), and slots and parameters of the structure that is kept."""
+        """Return the budget, what is expected of the gates (searching), and slots and parameters of the structure that is kept.
+
+        `kept.<layer>.<slot>` says of every slot, named by its module and kind, whether it is kept (1) or not (0); layers are numbered
+        through encoder and decoder, and `other` holds what stands in no layer.
+        """
         structure = getattr(model, STRUCTURE)
         sizes = torch.tensor(structure.sizes, dtype=torch.float64)
         found: dict[str, float | int] = {"budget": structure.budget}
@@ -212,7 +217,17 @@ class SparseStructureSearch(Method):
             "chosen": int(sizes[chosen].sum()),
             "chosen_slots": int(chosen.sum()),
             **{f"chosen_{kind}": number for kind, number in counts.items()},
+            **{f"kept.{place}": int(kept) for place, kept in zip(self._places(model), chosen.tolist(), strict=True)},
         }
+
+    def _places(self, model: Any) -> list[str]:
+        """Return `<layer>.<module>-<kind>` of every slot, in the order of their indices."""
+        found = {}
+        for name, module in model.named_modules():
+            for slot in getattr(module, SLOTS, ()):
+                layer, place = place_in_layers(model, name)
+                found[slot.index] = f"{layer}.{place}-{slot.kind}"
+        return [found[index] for index in sorted(found)]
 
     def cost(self, model: Any) -> dict[str, Any]:
         """Return the space as built, by kind, and what the budget asks and the gates expect of it, at alpha = 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -192,8 +193,9 @@ def _expressions(value: Any) -> list[str]:
 
 
 def _names(text: str) -> set[str]:
+    """Return the names of one or several expressions; a part in braces, which stands for whatever is stored there, as it is called."""
     try:
-        return set(names(f"max({text})"))
+        return set(names(f"max({re.sub(r'[{}]', '', text)})"))
     except ConfigError:
         return set()
 
