@@ -18,7 +18,7 @@ paper: env  ## one paper: make paper PAPER=minilm
 smoke: env  ## every paper's whole chain on generated data, minutes
 	@$(BIN)/snakemake --config scale=smoke && $(BIN)/replica scorecard --ledger results/smoke/claims.json
 
-report: env  ## tables, figures and page from what was measured
+report: env  ## tables, figures and site from what was measured
 	@$(BIN)/snakemake --config measured=true --forcerun compare --allowed-rules all compare ledger tables figures bibliography report --rerun-triggers mtime params && $(BIN)/replica scorecard
 
 test: env  ## every test tier that this machine allows

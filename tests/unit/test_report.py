@@ -1,4 +1,4 @@
-"""Tables, figures, page and scorecard show the ledger's numbers, safely and the same every time."""
+"""Tables, figures and scorecard show the ledger's numbers, safely and the same every time; the site is in test_report_site.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,14 @@ from replica.claims.numbers import text
 from replica.errors import ConfigError
 from replica.files import write_json, write_text
 from replica.plan import build_plan
-from replica.report import figures, page, tables
+from replica.report import figures, site, tables
 from replica.report.scorecard import scorecard
 from replica.report.sheets import Sheet, latex
 from tests.unit.synthetic_checkout import claim, fill, make
 
 
 def build(root: Path) -> dict:
-    """Make claims, ledger, tables, figures and page of the synthetic checkout."""
+    """Make claims, ledger, tables, figures and site of the synthetic checkout."""
     with contextlib.chdir(root):
         made = _build(Path())
     return {**made, "root": root, "results": root / "results", "folder": root / made["folder"]}
@@ -49,7 +48,7 @@ def _build(root: Path) -> dict:
     write_text(results / "claims.json", to_json(rows))
     tables.write(paper, claims, folder / "tables")
     drawn = figures.write(paper, claims, Evidence(project, paper, "laptop", results, ids), folder / "figures")
-    page.write([paper], rows, "laptop", results, results / "report" / "index.html")
+    site.write(project, rows, "laptop", results, results / "report" / "index.html")
     return {
         "root": root,
         "results": results,
@@ -64,56 +63,6 @@ def _build(root: Path) -> dict:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     return build(tmp_path_factory.mktemp("toy"))
-
-
-class Cells(HTMLParser):
-    """Collects the texts of table rows, and everything an attribute could load."""
-
-    def __init__(self, content: str):
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.loads: list[str] = []
-        self.ids: list[str] = []
-        self.links: list[str] = []
-        self._open = False
-        self.feed(content)
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.ids += [values["id"]] if "id" in values else []
-        self.links += [values["href"]] if tag == "a" else []
-        self.loads += [values[key] for key in ("src", "srcset", "data", "poster", "action") if key in values]
-        self.loads += [values["href"]] if tag in ("link", "base") else []
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th") and self.rows:
-            self.rows[-1].append("")
-            self._open = True
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th"):
-            self._open = False
-
-    def handle_data(self, data):
-        if self._open:
-            self.rows[-1][-1] += data
-
-
-def test_every_row_of_the_ledger_stands_on_the_page_with_its_numbers(built):
-    shown = Cells((built["results"] / "report" / "index.html").read_text(encoding="utf-8"))
-    by_claim = {}
-    for row in shown.rows:
-        if len(row) == 6 and row[0]:
-            by_claim[row[0].split()[0]] = row
-    for row in built["rows"]:
-        found = next(cells for name, cells in by_claim.items() if name == row["claim"])
-        assert found[1] == row["evidence"]
-        assert found[2] == text(row["paper_value"]) + ("†" if row["confidence"] == "low" else "")
-        assert found[3].startswith(text(row["our_value"]))
-        if row["low"] is not None:
-            assert f"[{text(row['low'])}, {text(row['high'])}]" in found[3]
-        assert row["verdict"] in found[4]
-        assert row["reason"] in found[5]
 
 
 def test_numbers_of_csv_and_markdown_are_the_ledgers(built):
@@ -181,7 +130,7 @@ def test_effects_can_be_chosen_and_a_wrong_name_is_an_error(built, tmp_path):
 def test_low_confidence_is_marked_wherever_the_number_stands(built):
     assert "1004† / 1000 =" in (built["folder"] / "tables" / "sizes.md").read_text()
     assert r"1004$^{\dagger}$ / 1000 $=$".replace("$=$", "=") in (built["folder"] / "tables" / "sizes.tex").read_text()
-    assert "low confidence" in (built["results"] / "report" / "index.html").read_text()
+    assert "low confidence" in (built["results"] / "report" / "site" / "papers" / "toy.html").read_text()
 
 
 def test_latex_escapes_what_it_must(built):
@@ -238,28 +187,6 @@ def test_everything_comes_out_the_same_twice(built, tmp_path):
         second = again["results"] / first.relative_to(built["results"])
         if first.is_file() and "runs" not in first.parts:
             assert first.read_bytes() == second.read_bytes(), first.relative_to(built["results"])
-
-
-def test_the_page_needs_no_network(built):
-    content = (built["results"] / "report" / "index.html").read_text(encoding="utf-8")
-    parsed = Cells(content)
-    assert parsed.loads and all(re.fullmatch(r"figures/toy/[a-z-]+\.svg", name) for name in parsed.loads)
-    assert all((built["results"] / "report" / name).is_file() for name in parsed.loads)
-    assert not re.search(
-        r"url\(|@import|https?:|//[a-z]|fetch\(|XMLHttp", content.split("</head>")[0] + content.split("<script>")[1]
-    )
-    assert all(link.startswith("#") and link[1:] in parsed.ids for link in parsed.links)
-    for name in parsed.loads:
-        drawing = (built["results"] / "report" / name).read_text()
-        assert not re.search(r'(?:href|src)="(?!#)', drawing) and "<dc:date>" not in drawing
-
-
-def test_the_page_escapes_what_papers_say(built):
-    content = (built["results"] / "report" / "index.html").read_text(encoding="utf-8")
-    assert "Small &lt;models&gt; are smaller." in content and "<models>" not in content
-    assert "Table 9 counts a bias twice." in content and "its own formula gives 47" in content
-    assert "torch 2.13.0" in content and "toy chip" in content
-    assert "snakemake --config scale=laptop papers=toy" in content
 
 
 def test_scorecard_fits_a_plain_log(built):

@@ -337,3 +337,25 @@ def test_writing_into_the_projects_dvc_yaml_leaves_its_own_words_alone(root):
     text, stream = (root / "dvc.yaml").read_text(), io.StringIO()
     _round_trip().dump(_round_trip().load(text), stream)
     assert stream.getvalue() == text
+
+
+def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
+    from replica.plan.runs import Plan
+    from replica.sharing.artifacts import ledger_of
+
+    ledger = ledger_of(Plan(scale="laptop"), ["toy"])
+    for name in ("claims.csv", "claims.json", "papers.bib", "summary.json", "report/index.html", "other.txt"):
+        (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "results" / name).write_text(name)
+    assert ledger.missing(tmp_path) == ["report/site/"]
+    (tmp_path / "results" / "report" / "site" / "papers").mkdir(parents=True)
+    (tmp_path / "results" / "report" / "site" / "papers" / "toy.html").write_text("page")
+    assert ledger.missing(tmp_path) == []
+    assert ledger.files(tmp_path) == [
+        "claims.csv",
+        "claims.json",
+        "papers.bib",
+        "report/index.html",
+        "report/site/papers/toy.html",
+        "summary.json",
+    ]

@@ -1,4 +1,4 @@
-"""Tables, figures, bibliography and the page."""
+"""Tables, figures, bibliography and the site."""
 
 
 localrules:

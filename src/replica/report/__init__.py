@@ -1,1 +1,1 @@
-"""The report: tables, figures, the page and the scorecard, all made from the ledger's rows."""
+"""The report: tables, figures, the site and the scorecard, all made from the ledger's rows."""

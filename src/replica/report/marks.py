@@ -1,4 +1,4 @@
-"""One mark and one sentence per verdict, the same in every table and on the page."""
+"""One mark and one sentence per verdict, the same in every table and on every page."""
 
 from __future__ import annotations
 

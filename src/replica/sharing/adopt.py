@@ -184,7 +184,7 @@ class _Adoption:
             text = made.read_bytes() if made.exists() else None
             when = self._time(text, wanted)
             folder = self.root / artifact.folder
-            if self.replace and not artifact.only:
+            if self.replace:
                 for key in set(artifact.files(self.root)) - set(files):
                     (folder / key).unlink()
             self.records.hold(artifact, files)

@@ -13,6 +13,8 @@ from replica.plan.runs import Plan, Run
 STAMP = ".snakemake_timestamp"
 #: Files of a scale's ledger and report, below the folder that holds them.
 LEDGER_FILES = ("claims.csv", "claims.json", "summary.json", "papers.bib", "report/index.html")
+#: The pages that the report's front page leads to.
+PAGES = "report/site/"
 #: What an evaluation stores example by example.
 PREDICTIONS = "predictions.parquet"
 #: Kinds of tasks whose predictions repeat texts of the data set.
@@ -33,7 +35,7 @@ class Artifact:
     desc: str
     labels: tuple[str, ...] = ()
     papers: tuple[str, ...] = ()
-    #: files of the folder that belong to it; all when empty
+    #: files of the folder that belong to it, and folders (they end with a slash) of which all files do; all when empty
     only: tuple[str, ...] = ()
     #: files without which it is not ready
     needs: tuple[str, ...] = ("manifest.json",)
@@ -58,7 +60,9 @@ class Artifact:
         """Return the names of its files that are there, below its folder, in order."""
         folder = root / self.folder
         if self.only:
-            return [name for name in sorted(self.only) if (folder / name).is_file()]
+            named = {name for name in self.only if (folder / name).is_file()}
+            below = [path for name in self.only if name.endswith("/") for path in (folder / name).rglob("*")]
+            return sorted(named | {path.relative_to(folder).as_posix() for path in below if path.is_file()})
         found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         return sorted(
             path.as_posix()
@@ -107,8 +111,8 @@ def ledger_of(plan: Plan, papers: Iterable[str]) -> Artifact:
         desc=f"ledger and report, scale {plan.scale}",
         labels=(f"scale:{plan.scale}",),
         papers=tuple(sorted(papers)),
-        only=LEDGER_FILES,
-        needs=LEDGER_FILES,
+        only=(*LEDGER_FILES, PAGES),
+        needs=(*LEDGER_FILES, PAGES),
     )
 
 

@@ -1,0 +1,5 @@
+"""The report as a static site: a front page, and pages of papers, methods, runs, comparisons and budgets beside it."""
+
+from replica.report.site.build import write
+
+__all__ = ["write"]
