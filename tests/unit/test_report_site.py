@@ -19,11 +19,12 @@ from replica.claims.compare import report
 from replica.claims.ledger import merge
 from replica.claims.numbers import text
 from replica.errors import ConfigError
+from replica.files import write_json
 from replica.plan import build_plan
 from replica.report import site
 from replica.report.marks import MARKS
 from replica.report.site import compare, stored
-from tests.unit.synthetic_checkout import CLAIMS, make, store, store_metrics
+from tests.unit.synthetic_checkout import CLAIMS, fill, make, store, store_metrics
 from tests.unit.test_report import build
 
 MARKUP = "<img src=x onerror=alert(1)>&\"'"
@@ -339,3 +340,22 @@ def test_a_thousand_runs_are_built_in_time_and_the_front_page_stays_small(tmp_pa
     assert time.process_time() - start < 60
     assert len(list((root / "report" / "site" / "runs").glob("adapt-copy-*.html"))) == 1000
     assert (root / "report" / "index.html").stat().st_size < 1_000_000
+
+
+def test_a_table_of_laptop_runs_stands_on_the_papers_page_with_its_kind_of_evidence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = {"plain": {"score": "100 * runs.plain.toy-task.accuracy"}, "slow": {"score": "runs.slow.toy-task.accuracy"}}
+    project = make(Path(), tables=[{"id": "arms", "title": "Arms", "arms": cells}])
+    ids = {name: build_plan(project, name).named["toy"][name] for name in ("laptop", "paper")}
+    results = Path("results")
+    fill(results, ids)
+    made = report(project, "toy", "laptop", results, ids)
+    write_json(results / "laptop" / "papers" / "toy" / "claims.json", made)
+    site.write(project, merge([made]), "laptop", results, results / "report" / "index.html")
+    page = results / "report" / "site" / "papers" / "toy.html"
+    assert [row for row in Page(page).rows if row[0] in ("plain", "slow")][-2:] == [
+        ["plain", "84 (82 to 86)"],
+        ["slow", "–"],
+    ]
+    caption = page.read_text().partition('<figure id="table-arms">')[2].partition("</figcaption>")[0]
+    assert "trend" in caption
