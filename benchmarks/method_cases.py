@@ -52,6 +52,8 @@ def _case(
 CASES: dict[str, Case] = {
     # updates of weights
     "lora": _case("lora", "peft-lora-qv"),
+    "lora, upper half": _case("lora-top", "peft-lora-qv", skip_layers=3),
+    "lora, pruned": _case("lora", "peft-lora-qv", {"name": "sparse-modules", "examples": 32}, initial_std=0.02),
     "dsee": _case("dsee", "peft-lora-qv", rank=8, rounds=2),
     "dsee, pruned": _case("dsee", "peft-lora-qv", rank=8, rounds=2, sparsity=0.3, heads=2, prune_at=0.0),
     "deft": _case("lora", "peft-lora-qv", {"name": "deft"}),
@@ -87,6 +89,7 @@ CASES: dict[str, Case] = {
         "peft-lora-feed-forward",
         restored=("mixture-of-domain-adapters",),
     ),
+    "freeze": _case("freeze", FULL, names=["*embeddings*"]),
     # prompts and side networks
     "prompt-tuning": _case("prompt-tuning", "peft-prompt", tokens=20),
     "prefix-tuning": _case("prefix-tuning", "peft-prefix", tokens=20),

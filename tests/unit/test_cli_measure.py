@@ -255,7 +255,7 @@ def test_methods_and_optimizers_are_read_with_their_options():
         ("mamba-130m", "causal"),
         ("resnet-50", "image"),
         ("lenet-5", "image"),
-        ("clip-vit-b-32", "projection"),
+        ("clip-vit-b-32", "image"),
         ("wav2vec2-base", "ctc"),
     ],
 )
