@@ -179,7 +179,7 @@ def test_a_run_that_nobody_asked_for_says_so(checkout):
     ids = ids_of(checkout)
     fill(checkout.root / "results", ids)
     wanted = {ids["laptop"]["plain"], ids["laptop"]["small-a"]}
-    assert "quick=false" in rows_at(checkout, "laptop", ids, wanted)["toy-slow:trend"]["reason"]
+    assert "papers=toy claims=toy-slow" in rows_at(checkout, "laptop", ids, wanted)["toy-slow:trend"]["reason"]
 
 
 def test_smoke_shows_values_and_gives_no_verdict(checkout):

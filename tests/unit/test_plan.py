@@ -244,3 +244,19 @@ def test_a_run_over_several_tasks_reads_all_their_data_and_is_scored_on_each(tmp
 def test_tasks_that_cannot_be_trained_together_are_named(tmp_path, entry, message):
     with pytest.raises(ConfigError, match=message):
         _together(tmp_path, **entry)
+
+
+def test_claims_asked_for_by_name_need_the_arms_of_their_effect_and_no_others(tmp_path):
+    content = paper()
+    content["claims"][0]["trend"].update(shows={"plain": "runs.plain.words.accuracy"}, quick=False)
+    rest = copy.deepcopy(content["claims"][0])
+    rest["id"] = "alone"
+    rest["trend"].update(effect="runs.student.words.accuracy", quick=True)
+    content["claims"].append(rest)
+    root = write_project(tmp_path, content)
+    named = build_plan(load_project(root, claims="gain"), "laptop")
+    assert {name for run in named.wanted["one"] for name in named.runs[run].names} == {"student", "plain"}
+    alone = build_plan(load_project(root, claims=["alone"]), "laptop")
+    assert {name for run in alone.wanted["one"] for name in alone.runs[run].names} == {"student"}
+    with pytest.raises(ConfigError, match="no enabled paper has a claim 'gian'.*gain"):
+        build_plan(load_project(root, claims="gian"), "laptop")

@@ -40,14 +40,14 @@ shell.prefix(
 
 patch_snakemake()
 
-KEYS = ("papers", "scale", "quick", "paper", "measured")
+KEYS = ("papers", "scale", "quick", "claims", "paper", "measured")
 for key in config:
     if key not in KEYS:
         raise WorkflowError(f"--config {key}: unknown key{nearest(key, KEYS)}")
 
 try:
     PROJECT = load_project(
-        ".", **{key: config.get(key) for key in ("papers", "scale", "quick")}
+        ".", **{key: config.get(key) for key in ("papers", "scale", "quick", "claims")}
     )
     PLAN = build_plan(PROJECT)
 except ReplicaError as error:

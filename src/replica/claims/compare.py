@@ -107,7 +107,7 @@ class _Comparison:
         if cell.ours is None:
             return self._closed(row, claim, "not-run", not_run or "no measurement is defined for it")
         try:
-            outcome = self._outcome(cell.ours, "paper", self._paper_seeds())
+            outcome = self._outcome(cell.ours, "paper", self._paper_seeds(), claim.id)
         except Missing as missing:
             return self._closed(row, claim, "not-run", not_run or str(missing))
         values = [value / claim.unit_scale for value in outcome.values]
@@ -146,7 +146,7 @@ class _Comparison:
         }  # fmt: skip
         seeds = self.scale.seeds if self.scale.name == "smoke" else trend.seeds
         try:
-            outcome = self._outcome(trend.effect, "laptop", seeds)
+            outcome = self._outcome(trend.effect, "laptop", seeds, claim.id)
         except Missing as missing:
             return self._closed(row, claim, "not-run", str(missing)), detail
         bounds = t_interval(outcome.values, self.level)
@@ -154,7 +154,7 @@ class _Comparison:
         detail.update(effects=[significant(value) for value in outcome.values], seeds=list(outcome.seeds))
         for label, expression in trend.shows.items():
             try:
-                arm = self._outcome(expression, "laptop", seeds)
+                arm = self._outcome(expression, "laptop", seeds, claim.id)
             except Missing:
                 continue
             detail["arms"][label] = {
@@ -196,15 +196,16 @@ class _Comparison:
                 found[row][column] = known
         return found
 
-    def _outcome(self, expression: str, section: str, seeds: int) -> Outcome:
+    def _outcome(self, expression: str, section: str, seeds: int, claim: str | None = None) -> Outcome:
         """Evaluate, and say of what is missing how to make it."""
         runs = self.evidence.runs(expression, section)
         try:
             return self.evidence.look(expression, section, seeds)
         except Missing:
             if self.requested is not None and any(run not in self.requested for run in runs):
-                call = f"snakemake --config scale={self.scale.name} papers={self.paper.id} quick=false"
-                raise Missing(f"not asked for: it is not part of the quick set (`{call}` makes it)") from None
+                only = "quick=false" if claim is None else f"claims={claim}"
+                call = f"snakemake --config scale={self.scale.name} papers={self.paper.id} {only}"
+                raise Missing(f"not asked for: it is not among the claims of this call (`{call}` makes it)") from None
             raise
 
     def _paper_seeds(self) -> int:

@@ -89,8 +89,9 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
         raise ConfigError(f"{config}: no such folder; run from the root of a checkout")
     values = dict(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"))
     values.update({key: value for key, value in overrides.items() if value is not None})
-    if isinstance(values.get("papers"), str):
-        values["papers"] = [name for name in values["papers"].replace(",", " ").split() if name]
+    for key in ("papers", "claims"):
+        if isinstance(values.get(key), str):
+            values[key] = [name for name in values[key].replace(",", " ").split() if name]
     settings = validate(Settings, values, "config/config.yaml")
     lock = read_lock(root)
     project = Project(

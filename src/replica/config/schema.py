@@ -409,6 +409,7 @@ class Settings(Strict):
     papers: list[str]
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     quick: bool = Field(True, description="of the laptop's trends only those marked quick")
+    claims: list[str] | None = Field(None, description="run what the verdicts of these need and no more, quick or not")
     sources: list[Literal["generated", "package", "wheel", "mirror", "hub"]] = [
         "generated",
         "package",

@@ -16,13 +16,19 @@ Entries = Mapping[str, RunEntry]
 
 
 def requested_runs(project: Project, paper: Paper, section: str, entries: Entries, scale: Scale) -> dict[str, int]:
-    """Return the names of the runs of a section that the paper's claims read, with the number of seeds each needs."""
+    """Return the names of the runs of a section that the paper's claims read, with the number of seeds each needs.
+
+    Where claims were asked for by name, only what their verdicts need: not the arms that a trend shows beside its effect.
+    """
     requests: dict[str, int] = {}
+    settings = project.settings
     for claim in paper.claims:
+        if settings.claims is not None and claim.id not in settings.claims:
+            continue
         if section == "laptop" and claim.trend is not None:
-            if scale.name == "laptop" and project.settings.quick and not claim.trend.quick:
+            if scale.name == "laptop" and settings.claims is None and settings.quick and not claim.trend.quick:
                 continue
-            expressions = _trend(claim)
+            expressions = _trend(claim) if settings.claims is None else [claim.trend.effect]
             seeds = claim.trend.seeds if scale.name == "laptop" else scale.seeds
         elif section == "paper" and claim.evidence == "full":
             expressions = _ours(claim)
@@ -33,7 +39,7 @@ def requested_runs(project: Project, paper: Paper, section: str, entries: Entrie
             if name.startswith("runs."):
                 run, _ = split_run(name, entries)
                 requests[run] = max(requests.get(run, 0), seeds)
-    if section == "laptop" and (scale.name != "laptop" or not project.settings.quick):
+    if section == "laptop" and settings.claims is None and (scale.name != "laptop" or not settings.quick):
         seeds = paper.seeds.get("laptop", scale.seeds) if scale.name == "laptop" else scale.seeds
         for name in _names(_arms(paper)):
             if name.startswith("runs."):
@@ -85,6 +91,14 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
                 registry.parse(reference)
             except ConfigError as error:
                 raise ConfigError(f"{where}: {error}") from None
+
+
+def check_chosen(project: Project) -> None:
+    """Raise ConfigError where a claim that was asked for by name (`--config claims=`) is of no enabled paper."""
+    known = {claim.id for name in project.papers for claim in project.paper(name).claims}
+    for name in project.settings.claims or []:
+        if name not in known:
+            raise ConfigError(f"claims: no enabled paper has a claim '{name}'{nearest(name, known)}")
 
 
 def _ours(claim: Claim) -> list[str]:

@@ -18,7 +18,7 @@ from replica.errors import ConfigError, nearest
 from replica.methods import registry
 from replica.plan.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
 from replica.plan.plan import Plan, Prepared, Run
-from replica.plan.requests import check_claims, requested_runs
+from replica.plan.requests import check_chosen, check_claims, requested_runs
 
 #: Raised when a change of the training loop changes what a run computes.
 TRAINING_VERSION = 1
@@ -359,6 +359,7 @@ def build_plan(project: Project, scale: str | None = None, papers: list[str] | N
     """
     chosen = project.scale(scale or project.settings.scale)
     builder = _Builder(project, chosen)
+    check_chosen(project)
     for name in papers or project.papers:
         paper = project.paper(name)
         entries = {section: expand_section(paper, section) for section in SECTIONS}
