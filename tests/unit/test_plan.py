@@ -258,5 +258,5 @@ def test_claims_asked_for_by_name_need_the_arms_of_their_effect_and_no_others(tm
     assert {name for run in named.wanted["one"] for name in named.runs[run].names} == {"student", "plain"}
     alone = build_plan(load_project(root, claims=["alone"]), "laptop")
     assert {name for run in alone.wanted["one"] for name in alone.runs[run].names} == {"student"}
-    with pytest.raises(ConfigError, match="no enabled paper has a claim 'gian'.*gain"):
+    with pytest.raises(ConfigError, match=r"no enabled paper has a claim 'gian'.*gain"):
         build_plan(load_project(root, claims="gian"), "laptop")
