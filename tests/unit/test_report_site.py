@@ -264,6 +264,23 @@ def test_points_measured_under_other_options_share_no_drawing():
     assert [plane.settings for plane in compare.planes(found)] == ["batch 1", "batch 8"]
 
 
+def test_memory_and_flops_of_runs_are_compared_under_equal_options(tmp_path, built):
+    root = tmp_path / "checkout"
+    shutil.copytree(built["root"], root)
+    runs = sorted(path.parents[1] for path in (root / "results" / "laptop" / "runs").glob("*/seed0/metrics.json"))
+    assert len(runs) == 2
+    for folder, peak, batch in zip(runs, (2_000_000, 3_000_000), (16, 32), strict=True):
+        for path in folder.glob("seed*"):
+            memory, flops = {"peak_bytes": peak, "steps": 8}, {"forward": 5e9, "length": 64}
+            store(path / "manifest.json", {"train": {"batch_size": batch}, "memory": memory, "flops": flops})
+    site.write(make(root), built["rows"], "laptop", root / "results", root / "report" / "index.html")
+    page = (root / "report" / "site" / "compare.html").read_text(encoding="utf-8")
+    assert "against FLOPs of a forward pass</strong> (length 64)" in page
+    assert "against peak training memory" not in page, "of two batch sizes there is one setting each"
+    budget = (root / "report" / "site" / "budget.html").read_text(encoding="utf-8")
+    assert "1.91 MiB <small>batch 16, processor</small>" in budget and "2.86 MiB <small>batch 32" in budget
+
+
 def test_score_is_drawn_against_cost_with_the_data_beside_it(tmp_path, built):
     root = tmp_path / "checkout"
     shutil.copytree(built["root"], root)

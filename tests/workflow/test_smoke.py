@@ -75,6 +75,16 @@ def test_page_tables_and_figures_are_there(smoke):
     assert {path.suffix for path in (papers / "figures").iterdir()} >= {".svg", ".png"}
 
 
+def test_every_run_knows_what_it_cost(smoke):
+    manifests = [json.loads(path.read_text()) for path in smoke[0].glob("results/smoke/runs/*/seed*/manifest.json")]
+    trained = [found for found in manifests if found.get("steps", 0) >= 2]
+    assert trained
+    for found in trained:
+        weights = 4 * found["counts"]["total_parameters"]
+        assert found["memory"]["peak_bytes"] > 0.9 * weights, found["run"]  # some are kept in bfloat16
+        assert found["flops"]["forward"] > 0, found["run"]
+
+
 def test_second_call_has_nothing_to_do(smoke):
     assert "Nothing to be done" in snakemake(smoke[0], "--config", "scale=smoke").stdout
 

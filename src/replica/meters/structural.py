@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 #: What torch and transformers raise for a model, head, method or batch that they cannot make.
-_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
+CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
 
 
 def measure_paper(project: Project, paper_id: str, report: Callable[[str], None] = lambda line: None) -> dict:
@@ -99,7 +99,7 @@ def one_line(program: Callable[[], Any], where: str) -> Any:
         return program()
     except ReplicaError:
         raise
-    except _CANNOT as error:
+    except CANNOT as error:
         said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ConfigError(f"{where} cannot be measured: {said[:300]}") from error
 

@@ -24,6 +24,7 @@ from replica.tasks import LengthBucketSampler, MixedSampler, MixedSplit
 from replica.tasks.mixture import TASK
 from replica.training import checkpoints, distributed
 from replica.training import parts as sharing
+from replica.training.cost import PeakMemory
 from replica.training.interruption import Interruption
 from replica.training.precision import choose
 
@@ -40,6 +41,7 @@ class Outcome:
     history: list[dict[str, Any]]
     seconds: float
     precision: str
+    memory: dict[str, Any]
 
 
 class _Hooks(TrainerCallback):
@@ -61,6 +63,7 @@ class _Hooks(TrainerCallback):
         self._each("on_epoch_begin", state)
 
     def on_step_begin(self, args, state, control, **kwargs):
+        self.loop.memory.begin(self.loop.model, self.loop.optimizer)
         self._each("on_step_begin", state)
 
     def on_pre_optimizer_step(self, args, state, control, **kwargs):
@@ -68,6 +71,7 @@ class _Hooks(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self._each("on_step_end", state)
+        self.loop.memory.end(self.loop.model)
         if distributed.anywhere(self.loop.interruption.requested, args.device):
             control.should_save = control.should_training_stop = True
 
@@ -121,6 +125,7 @@ class Loop(Trainer):
         self.split, self.context, self._collate_rows = split, context, collate
         self.methods = [method for _, method in methods]
         self.first_step = 0
+        self.memory = PeakMemory()
         self.resumed_from: Path | None = None
         self._objective = objective
         self._objective_name = "the task's loss"
@@ -283,13 +288,17 @@ class Loop(Trainer):
         elif distributed.anywhere(self.interruption.requested, self.args.device):
             self.state.global_step, self.state.max_steps = self.first_step, self.args.max_steps
         else:
-            self.train(resume_from_checkpoint=str(resume) if resume else None)
+            try:
+                self.train(resume_from_checkpoint=str(resume) if resume else None)
+            finally:
+                self.memory.close()
         return Outcome(
             finished=self.state.global_step >= self.state.max_steps,
             step=self.state.global_step,
             history=[entry for entry in self.state.log_history if "loss" in entry],
             seconds=time.monotonic() - started,
             precision=self.precision,
+            memory=self.memory.facts(),
         )
 
 

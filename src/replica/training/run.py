@@ -23,6 +23,7 @@ from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training import distributed, failures, memory, process
+from replica.training.cost import forward_flops
 from replica.training.evaluate import select_scores
 from replica.training.interruption import Interruption
 from replica.training.loop import Loop, total_steps
@@ -223,6 +224,8 @@ def _train(
         "selection": scored,
         "tuning": selection,
         **({"reported": reported} if reported else {}),
+        "memory": outcome.memory,
+        "flops": forward_flops(model, min(train.max_length or task.max_length, task.max_length)),
         "precision": outcome.precision,
         "seconds": round(outcome.seconds, 2),
         "wall_seconds": round(time.time() - started, 2),

@@ -99,7 +99,7 @@ def _run_points(source: Source) -> Iterable[Point]:
                 methods=tuple(item["name"] for item in spec.get("methods", [])),
                 group=f"{backbone} on {task}",
                 costs=costs,
-                settings=_timed_with(seeds),
+                settings=_measured_with(seeds),
                 score=aggregate(values),
                 low=min(values),
                 high=max(values),
@@ -110,14 +110,18 @@ def _run_points(source: Source) -> Iterable[Point]:
 
 
 def _run_costs(seeds: list[Any]) -> dict[str, float]:
-    """Return a run's costs: parameters of the first seed, mean seconds, bytes and latency as measured."""
+    """Return a run's costs: parameters and FLOPs of the first seed, mean peak memory and seconds, bytes and latency as measured."""
     costs: dict[str, float] = {}
     counts = next((seed.manifest["counts"] for seed in seeds if seed.manifest.get("counts")), {})
     measures = next((seed.measures for seed in seeds if seed.measures), {})
     files = next((seed.manifest["files"] for seed in seeds if seed.manifest.get("files")), {})
+    flops = next((seed.manifest["flops"] for seed in seeds if seed.manifest.get("flops")), {})
     seconds = [seed.manifest["seconds"] for seed in seeds if seed.manifest.get("seconds") is not None]
+    peaks = [seed.manifest["memory"]["peak_bytes"] for seed in seeds if seed.manifest.get("memory")]
     found = {
         "trained": counts.get("trainable_parameters"),
+        "memory": aggregate(peaks) if peaks else None,
+        "flops": flops.get("forward"),
         "seconds": aggregate(seconds) if seconds else None,
         "bytes": measures.get("stored_bytes") or files.get("model.safetensors", {}).get("bytes"),
         "latency": measures.get("latency_median_ms"),
@@ -126,12 +130,25 @@ def _run_costs(seeds: list[Any]) -> dict[str, float]:
     return costs
 
 
-def _timed_with(seeds: list[Any]) -> dict[str, str]:
-    """Say under which batch, length and threads a latency was taken."""
+def _measured_with(seeds: list[Any]) -> dict[str, str]:
+    """Say under which options costs were measured: batch, length and threads of a latency, batch and device of memory, length of FLOPs."""
     measures = next((seed.measures for seed in seeds if seed.measures), {})
+    manifest = next((seed.manifest for seed in seeds if seed.manifest), {})
+    found = {}
     keys = {"batch": "latency_batch", "length": "latency_length", "threads": "latency_threads"}
     shown = ", ".join(f"{name} {measures[key]}" for name, key in keys.items() if key in measures)
-    return {"latency": shown} if "latency_median_ms" in measures and shown else {}
+    if "latency_median_ms" in measures and shown:
+        found["latency"] = shown
+    train, device = manifest.get("train", {}), (manifest.get("hardware") or {}).get("gpu", "processor")
+    if manifest.get("memory"):
+        found["memory"] = ", ".join(f"{name} {train[key]}" for name, key in _MEMORY if key in train) + f", {device}"
+    if manifest.get("flops"):
+        found["flops"] = f"length {manifest['flops']['length']}"
+    return found
+
+
+#: What memory of a training step depends on beside model and methods.
+_MEMORY = (("batch", "batch_size"), ("accumulate", "accumulate"), ("length", "max_length"), ("precision", "precision"))
 
 
 #: axis → where its number stands in a structural measurement.
@@ -218,9 +235,11 @@ def planes(found: list[Point]) -> list[Plane]:
         members = [point for point in found if point.group == group and point.score is not None]
         for axis in AXES:
             placed = [point for point in members if axis.key in point.costs]
-            if len(placed) > 1:
-                title = f"{group}: {members[0].metric} against {axis.title}"
-                made.append(_plane(group, title, axis, "score", members[0].metric, "", placed))
+            for settings in dict.fromkeys(point.settings.get(axis.key, "") for point in placed):
+                alike = [point for point in placed if point.settings.get(axis.key, "") == settings]
+                if len(alike) > 1:
+                    title = f"{group}: {members[0].metric} against {axis.title}"
+                    made.append(_plane(group, title, axis, "score", members[0].metric, settings, alike))
     for group in dict.fromkeys(point.group for point in found if point.evidence == "structural"):
         for axis in AXES[1:3]:
             members = [
