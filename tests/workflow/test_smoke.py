@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import zipfile
 
 import pytest
 
@@ -87,6 +88,22 @@ def test_every_run_knows_what_it_cost(smoke):
 
 def test_second_call_has_nothing_to_do(smoke):
     assert "Nothing to be done" in snakemake(smoke[0], "--config", "scale=smoke").stdout
+
+
+def test_snakemakes_own_report_has_captions_and_categories(smoke, tmp_path):
+    folder, _ = smoke
+    snakemake(folder, "--config", "scale=smoke", "--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        names = archive.namelist()
+        [page] = [name for name in names if name.endswith("report.html")]
+        text = archive.read(page).decode()
+    tables = list((folder / "results/smoke/papers/compacter/tables").glob("*.csv"))
+    figures = list((folder / "results/smoke/papers/compacter/figures").glob("*.svg"))
+    assert tables and figures
+    for path in [*tables, *figures, folder / "results/smoke/claims.csv", folder / "results/smoke/papers.bib"]:
+        assert any(name.endswith(path.name) for name in names), path.name
+    for said in ("Ledger", "Tables", "Figures", "Structural measurements", "A figure of", "at scale smoke", "at scale <strong>smoke"):
+        assert said in text, said
 
 
 #: What follows from a paper's claims.

@@ -34,7 +34,12 @@ rule ledger:
             paper=PROJECT.papers,
         ),
     output:
-        csv=LEDGER,
+        csv=report(
+            LEDGER,
+            caption="../report/ledger.rst",
+            category="Ledger",
+            labels={"file": "claims"},
+        ),
         json=f"{PREFIX}claims.json",
         summary=f"{PREFIX}summary.json",
     log:

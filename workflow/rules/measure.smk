@@ -28,7 +28,12 @@ rule measure:
 
 rule measure_structure:
     output:
-        measurements="results/structural/{paper}.json",
+        measurements=report(
+            "results/structural/{paper}.json",
+            caption="../report/structural.rst",
+            category="Structural measurements",
+            labels={"paper": "{paper}"},
+        ),
     log:
         "logs/measure_structure/{paper}.log",
     benchmark:

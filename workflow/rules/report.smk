@@ -12,7 +12,14 @@ rule tables:
     input:
         claims="results/{scale}/papers/{paper}/claims.json",
     output:
-        tables=directory("results/{scale}/papers/{paper}/tables"),
+        tables=report(
+            directory("results/{scale}/papers/{paper}/tables"),
+            patterns=["{table}.csv"],
+            caption="../report/table.rst",
+            category="Tables",
+            subcategory="{paper}",
+            labels={"paper": "{paper}", "table": "{table}"},
+        ),
     log:
         "logs/tables/{scale}/{paper}.log",
     benchmark:
@@ -32,7 +39,14 @@ rule figures:
         claims="results/{scale}/papers/{paper}/claims.json",
         structural="results/structural/{paper}.json",
     output:
-        figures=directory("results/{scale}/papers/{paper}/figures"),
+        figures=report(
+            directory("results/{scale}/papers/{paper}/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figure.rst",
+            category="Figures",
+            subcategory="{paper}",
+            labels={"paper": "{paper}", "figure": "{figure}"},
+        ),
     log:
         "logs/figures/{scale}/{paper}.log",
     benchmark:
@@ -50,7 +64,12 @@ rule figures:
 
 rule bibliography:
     output:
-        bib=BIBLIOGRAPHY,
+        bib=report(
+            BIBLIOGRAPHY,
+            caption="../report/bibliography.rst",
+            category="Ledger",
+            labels={"file": "bibliography"},
+        ),
     log:
         "logs/bibliography.log",
     benchmark:
