@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from replica.config import load_project
 from replica.plan import build_plan
 
-from .checkout import ROOT, make_checkout, snakemake
+from .checkout import ROOT, environment, make_checkout, snakemake
 
 pytestmark = pytest.mark.workflow
 COLUMNS = [
@@ -102,8 +104,30 @@ def test_snakemakes_own_report_has_captions_and_categories(smoke, tmp_path):
     assert tables and figures
     for path in [*tables, *figures, folder / "results/smoke/claims.csv", folder / "results/smoke/papers.bib"]:
         assert any(name.endswith(path.name) for name in names), path.name
-    for said in ("Ledger", "Tables", "Figures", "Structural measurements", "A figure of", "at scale smoke", "at scale <strong>smoke"):
+    for said in (
+        "Ledger",
+        "Tables",
+        "Figures",
+        "Structural measurements",
+        "A figure of",
+        "at scale smoke",
+        "at scale <strong>smoke",
+    ):
         assert said in text, said
+
+
+def test_replica_run_makes_a_paper_again_and_ends_with_its_verdicts(smoke, tmp_path):
+    folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
+    [missing, *_] = sorted((folder / "results" / "smoke" / "runs").glob("*/seed0/metrics.json"))
+    missing.unlink()
+    command = [sys.executable, "-m", "replica.cli", "run", "compacter", "--scale", "smoke", "--snakemake", "--cores 2"]
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert missing.exists()
+    assert "snakemake paper --config scale=smoke quick=false paper=compacter" in done.stdout
+    assert "claims, smoke scale" in done.stdout and "structural" in done.stdout
+    [log] = (folder / "logs" / "run").iterdir()
+    assert f"evaluating {missing.parents[1].name}" in log.read_text()
 
 
 #: What follows from a paper's claims.

@@ -19,6 +19,7 @@ from replica.plan.resources import (
 )
 from replica.plan.targets import (
     asset_fingerprint,
+    claimed_papers,
     evaluated_runs,
     fingerprint,
     paper_inputs,
@@ -226,15 +227,32 @@ def report_fingerprint(wildcards):
     return "-".join(fingerprint(paper, "layout") for paper in PROJECT.papers.values())
 
 
+def papers_asked_for():
+    """Papers named by `--config paper=NAME,NAME`, or those whose claims `--config claims=ID,ID` names."""
+    names = str(config.get("paper") or "").replace(",", " ").split()
+    names = names or claimed_papers(PROJECT)
+    for name in names or [""]:
+        if name not in PROJECT.papers:
+            known = nearest(name, PROJECT.papers) if name else ": minilm, say"
+            raise WorkflowError(
+                f"target paper: `--config paper={name or 'NAME'}` must name an enabled paper{known}"
+            )
+    return names
+
+
 def paper_outputs(wildcards):
-    """Tables and figures of the paper named by `--config paper=NAME`."""
-    name = config.get("paper")
-    if name not in PROJECT.papers:
-        known = nearest(name, PROJECT.papers) if name else ": minilm, say"
-        raise WorkflowError(
-            f"target paper: `--config paper={name or 'NAME'}` must name an enabled paper{known}"
-        )
-    return [f"results/{SCALE}/papers/{name}/{kind}" for kind in ("tables", "figures")]
+    """Tables and figures of the papers asked for, and what they are made from: Snakemake makes a deleted file again only so."""
+    made = [
+        f"results/{SCALE}/papers/{name}/{kind}"
+        for name in papers_asked_for()
+        for kind in ("tables", "figures", "claims.json")
+    ]
+    measured = {
+        file
+        for name in papers_asked_for()
+        for file in paper_inputs(PROJECT, PLAN, name)
+    }
+    return [*made, *present(sorted(measured))]
 
 
 def run_threads(wildcards):

@@ -12,6 +12,8 @@ EPILOG = """examples:
   replica plan                         what the configured scale would run, before anything starts
   replica plan --scale paper minilm    GPU hours, disk and the longest path of one paper at its published size
   replica plan --scale paper --profile slurm   also which partitions the jobs fall on, and which fit none
+  replica run minilm                   regenerate a paper's tables and figures, with live progress and verdicts
+  replica run lst-glue-avg             what one claim's verdict needs, and no more
   replica status                       what is done, running, interrupted, failed or not run; verdicts by paper
   replica watch                        follow what runs, here or on a cluster: steps, loss, expected end
   replica logs RUN                     why a job failed: state, remembered failure and the end of its logs
@@ -67,6 +69,23 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument(
         "--profile", metavar="NAME", help="also what falls on a profile's partitions, and what exceeds its limits"
     )
+
+    run = verbs.add_parser(
+        "run",
+        help="regenerate papers or single claims, with live progress and the verdicts at the end",
+        epilog="The call of Snakemake stands in the first line; its output in logs/run/. Stopped, the same call goes on.",
+    )
+    run.add_argument(
+        "names",
+        nargs="*",
+        metavar="PAPER|CLAIM",
+        help="papers with all their trends, or claims with what their verdicts need (default: the whole report)",
+    )
+    run.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
+    run.add_argument("--all", action="store_true", help="also the trends that are not marked quick")
+    run.add_argument("--profile", metavar="NAME", help="slurm, slurm-gres, workstation or your own (default: here)")
+    run.add_argument("--dry-run", action="store_true", help="say what would run, and why")
+    run.add_argument("--snakemake", metavar="OPTIONS", help='further options of Snakemake, e.g. "--keep-going"')
 
     status = verbs.add_parser(
         "status", help="what is done, running, interrupted, failed, not run; and each paper's claims"
@@ -179,6 +198,10 @@ def main() -> None:
             from replica.cli.status import status
 
             return status(arguments)
+        if arguments.verb == "run":
+            from replica.cli.run import run
+
+            return run(arguments)
         if arguments.verb == "watch":
             from replica.cli.watch import watch
 

@@ -38,6 +38,12 @@ def paper_inputs(project: Project, plan: Plan, paper: str) -> list[str]:
     return [f"results/structural/{paper}.json", *files]
 
 
+def claimed_papers(project: Project) -> list[str]:
+    """Return the enabled papers that have a claim which was asked for by name (`--config claims=`)."""
+    wanted = set(project.settings.claims or [])
+    return [name for name, paper in project.papers.items() if any(claim.id in wanted for claim in paper.claims)]
+
+
 def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
     """Return a hash of the part of a paper's file that a rule depends on: `claims`, `measurements` or `layout`.
 

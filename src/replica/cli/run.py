@@ -1,0 +1,180 @@
+"""`replica run`: regenerate papers or single claims through Snakemake, with live progress and the verdicts at the end."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+
+from rich.live import Live
+
+from replica.cli.verbs import console, ledger_of, state_of
+from replica.cli.watch import EVERY, duration, line, picture
+from replica.config import Project, load_project
+from replica.errors import ConfigError, ReplicaError, nearest
+from replica.files import read_result
+from replica.paths import Layout
+from replica.plan import Plan, build_plan
+from replica.plan.targets import claimed_papers, paper_inputs
+from replica.progress.jobs import Job, jobs
+from replica.progress.look import Watcher
+
+#: Lines of Snakemake's output that are shown where it failed.
+SHOWN = 20
+
+
+def run(arguments: Namespace) -> int:
+    """Run Snakemake for what was named, show how far it is, and print the verdicts; returns Snakemake's exit status.
+
+    Its output goes to a file below logs/run/, and to the terminal where it failed. A call that is stopped goes on when it is repeated.
+    """
+    papers, claims = _named(load_project(arguments.root), arguments.names)
+    project = load_project(
+        arguments.root,
+        papers=_enabled(arguments.root, papers),
+        quick=False if papers or arguments.all else None,
+        claims=claims or None,
+        scale=arguments.scale,
+    )
+    made = build_plan(project)
+    command = _command(made.scale, papers, claims, arguments)
+    console.print(shlex.join(command[2:]), style="dim", highlight=False, markup=False)
+    if arguments.dry_run:
+        return subprocess.run(command, cwd=arguments.root).returncode
+    root, begun = Path(arguments.root), time.monotonic()
+    needed = _needed(project, made, papers or claimed_papers(project) or list(project.papers))
+    log = root / "logs" / "run" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("w", encoding="utf-8") as output:
+        child = subprocess.Popen(command, cwd=root, stdout=output, stderr=subprocess.STDOUT, text=True)
+        with _passed_on(child):
+            status = _follow(child, Watcher(Layout(root), made, needed, state_of))
+    if status:
+        ends = log.read_text(encoding="utf-8").splitlines()[-SHOWN:]
+        console.print("\n".join(ends), highlight=False, markup=False)
+        console.print(f"Snakemake ended with status {status}; all it said: {log}", highlight=False, markup=False)
+        return status
+    console.print(f"done in {duration(time.monotonic() - begun)}; what Snakemake said: {log}", highlight=False)
+    _verdicts(root, made.scale, papers or claimed_papers(project), claims)
+    return 0
+
+
+def _named(project: Project, names: list[str]) -> tuple[list[str], list[str]]:
+    """Return the papers and the claims among names; ConfigError for another name, and for papers and claims in one call."""
+    owned = {claim.id for paper in project.papers.values() for claim in paper.claims}
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in project.paper_files and name not in owned:
+            known = [*project.paper_files, *owned]
+            raise ConfigError(f"'{name}' is neither a paper nor a claim of an enabled paper{nearest(name, known)}")
+    papers = [name for name in names if name in project.paper_files]
+    claims = [name for name in names if name not in papers]
+    if papers and claims:
+        raise ConfigError(f"name papers ({', '.join(papers)}) or claims ({', '.join(claims)}), not both in one call")
+    return papers, claims
+
+
+def _enabled(root: str, papers: list[str]) -> list[str] | None:
+    """Return the enabled papers with those named beside them; None where all of these are enabled."""
+    enabled = load_project(root).settings.papers
+    more = [name for name in papers if name not in enabled]
+    return [*enabled, *more] if more else None
+
+
+def _command(scale: str, papers: list[str], claims: list[str], arguments: Namespace) -> list[str]:
+    """Return the call of Snakemake: the target `paper` for what was named, else what it makes by itself."""
+    config = [f"scale={scale}"]
+    if arguments.all or papers:
+        config.append("quick=false")
+    if papers:
+        config.append(f"paper={','.join(papers)}")
+    if claims:
+        config.append(f"claims={','.join(claims)}")
+    enabled = _enabled(arguments.root, papers)
+    if enabled:
+        config.append(f"papers={','.join(enabled)}")
+    target = ["paper"] if papers or claims else []
+    command = [sys.executable, "-m", "snakemake", *target, "--config", *config]
+    if arguments.profile:
+        command += ["--profile", arguments.profile]
+    if arguments.dry_run:
+        command.append("--dry-run")
+    return [*command, *shlex.split(arguments.snakemake or "")]
+
+
+def _needed(project: Project, plan: Plan, papers: list[str]) -> list[Job]:
+    """Return the jobs that the papers' claims need, with all that these wait for."""
+    known = {job.output: job for job in jobs(project, plan)}
+    waiting = [file for name in papers for file in paper_inputs(project, plan, name)]
+    found: dict[str, Job] = {}
+    while waiting:
+        output = waiting.pop()
+        if output in known and output not in found:
+            found[output] = known[output]
+            waiting += known[output].before
+    return [job for output, job in known.items() if output in found]
+
+
+@contextmanager
+def _passed_on(child: subprocess.Popen):
+    """Hand SIGTERM and SIGINT on to Snakemake, which lets its jobs end at a checkpoint."""
+
+    def hand_on(number, _frame) -> None:
+        with suppress(ProcessLookupError):
+            child.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _follow(child: subprocess.Popen, watcher: Watcher) -> int:
+    """Show progress until Snakemake has ended: renewed in place on a terminal, a line a minute elsewhere."""
+
+    def shown() -> str | None:
+        try:
+            found = watcher.look()
+        except (ReplicaError, OSError) as error:
+            return f"progress: {error}"
+        if live is not None:
+            live.update(picture(found, console.height), refresh=True)
+            return None
+        return line(found)
+
+    def ended(seconds: float) -> bool:
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(seconds)
+        return child.returncode is not None
+
+    live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+    with live or nullcontext():
+        while not ended(EVERY[live is not None]):
+            said = shown()
+            if said is not None:
+                console.print(said, highlight=False, markup=False)
+    return child.returncode
+
+
+def _verdicts(root: Path, scale: str, papers: list[str], claims: list[str]) -> None:
+    """Print the scorecard of the papers named (or of the ledger), of claims their rows alone."""
+    from replica.report.scorecard import scorecard
+
+    if not papers:
+        ledger = root / "results" / ("smoke/claims.json" if scale == "smoke" else "claims.json")
+        path, rows = ledger_of(str(root), str(ledger))
+        console.print(scorecard(rows, path.parent / "report" / "index.html"))
+        return
+    folder = root / "results" / scale / "papers"
+    rows = [row for name in papers for row in read_result(folder / name / "claims.json", ["rows"])["rows"]]
+    if claims:
+        rows = [row for row in rows if row["claim"].partition(":")[0] in claims]
+    console.print(scorecard(rows))
+    console.print(f"tables and figures: {', '.join(str(folder / name) for name in papers)}", highlight=False)
