@@ -292,6 +292,13 @@ def test_score_is_drawn_against_cost_with_the_data_beside_it(tmp_path, built):
     assert names == {path.stem for path in folder.glob("*.csv")} == {path.stem for path in folder.glob("*.png")}
     [drawn] = [name for name in names if name == "toy-on-toy-task-trained-score"]
     listed = list(csv.DictReader((folder / f"{drawn}.csv").open()))
+    points = re.findall(
+        r'<a xlink:href="([^"]+)" target="_top"><title>([^<]+)</title>', (folder / f"{drawn}.svg").read_text()
+    )
+    assert {title for _, title in points} == {
+        "toy: plain (no method): 10, accuracy 0.84", "toy: small-a (no method): 11, accuracy 0.81",
+    }  # fmt: skip
+    assert all((folder / link).resolve().is_file() and "/runs/" in link for link, _ in points)
     # the mean over seeds of 0.82, 0.84, 0.86 and of 0.80, 0.81, 0.82, from the synthetic checkout
     assert {line["setting"]: line["accuracy"] for line in listed} == {"toy: plain": "0.84", "toy: small-a": "0.81"}
     assert all(line["evidence"] == "trend" for line in listed)

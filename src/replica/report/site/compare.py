@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from replica.claims.statistics import aggregate
 from replica.files import read_result
 from replica.report.sheets import Sheet
 from replica.report.site.front import method_names
-from replica.report.site.pages import OF_SCALE, Pages, Source, anchor
+from replica.report.site.pages import OF_SCALE, Pages, Source, anchor, quantity, short
 
 
 @dataclass(frozen=True)
@@ -312,13 +314,17 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
         with plt.style.context(str(STYLE)):
             drawing, axes = plt.subplots(figsize=(6.4, 4.0))
             labels = list(dict.fromkeys(point.method for point in plane.points))
+            targets: list[Point] = []
             for index, label in enumerate(labels):
                 members = [point for point in plane.points if point.method == label]
                 marker = "os^Dv<>Ph*X"[index % 11]
-                axes.plot(
-                    [p.costs[plane.x.key] for p in members], [_y(p, plane) for p in members], marker,
-                    color=f"C{index % 8}", label=label, markeredgecolor="black", markeredgewidth=0.5,
-                )  # fmt: skip
+                for number, point in enumerate(members):
+                    [mark] = axes.plot(
+                        point.costs[plane.x.key], _y(point, plane), marker, color=f"C{index % 8}",
+                        label=label if number == 0 else None, markeredgecolor="black", markeredgewidth=0.5,
+                    )  # fmt: skip
+                    mark.set_url(f"{_UP}{point.link}#{len(targets) + number}")
+                targets += members
                 if plane.y == "score":
                     axes.vlines(
                         [p.costs[plane.x.key] for p in members], [p.low for p in members], [p.high for p in members],
@@ -338,8 +344,35 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
             for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
                 out = io.BytesIO()
                 drawing.savefig(out, format=suffix, metadata=metadata)
-                (folder / f"{plane.id}.{suffix}").write_bytes(out.getvalue())
+                content = out.getvalue()
+                if suffix == "svg":
+                    content = _titled(content.decode(), plane, targets).encode()
+                (folder / f"{plane.id}.{suffix}").write_bytes(content)
             plt.close(drawing)
+
+
+#: From the folder of the drawings to that of the pages.
+_UP = "../../"
+
+
+def _titled(svg: str, plane: Plane, targets: list[Point]) -> str:
+    """Give each point's link what it is as a title, which browsers show under the pointer, and let it open in the page's own window."""
+
+    def link(found: re.Match[str]) -> str:
+        point = targets[int(found[2])]
+        y = (
+            f"{point.metric} {short(point.score)}"
+            if plane.y == "score"
+            else quantity(point.costs[plane.y], _unit(plane.y))
+        )
+        said = f"{point.label} ({point.method}): {quantity(point.costs[plane.x.key], plane.x.unit)}, {y}"
+        return f'<a xlink:href="{found[1]}" target="_top"><title>{escape(said)}</title>'
+
+    return re.sub(r'<a xlink:href="([^"#]+)#(\d+)"[^>]*>', link, svg)
+
+
+def _unit(key: str) -> str:
+    return next(axis.unit for axis in AXES if axis.key == key)
 
 
 def _y(point: Point, plane: Plane) -> float:
