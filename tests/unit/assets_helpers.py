@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replica.config.asset_schema import DatasetEntry, ModelEntry
-from replica.config.schema import Settings
+from replica.config.settings import Settings
 
 ALL_SOURCES = ["generated", "package", "wheel", "mirror", "hub"]
 REVISION = "0123456789abcdef0123456789abcdef01234567"

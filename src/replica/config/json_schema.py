@@ -6,14 +6,14 @@ import json
 import sys
 from pathlib import Path
 
-from replica.config import asset_schema, hub_lock, schema
+from replica.config import asset_schema, hub_lock, schema, settings
 from replica.files import write_text
 
 FILES = {
     "paper": schema.Paper,
     "task": schema.Task,
-    "scale": schema.Scale,
-    "settings": schema.Settings,
+    "scale": settings.Scale,
+    "settings": settings.Settings,
     "dataset": asset_schema.DatasetEntry,
     "model": asset_schema.ModelEntry,
     "hub.lock": hub_lock.HubLock,

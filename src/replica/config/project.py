@@ -9,7 +9,8 @@ from typing import Any
 
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.hub_lock import apply_lock, read_lock
-from replica.config.schema import Paper, Scale, Settings, Task
+from replica.config.schema import Paper, Task
+from replica.config.settings import Scale, Settings
 from replica.config.yaml_files import read_yaml, validate
 from replica.errors import ConfigError, nearest
 

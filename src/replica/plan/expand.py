@@ -6,7 +6,8 @@ import itertools
 from typing import Any, get_args
 
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Scale, Stage, Task
+from replica.config.schema import Paper, RunEntry, Stage, Task
+from replica.config.settings import Scale
 from replica.config.yaml_files import validate
 from replica.errors import ConfigError, nearest
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from replica.claims.cells import cells
 from replica.claims.expressions import names, split_run
 from replica.config.project import Project
-from replica.config.schema import Claim, Paper, RunEntry, Scale
+from replica.config.schema import Claim, Paper, RunEntry
+from replica.config.settings import Scale
 from replica.errors import ConfigError, nearest
 from replica.meters.registry import check_splits, meters_of
 from replica.methods import registry

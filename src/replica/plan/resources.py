@@ -13,7 +13,8 @@ from typing import Any
 
 from replica.config.asset_schema import ModelEntry
 from replica.config.project import Project
-from replica.config.schema import Scale, Task, Train
+from replica.config.schema import Task, Train
+from replica.config.settings import Scale
 from replica.plan.memory import (
     DEVICE_BASE,
     FLOAT,

@@ -12,7 +12,8 @@ import re
 from typing import Any
 
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Scale, Task, Train
+from replica.config.schema import Paper, RunEntry, Task, Train
+from replica.config.settings import Scale
 from replica.config.yaml_files import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry

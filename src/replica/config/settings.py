@@ -1,0 +1,48 @@
+"""Schemas of what is not a paper's: scales (config/scales/) and settings (config/config.yaml)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from replica.config.asset_schema import Strict
+from replica.config.schema import Tolerance
+
+
+class Scale(Strict):
+    """An overlay on the runs: which section it reads, stand-ins, caps on training, seeds."""
+
+    name: Literal["smoke", "laptop", "paper"]
+    sections: list[Literal["laptop", "paper"]]
+    seeds: int = Field(ge=1)
+    standin_models: dict[str, str] = Field({}, description="by architecture, where a model's own entry names none")
+    standin_tasks: dict[str, str] = Field({}, description="by kind, where a task's own entry names none")
+    train: dict[str, Any] = Field({}, description="values that replace a run's own")
+    methods: dict[str, dict[str, Any]] = Field({}, description="method: values that replace a run's own")
+    tune: bool = True
+    threads: int = Field(1, description="processor cores of a process")
+    mem_mb: int = Field(3000, description="least memory of a job")
+    runtime: int = Field(30, description="most minutes of a job, and how far they grow with its attempts")
+    gpus_per_node: int = Field(8, ge=1, description="a run with more GPUs asks for several nodes")
+
+
+class Settings(Strict):
+    """config/config.yaml: what is enabled and where assets come from."""
+
+    papers: list[str]
+    scale: Literal["smoke", "laptop", "paper"] = "laptop"
+    quick: bool = Field(True, description="of the laptop's trends only those marked quick")
+    claims: list[str] | None = Field(None, description="run what the verdicts of these need and no more, quick or not")
+    sources: list[Literal["generated", "package", "wheel", "mirror", "hub"]] = [
+        "generated",
+        "package",
+        "wheel",
+        "mirror",
+        "hub",
+    ]
+    tolerances: dict[str, Tolerance] = Field({}, description="by kind of claim, where the claim has none")
+    confidence_level: float = Field(0.95, gt=0.5, lt=1)
+    public_remotes: list[str] = Field(
+        [], description="DVC remotes that anybody can read: nothing goes there that may not be passed on"
+    )
