@@ -275,14 +275,15 @@ def test_a_workflow_says_it_beside_its_own_output_whatever_a_look_finds(folder):
 
     def say(text):
         said.append(text)
-        if len(said) == 1:
+        if len(said) == 2:
             record = site.layout.resume("laptop", *teacher.run) / "process.json"
             record.write_text("[1]")
-        else:
+        elif len(said) == 3:
             enough.set()
 
     ended = module.beside(site.project, site.plan, say, every=0.01)
     assert enough.wait(60)
     ended.set()
-    assert "1 running" in said[0] and "step 40/100" in said[0]
-    assert said[1].startswith("progress: ") and "process.json" in said[1]
+    assert "jobs are done; the rest is about" in said[0] and "of one job at a time" in said[0]
+    assert "1 running" in said[1] and "step 40/100" in said[1]
+    assert said[2].startswith("progress: ") and "process.json" in said[2]

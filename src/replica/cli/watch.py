@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
@@ -56,7 +57,7 @@ def watch(arguments: Namespace) -> int:
 
 
 def beside(project: Project, plan: Plan, say: Callable[[str], None], every: float = EVERY[False]) -> threading.Event:
-    """Say every minute how far the jobs are, in a thread that ends with this process, or after the returned event is set.
+    """Say how much is to do, and every minute how far it is, in a thread that ends with this process, or after the returned event is set.
 
     What cannot be read is said instead. A look never takes more than a fiftieth of the time: where it is slow (many jobs, a shared file
     system), the next comes later.
@@ -65,17 +66,31 @@ def beside(project: Project, plan: Plan, say: Callable[[str], None], every: floa
     ended = threading.Event()
 
     def follow() -> None:
-        pause = every
+        pause, tell = 0.0, outlook
         while not ended.wait(pause):
             begun = time.monotonic()
             try:
-                say(line(watcher.look()))
+                say(tell(watcher.look()))
+                tell = line
             except (ReplicaError, OSError) as error:
                 say(f"progress: {error}")
             pause = max(every, 50 * (time.monotonic() - begun))
 
     threading.Thread(target=follow, name="progress", daemon=True).start()
     return ended
+
+
+def outlook(found: Look) -> str:
+    """Return one line before anything runs: how many jobs are done, and how long the rest takes on this machine's cores."""
+    text = f"{found.done} of {found.total} jobs are done"
+    if found.left is None:
+        return f"{text}; comparing, tables and report are left"
+    cores = os.cpu_count() or 1
+    work = found.left * max(1, len(found.running))
+    return (
+        f"{text}; the rest is about {duration(work)} of one job at a time, {duration(work / cores)} with {cores} at a time"
+        " (measured where jobs of the kind have run here, estimated elsewhere); stopped, the same call goes on"
+    )
 
 
 def headline(found: Look, now: float | None = None) -> str:
