@@ -25,7 +25,7 @@ from replica.report.sheets import Sheet
 
 STYLE = resources.files("replica.report") / "templates" / "replica.mplstyle"
 #: Nothing in a file may say when it was made.
-_METADATA: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -100,7 +100,7 @@ def _check_trends(paper: Paper, chosen: dict[str, str]) -> None:
 def _save(drawing: Drawing | None, sheet: Sheet | None, folder: Path, name: str) -> None:
     if drawing is None:
         return
-    for suffix, metadata in _METADATA.items():
+    for suffix, metadata in METADATA.items():
         out = io.BytesIO()
         drawing.savefig(out, format=suffix, metadata=metadata)
         (folder / f"{name}.{suffix}").write_bytes(out.getvalue())

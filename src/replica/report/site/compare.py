@@ -265,7 +265,7 @@ def _plane(group: str, title: str, x: Axis, y: str, label: str, settings: str, p
 
 
 def write(pages: Pages, source: Source, found: list[Point]) -> None:
-    """Write the page of comparisons with its drawings (SVG, PNG) and their data (CSV)."""
+    """Write the page of comparisons with its drawings (SVG, PNG, PDF) and their data (CSV)."""
     drawn = planes(found)
     if drawn:
         folder = pages.folder / "figures" / "compare"
@@ -307,7 +307,7 @@ def data(plane: Plane) -> Sheet:
 
 
 def _draw(drawn: list[Plane], folder: Path) -> None:
-    from replica.report.figures import STYLE, plt
+    from replica.report.figures import METADATA, STYLE, plt
 
     for plane in drawn:
         (folder / f"{plane.id}.csv").write_text(data(plane).to_csv(), encoding="utf-8")
@@ -341,7 +341,7 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
             axes.set_ylabel(plane.y_unit + (" (line: lowest to highest seed)" if plane.y == "score" else ""))
             axes.set_title("\n".join(_wrapped(plane.title)))
             axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), fontsize=7, ncols=2)
-            for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            for suffix, metadata in METADATA.items():
                 out = io.BytesIO()
                 drawing.savefig(out, format=suffix, metadata=metadata)
                 content = out.getvalue()
