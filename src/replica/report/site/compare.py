@@ -311,7 +311,7 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
 
     for plane in drawn:
         (folder / f"{plane.id}.csv").write_text(data(plane).to_csv(), encoding="utf-8")
-        with plt.style.context(str(STYLE)):
+        with plt.style.context([str(STYLE), _MANY]):
             drawing, axes = plt.subplots(figsize=(6.4, 4.0))
             labels = list(dict.fromkeys(point.method for point in plane.points))
             targets: list[Point] = []
@@ -341,9 +341,13 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
             axes.set_ylabel(plane.y_unit + (" (line: lowest to highest seed)" if plane.y == "score" else ""))
             axes.set_title("\n".join(_wrapped(plane.title)))
             axes.legend(loc="upper left", bbox_to_anchor=(0.0, -0.14), fontsize=7, ncols=2)
+            drawing.canvas.draw()
+            whole = drawing.get_tightbbox().padded(
+                plt.rcParams["savefig.pad_inches"]
+            )  # found once, not for each kind of file
             for suffix, metadata in METADATA.items():
                 out = io.BytesIO()
-                drawing.savefig(out, format=suffix, metadata=metadata)
+                drawing.savefig(out, format=suffix, metadata=metadata, bbox_inches=whole)
                 content = out.getvalue()
                 if suffix == "svg":
                     content = _titled(content.decode(), plane, targets).encode()
@@ -351,6 +355,8 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
             plt.close(drawing)
 
 
+#: Of many PDF files each takes the outlines of the signs it uses: cutting a font to them takes a third of all the time.
+_MANY = {"pdf.fonttype": 3}
 #: From the folder of the drawings to that of the pages.
 _UP = "../../"
 
