@@ -61,7 +61,8 @@ def browse(built, tmp_path):
         frame = built["results"] / "report" / "frame.html"
         frame.write_text(FRAME.replace("WIDTH", str(width)).replace("WALK", walk), encoding="utf-8")
         command = [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", f"--user-data-dir={tmp_path}",
+            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+            "--allow-file-access-from-files", f"--user-data-dir={tmp_path}",
             "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", *flags, "--dump-dom",
             frame.as_uri(),
         ]  # fmt: skip
