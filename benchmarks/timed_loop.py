@@ -19,8 +19,9 @@ from transformers import TrainerCallback
 from replica.config.schema import Train
 from replica.meters.flops import ModuleSpans
 from replica.meters.semantics import rules
-from replica.meters.tracker import SavedBytes, StorageTracker
+from replica.meters.tracker import SavedBytes
 from replica.methods import Context
+from replica.training.cost import PeakMemory, tracker_of
 from replica.training.loop import Loop
 
 #: Parts of a step. What a method does before the forward pass and after the backward pass is in `update`.
@@ -80,6 +81,7 @@ class TimedLoop(Loop):
             model, train, split=rows, collate=rows, context=context, methods=methods,
             objective=lambda m, batch, c: c.forward(m, batch).loss, state_folder=Path(folder),
         )  # fmt: skip
+        self.memory = PeakMemory(steps=0)  # following a step's storages takes time, which would be the step's
         self.add_callback(_End(self))
         self._go, self._done, self._stopping = threading.Semaphore(0), threading.Semaphore(0), False
         self._mode, self._open, self._error = "time", ExitStack(), None
@@ -149,12 +151,7 @@ class TimedLoop(Loop):
             self._counter.mod_tracker = ModuleSpans(self.model)  # torch's own cannot follow functorch
             self._open.enter_context(self._counter)
         elif self._mode == "memory":
-            self._tracker = StorageTracker(torch.device("cpu"))
-            self._tracker.add("parameter", self.model.parameters())
-            self._tracker.add("buffer", self.model.buffers())
-            kept = (value for state in self.optimizer.state.values() for value in state.values())
-            self._tracker.add("optimizer", (value for value in kept if isinstance(value, torch.Tensor)))
-            self._open.enter_context(self._tracker)
+            self._tracker = self._open.enter_context(tracker_of(self.model, self.optimizer))
             self._saved = SavedBytes(self._tracker)
             self._saving = ExitStack()
             if self.counts_saved:

@@ -108,3 +108,15 @@ def test_papers_and_claims_in_one_call_and_unknown_names_are_mistakes(folder):
         module.run(_arguments(folder, "one", "gain"))
     with pytest.raises(ConfigError, match=r"'gian' is neither a paper nor a claim of an enabled paper.*gain"):
         module.run(_arguments(folder, "gian"))
+
+
+def test_a_signal_reaches_snakemake_once(folder, call, monkeypatch):
+    code = (
+        "import os, signal, sys, time\n"
+        "def ended(*_):\n    print('told to end', flush=True); time.sleep(0.3); sys.exit(5)\n"
+        "signal.signal(signal.SIGTERM, ended); signal.signal(signal.SIGINT, ended)\n"
+        "os.kill(os.getppid(), signal.SIGINT); time.sleep(30)"
+    )
+    status, _, _ = call(code, "one")
+    [log] = (folder / "logs" / "run").iterdir()
+    assert status == 5 and log.read_text() == "told to end\n"

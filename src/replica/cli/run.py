@@ -51,7 +51,8 @@ def run(arguments: Namespace) -> int:
     log = root / "logs" / "run" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        child = subprocess.Popen(command, cwd=root, stdout=output, stderr=subprocess.STDOUT, text=True)
+        # in a session of its own, so that a key pressed in the terminal reaches it once, through here, and not twice
+        child = subprocess.Popen(command, cwd=root, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         with _passed_on(child):
             status = _follow(child, Watcher(Layout(root), made, needed, state_of))
     if status:

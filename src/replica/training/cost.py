@@ -19,6 +19,16 @@ from replica.training import distributed
 FIRST, STEPS = 2, 8
 
 
+def tracker_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> StorageTracker:
+    """Return a tracker, not yet on, that knows what a step begins with: parameters, buffers and the optimizer's state."""
+    tracker = StorageTracker(next(model.parameters()).device)
+    tracker.add("parameter", model.parameters())
+    tracker.add("buffer", model.buffers())
+    states = optimizer.state.values() if optimizer is not None else ()
+    tracker.add("optimizer", (v for state in states for v in state.values() if isinstance(v, torch.Tensor)))
+    return tracker
+
+
 class PeakMemory:
     """The largest number of bytes alive in a step, over the followed steps.
 
@@ -27,31 +37,26 @@ class PeakMemory:
     and what a method holds beside them that no operation of a step returns.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int = STEPS) -> None:
         self.peak: int | None = None
-        self._taken = 0
+        self._taken, self._steps = 0, steps
         self._open = ExitStack()
         self._tracker: StorageTracker | None = None
 
     def begin(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
         """A step begins."""
         self._taken += 1
-        if not FIRST <= self._taken < FIRST + STEPS:
+        if not FIRST <= self._taken < FIRST + self._steps:
             return
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             return
-        self._tracker = StorageTracker(device)
-        self._tracker.add("parameter", model.parameters())
-        self._tracker.add("buffer", model.buffers())
-        states = optimizer.state.values() if optimizer is not None else ()
-        self._tracker.add("optimizer", (v for state in states for v in state.values() if isinstance(v, torch.Tensor)))
-        self._open.enter_context(self._tracker)
+        self._tracker = self._open.enter_context(tracker_of(model, optimizer))
 
     def end(self, model: torch.nn.Module) -> None:
         """The step has ended."""
-        if not FIRST <= self._taken < FIRST + STEPS:
+        if not FIRST <= self._taken < FIRST + self._steps:
             return
         device = next(model.parameters()).device
         found = self._tracker.peak if self._tracker else torch.cuda.max_memory_allocated(device)
@@ -67,7 +72,7 @@ class PeakMemory:
         """Return `{"peak_bytes", "steps"}`; nothing where no full step was followed."""
         if self.peak is None:
             return {}
-        return {"peak_bytes": self.peak, "steps": min(STEPS, self._taken - FIRST + 1)}
+        return {"peak_bytes": self.peak, "steps": min(self._steps, self._taken - FIRST + 1)}
 
 
 def forward_flops(model: torch.nn.Module, length: int) -> dict[str, int]:
