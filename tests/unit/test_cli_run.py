@@ -7,6 +7,7 @@ import sys
 from argparse import Namespace
 
 import pytest
+import yaml
 from rich.console import Console
 
 from replica.cli import run as module
@@ -82,6 +83,15 @@ def test_a_claim_asks_for_what_its_verdict_needs(folder, call):
     _, command, said = call("pass", "gain", snakemake="--keep-going --cores 2")
     assert command == ["paper", "--config", "scale=laptop", "claims=gain", "--keep-going", "--cores", "2"]
     assert "1 match" in said
+
+
+def test_a_paper_that_is_not_enabled_is_enabled_for_the_call(folder, call):
+    config = folder / "config" / "config.yaml"
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**content, "papers": ["one"]}))
+    _results(folder, "two")
+    _, command, _ = call("pass", "two")
+    assert command == ["paper", "--config", "scale=laptop", "quick=false", "paper=two", "papers=one,two"]
 
 
 def test_jobs_are_those_of_what_was_named(folder):

@@ -33,16 +33,19 @@ def run(arguments: Namespace) -> int:
 
     Its output goes to a file below logs/run/, and to the terminal where it failed. A call that is stopped goes on when it is repeated.
     """
-    papers, claims = _named(load_project(arguments.root), arguments.names)
+    configured = load_project(arguments.root)
+    papers, claims = _named(configured, arguments.names)
+    more = [name for name in papers if name not in configured.settings.papers]
+    enabled = [*configured.settings.papers, *more] if more else None
     project = load_project(
         arguments.root,
-        papers=_enabled(arguments.root, papers),
+        papers=enabled,
         quick=False if papers or arguments.all else None,
         claims=claims or None,
         scale=arguments.scale,
     )
     made = build_plan(project)
-    command = _command(made.scale, papers, claims, arguments)
+    command = _command(made.scale, papers, claims, enabled, arguments)
     console.print(shlex.join(command[2:]), style="dim", highlight=False, markup=False)
     if arguments.dry_run:
         return subprocess.run(command, cwd=arguments.root).returncode
@@ -80,15 +83,13 @@ def _named(project: Project, names: list[str]) -> tuple[list[str], list[str]]:
     return papers, claims
 
 
-def _enabled(root: str, papers: list[str]) -> list[str] | None:
-    """Return the enabled papers with those named beside them; None where all of these are enabled."""
-    enabled = load_project(root).settings.papers
-    more = [name for name in papers if name not in enabled]
-    return [*enabled, *more] if more else None
+def _command(
+    scale: str, papers: list[str], claims: list[str], enabled: list[str] | None, arguments: Namespace
+) -> list[str]:
+    """Return the call of Snakemake: the target `paper` for what was named, else what it makes by itself.
 
-
-def _command(scale: str, papers: list[str], claims: list[str], arguments: Namespace) -> list[str]:
-    """Return the call of Snakemake: the target `paper` for what was named, else what it makes by itself."""
+    `enabled` are the papers to enable for this call where one is named that the configuration does not.
+    """
     config = [f"scale={scale}"]
     if arguments.all or papers:
         config.append("quick=false")
@@ -96,7 +97,6 @@ def _command(scale: str, papers: list[str], claims: list[str], arguments: Namesp
         config.append(f"paper={','.join(papers)}")
     if claims:
         config.append(f"claims={','.join(claims)}")
-    enabled = _enabled(arguments.root, papers)
     if enabled:
         config.append(f"papers={','.join(enabled)}")
     target = ["paper"] if papers or claims else []
