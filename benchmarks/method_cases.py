@@ -102,14 +102,7 @@ CASES: dict[str, Case] = {
     ),
     # searches
     "s3pet, search": _case("s3pet", "peft-lora-rank-1", inner=True, budget=0.001),
-    "s3pet, search of the first order": _case(
-        "s3pet",
-        "peft-lora-rank-1",
-        inner=True,
-        budget=0.001,
-        order="first",
-        reason="every candidate stands in every layer while it is searched: many calls on products of rank one, and two passes a step",
-    ),
+    "s3pet, search of the first order": _case("s3pet", "peft-lora-rank-1", inner=True, budget=0.001, order="first"),
     "s3pet, retrained": _case("s3pet", "peft-lora-rank-1", budget=0.001, phase="retrain", structure="random"),
     # privacy
     "private-gradients": Case(
@@ -124,12 +117,7 @@ CASES: dict[str, Case] = {
         reason="an example at a time by choice: 16 passes with 16 times the calls, on products a sixteenth as large",
     ),
     # memory
-    "slimfit": _case(
-        "slimfit",
-        FULL,
-        reason="rounding, packing and unpacking what is saved for the backward pass is elementwise work that counts no FLOPs; without it "
-        "(below) the step costs what its arithmetic does",
-    ),
+    "slimfit": _case("slimfit", FULL),
     "slimfit, uncompressed": _case("slimfit", FULL, compress=False),
     "galore": _case("galore", FULL),
     "galore, 8 bits by layer": _case("galore", "bitsandbytes-adamw8bit", bits=8, per_layer=True),
