@@ -42,7 +42,7 @@ def tiny(kind: str, device: str = "cpu") -> Any:
         if kind == "gpt2":
             sizes = {"vocab_size": 60, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
             still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-            return GPT2LMHeadModel(GPT2Config(**sizes, **still, initializer_range=0.1)).eval()
+            return GPT2LMHeadModel(GPT2Config(**sizes, **still, pad_token_id=0, initializer_range=0.1)).eval()
         config = T5Config(
             vocab_size=60,
             d_model=32,

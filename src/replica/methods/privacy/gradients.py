@@ -259,15 +259,13 @@ def _many(
 def _without_a_look(rows: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
     """Return the rows with a mask of attention that no model looks into, which one pass for all examples does not allow.
 
-    What may be read is given as numbers to add to the scores, (rows, 1, 1, length). A decoder needs no mask for padding on the right:
-    no word looks at it.
+    What may be read is given as numbers to add to the scores, (rows, 1, 1, length), of a decoder (rows, 1, length, length), since a
+    word there sees none that comes after it. A decoder without a mask would look for padding itself.
     """
     mask = rows.get("attention_mask")
     if mask is None or mask.dim() != 2:
         return rows
-    rest = {key: value for key, value in rows.items() if key != "attention_mask"}
+    seen = mask.bool()[:, None, None, :]
     if context.head in DECODERS:
-        if bool((mask[:, 1:] > mask[:, :-1]).any()):
-            raise ConfigError("method 'private-gradients': a decoder's sentences must be padded on the right")
-        return rest
-    return {**rest, "attention_mask": torch.where(mask.bool(), 0.0, _MASKED)[:, None, None, :]}
+        seen = seen & mask.new_ones(mask.shape[1], mask.shape[1]).tril().bool()
+    return {**rows, "attention_mask": torch.where(seen, 0.0, _MASKED)}
