@@ -128,6 +128,7 @@ ROWS: list[Row] = [
     Row("kadaptation", {"n": 4, "scale": 8}, "image", "vit"),
     Row("noah-subnet", {"prompts": [3, 1], "lora": [0, 2], "adapters": [4, 0]}, "image", "vit"),
     Row("dsee", {"rank": 2, "entries": 6, "rounds": 2}),
+    Row("dsee", {"rank": 2, "entries": 6, "sparsity": 0.2}, head="completion", architecture="gpt2", learning_rate=2e-2),
     Row("dsee", {"rank": 2, "entries": 6, "support": "random", "sparsity": 0.2, "heads": 1, "units": 0.25}),
     Row("ladder-side-tuning", {"reduction": 2}),
     Row("ladder-side-tuning", {"reduction": 2, "start": "magnitude", "within_heads": True}),

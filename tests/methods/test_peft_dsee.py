@@ -208,6 +208,52 @@ def test_a_stored_model_trains_on_without_being_pruned_again(tmp_path):
     assert trained == again.expected(loaded)["trainable_parameters"] == 2 * 2 * (2 * (32 + 24) + 5) + 2 * 32 + 2
 
 
+def test_gpt2s_layers_are_masked_and_cut_as_berts_and_stored(tmp_path):
+    """GPT-2 has the same weights in other layers: its masks follow the same rules, and a stored model says what it said."""
+    entry, config = parse({"name": "dsee", "rank": 2, "entries": 5, "support": "random", "sparsity": 0.25, "heads": 1})
+    method, model = entry.load()(config), tiny("gpt2")
+
+    def said(which) -> torch.Tensor:
+        with torch.no_grad():
+            return which(**batch("gpt2")).logits
+
+    method.prepare(model, Context(seed=1, total_steps=10, head="completion"))
+    torch.testing.assert_close(said(model), said(tiny("gpt2")))  # an update starts at zero, and nothing is masked yet
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == 2 * 2 * (2 * (32 + 32) + 5) == method.expected(model)["trainable_parameters"]
+    blocks = encoder_layers(model)
+    pairs = [getattr(block.attn.c_attn, name) for block in blocks for name in ("query", "value")]
+    seeds = torch.Generator().manual_seed(6)
+    with torch.no_grad():
+        for parameter in (p for linear in pairs for p in linear.update.parameters()):
+            parameter.copy_(torch.randn(parameter.shape, generator=seeds) * 0.2)
+    method.draw(model)
+    scores = torch.cat([linear.update.matrix().abs().flatten() for linear in pairs])
+    threshold = scores.sort().values[round(0.25 * scores.numel()) - 1]
+    assert all(torch.equal(getattr(q, MASK), q.update.matrix().abs() > threshold) for q in pairs)
+    others = [
+        m for block in blocks for m in (block.attn.c_attn.key, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    ]
+    weights = torch.cat([m.weight.abs().flatten() for m in others])
+    threshold = weights.sort().values[round(0.25 * weights.numel()) - 1]
+    assert all(torch.equal(getattr(m, MASK), m.weight.abs() > threshold) for m in others)
+    for block in blocks:
+        magnitude = sum(getattr(block.attn.c_attn, name).update.matrix().abs() for name in ("query", "value"))
+        weakest = int(torch.stack([magnitude[8 * h : 8 * h + 8].sum() for h in range(4)]).argmin())
+        assert not block.attn.c_proj.kept_inputs[8 * weakest : 8 * weakest + 8].any()
+    gated = said(model)
+    finished = method.finalize(model)
+    torch.testing.assert_close(said(finished), gated, rtol=1e-4, atol=1e-5)
+    assert all(block.attn.c_attn.query.weight.shape == (24, 32) for block in encoder_layers(finished))
+    fields = {"name": "dsee", **config.model_dump(exclude_defaults=True, mode="json")}
+    models.save(finished, tmp_path, head="completion", labels=2, structure=[fields])
+    loaded, _ = models.load(tmp_path)
+    assert torch.equal(said(loaded), said(finished))
+    prompt = {"input_ids": batch("gpt2")["input_ids"][:2], "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    whole = loaded.generate(**prompt)
+    assert torch.equal(loaded.generate(**prompt, use_cache=False), whole) and whole.shape == (2, 16)
+
+
 def test_cost_counts_a_model_with_three_quarters_of_its_heads():
     entry, config = parse({"name": "dsee", "rank": 2, "heads": 1, "sparsity": 0.25})
     method, model = entry.load()(config), tiny("bert", "meta")

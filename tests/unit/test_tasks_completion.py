@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,14 @@ from tokenizers import models as token_models
 from tokenizers import pre_tokenizers
 
 from replica import models
+from replica.assets.retrieve import retrieve_dataset
+from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Task
 from replica.errors import ConfigError
 from replica.tasks import PreparedSplit, bootstrap, collate, evaluate, prepare, score, task_loss
+from replica.tasks.encode import encode_text2text
+from replica.tasks.tokenizer import TextTokenizer
 
 WORDS = ["!", "<|endoftext|>", "<unk>", "say", ":", "|", "a", "b", "c", "one", "two", "three"]
 END, A, B, C, ONE, TWO, THREE = (WORDS.index(w) for w in ("<|endoftext|>", "a", "b", "c", "one", "two", "three"))
@@ -190,3 +195,20 @@ def test_bleus_interval_is_over_corpora_of_drawn_examples():
     many = table([0, 1, 2, 3] * 10)
     low, high = bootstrap(task(), many, "bleu", resamples=200)
     assert low < score(task(), many)["bleu"] < high
+
+
+@pytest.mark.mirror
+def test_real_texts_from_data_have_their_published_counts(tmp_path, monkeypatch):
+    """WebNLG 2017: 18,102 texts to learn from, 1,862 sets of triples with texts in its test; E2E: 630 inputs in its test."""
+    if not os.environ.get("REPLICA_MIRROR"):
+        pytest.skip("NOT TESTED: set REPLICA_MIRROR to the folder of a mirror of public data")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    project, tokenizer = load_project(Path(__file__).parents[2]), tokenizer_in(tmp_path / "tokenizer", WORDS)
+    web = retrieve_dataset(project, "web-nlg", tmp_path / "web")
+    facts = prepare(project.task("web-nlg"), web, tokenizer, tmp_path / "out")
+    assert (facts["rows"]["train"], facts["rows"]["report"]) == (18_102, 1_862)
+    e2e = retrieve_dataset(project, "e2e-nlg", tmp_path / "e2e", ["test"])
+    table = pq.read_table(e2e / "test.parquet")
+    columns, _ = encode_text2text(project.task("e2e-nlg"), table, TextTokenizer.read(tokenizer), 64, train=False)
+    assert len(columns["references"]) == 630
+    assert sum(map(len, columns["references"])) == table.num_rows == 4_693

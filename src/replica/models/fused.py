@@ -1,4 +1,4 @@
-"""GPT-2's fused projection of queries, keys and values as three linear layers, and back."""
+"""GPT-2's transposed and fused layers as linear layers, queries, keys and values by themselves; and back."""
 
 from __future__ import annotations
 
@@ -15,18 +15,14 @@ QUERY_VALUE = {"gpt2": ("query", "value")}
 
 
 class SeparateProjections(nn.Module):
-    """Queries, keys and values of a state by a layer each, side by side as the fused projection gives them."""
+    """Queries, keys and values of a state by a linear layer each, side by side as the fused projection gives them."""
 
     def __init__(self, fused: Conv1D):
         super().__init__()
-        width = fused.weight.shape[0]
         for name, weight, bias in zip(
             ("query", "key", "value"), fused.weight.detach().chunk(3, 1), fused.bias.detach().chunk(3), strict=True
         ):
-            layer = nn.Linear(width, width, device=weight.device, dtype=weight.dtype)
-            layer.weight = nn.Parameter(weight.t().contiguous(), requires_grad=fused.weight.requires_grad)
-            layer.bias = nn.Parameter(bias.clone(), requires_grad=fused.bias.requires_grad)
-            self.add_module(name, layer)
+            self.add_module(name, _linear(weight, bias, fused.weight.requires_grad))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Map (..., width) to (..., 3 x width)."""
@@ -35,33 +31,56 @@ class SeparateProjections(nn.Module):
     def fused(self) -> Conv1D:
         """Return one layer with the three's weights."""
         layers = (self.query, self.key, self.value)
-        trained = self.query.weight.requires_grad
-        weight = torch.cat([layer.weight.detach().t() for layer in layers], 1).contiguous()
-        with torch.device("meta"):
-            joined = Conv1D(weight.shape[1], weight.shape[0])
-        joined.weight = nn.Parameter(weight, requires_grad=trained)
-        joined.bias = nn.Parameter(torch.cat([layer.bias.detach() for layer in layers]), requires_grad=trained)
-        return joined
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        return _transposed(
+            weight, torch.cat([layer.bias.detach() for layer in layers]), self.query.weight.requires_grad
+        )
 
 
-def separate(model: Any) -> bool:
-    """Replace the fused self-attention projections of a model (those of GPT-2; others have none) by three layers each, in place.
+def to_linear(model: Any) -> bool:
+    """Make linear layers of a model's transposed ones (those of GPT-2; others have none), in place; say whether there were any.
 
-    Says whether there were any.
+    The fused projection of an attention becomes `SeparateProjections`.
     """
-    found = [entry for entry in _children(model) if entry[1] == _FUSED and isinstance(entry[2], Conv1D)]
-    found = [entry for entry in found if entry[2].nf == 3 * entry[2].nx]
-    for parent, name, module in found:
-        setattr(parent, name, SeparateProjections(module))
+    found = [entry for entry in _children(model) if isinstance(entry[2], Conv1D)]
+    for parent, name, layer in found:
+        if name == _FUSED and layer.nf == 3 * layer.nx:
+            setattr(parent, name, SeparateProjections(layer))
+        else:
+            linear = _linear(layer.weight.detach(), layer.bias.detach(), layer.weight.requires_grad)
+            setattr(parent, name, linear)
     return bool(found)
 
 
-def fuse(model: Any) -> None:
-    """Replace separated projections by the fused layers they were, with the weights that the three have now, in place."""
-    for parent, name, module in _children(model):
-        if isinstance(module, SeparateProjections):
-            setattr(parent, name, module.fused())
+def to_transposed(model: Any) -> None:
+    """Give a GPT-2 that `to_linear` changed its own layers again, with the weights that they have now, in place."""
+    separate = {id(layer) for m in model.modules() if isinstance(m, SeparateProjections) for layer in m.children()}
+    blocks = [m for m in model.modules() if any(isinstance(child, SeparateProjections) for child in m.children())]
+    homes = [m for m in model.modules() if any(block in m.children() for block in blocks)]
+    for parent, name, layer in [entry for home in homes for entry in _children(home)]:
+        if isinstance(layer, SeparateProjections):
+            setattr(parent, name, layer.fused())
+        elif isinstance(layer, nn.Linear) and id(layer) not in separate:
+            made = _transposed(layer.weight.detach(), layer.bias.detach(), layer.weight.requires_grad)
+            setattr(parent, name, made)
 
 
-def _children(model: Any) -> list[tuple[nn.Module, str, nn.Module]]:
+def _linear(weight: torch.Tensor, bias: torch.Tensor, trained: bool) -> nn.Linear:
+    """Return a linear layer with a transposed layer's weight (inputs, outputs)."""
+    layer = nn.Linear(*weight.shape, device="meta")
+    layer.weight = nn.Parameter(weight.t().contiguous(), trained)
+    layer.bias = nn.Parameter(bias.clone(), trained)
+    return layer
+
+
+def _transposed(weight: torch.Tensor, bias: torch.Tensor, trained: bool) -> Conv1D:
+    """Return a transposed layer with a linear layer's weight (outputs, inputs)."""
+    with torch.device("meta"):
+        layer = Conv1D(*weight.shape)
+    layer.weight = nn.Parameter(weight.t().contiguous(), trained)
+    layer.bias = nn.Parameter(bias.clone(), trained)
+    return layer
+
+
+def _children(model: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
     return [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]

@@ -21,9 +21,9 @@ from replica.methods.peft.sparse_update import (
 )
 from replica.methods.pruning.masks import MASK, add_mask, bake_mask, global_masks
 from replica.methods.pruning.removal import add_gate, cut_inputs, cut_outputs, keep_groups, kept_indices
-from replica.models import body, encoder_layers
+from replica.models import body, encoder_layers, fused
 
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra")
+ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra", "gpt2")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class _Layer:
 class DSEE(Method):
     """W x + alpha / r (B A + S2) x on queries and values; at `prune_at` the weights get masks S1, and heads are removed.
 
-    The stored model keeps the update beside the masked weights, since their sum would not be sparse.
+    The stored model keeps the update beside the masked weights, since their sum would not be sparse; GPT-2's layers are linear ones in it.
     """
 
     #: Step before which masks and heads are drawn; None where nothing is.
@@ -219,11 +219,10 @@ class DSEE(Method):
         return self.config.sparsity if given is None else given
 
     def _units(self, model: Any) -> int:
-        return round(self.config.units * body(model).config.intermediate_size)
+        return round(self.config.units * _inner_size(model))
 
     def _is_cut(self, model: Any, layers: list[_Layer]) -> bool:
-        inner = body(model).config
-        wanted = (inner.hidden_size, inner.intermediate_size)
+        wanted = (body(model).config.hidden_size, _inner_size(model))
         return any((layer.output.in_features, layer.down.in_features) != wanted for layer in layers)
 
     def _masked(self, model: Any, layers: list[_Layer]) -> dict[str, tuple[nn.Linear, str]]:
@@ -248,7 +247,7 @@ class DSEE(Method):
                 kept = inner.hidden_size - self.config.heads * size
                 found.append((layer.output, [layer.query, layer.key, layer.value], kept))
             if self._units(model):
-                found.append((layer.down, [layer.up], inner.intermediate_size - self._units(model)))
+                found.append((layer.down, [layer.up], _inner_size(model) - self._units(model)))
         return found
 
     def _cut(self, model: Any, consumer: nn.Linear, producers: list[nn.Linear], kept: torch.Tensor) -> None:
@@ -257,10 +256,13 @@ class DSEE(Method):
             if hasattr(producer, UPDATE):
                 getattr(producer, UPDATE).cut_outputs(kept)
         cut_inputs(consumer, kept)
+        inner = body(model).config
+        heads = len(kept) // (inner.hidden_size // inner.num_attention_heads)
         for layer in _layers(model):
-            if layer.output is consumer:
-                layer.attention.num_attention_heads = len(kept) // layer.attention.attention_head_size
-                layer.attention.all_head_size = len(kept)
+            if layer.output is consumer and inner.model_type == "gpt2":
+                layer.attention.num_heads, layer.attention.split_size = heads, len(kept)
+            elif layer.output is consumer:
+                layer.attention.num_attention_heads, layer.attention.all_head_size = heads, len(kept)
 
 
 @torch.no_grad()
@@ -273,13 +275,31 @@ def fold(linear: nn.Linear) -> None:
             del linear._forward_hooks[number]
 
 
+def _inner_size(model: Any) -> int:
+    """Return how many feed-forward units a layer of the uncut model has."""
+    config = body(model).config
+    return getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size
+
+
 def _layers(model: Any) -> list[_Layer]:
-    """Return the linear layers of each transformer layer; raises ConfigError for other architectures than BERT's kind."""
+    """Return the linear layers of each transformer layer (GPT-2's are made such); raises ConfigError for an unknown architecture."""
     kind = body(model).config.model_type
     if kind not in ARCHITECTURES:
         raise ConfigError(
             f"method 'dsee': architecture '{kind}' is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
+    if kind == "gpt2":
+        fused.to_linear(model)
+        return [
+            _Layer(
+                layer.attn,
+                *(getattr(layer.attn.c_attn, name) for name in ("query", "key", "value")),
+                layer.attn.c_proj,
+                layer.mlp.c_fc,
+                layer.mlp.c_proj,
+            )
+            for layer in encoder_layers(model)
+        ]
     return [
         _Layer(
             layer.attention.self,

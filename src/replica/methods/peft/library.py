@@ -18,7 +18,8 @@ from replica.models import body, encoder_layers, fused
 class LoRA(Method):
     """W + alpha / r * B A on chosen linear layers, with peft's layers while training; merged into W by `finalize`.
 
-    GPT-2's fused projection is `query`, `key` and `value` while training, so that each has a pair of its own, and fused again at the end.
+    GPT-2's layers are linear while training, its fused projection `query`, `key` and `value` with a pair each; at the end they are its
+    own again.
     """
 
     def prepare(self, model: Any, context: Context) -> None:
@@ -26,7 +27,7 @@ class LoRA(Method):
         from peft import LoraConfig, inject_adapter_in_model
 
         config = self.config
-        fused.separate(model)
+        fused.to_linear(model)
         named = list(self._targets(model))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(context.seed)
@@ -52,16 +53,16 @@ class LoRA(Method):
             setattr(model.get_submodule(parent), child, module.get_base_layer())
         for attribute in ("peft_config", "peft_type"):
             model.__dict__.pop(attribute, None)
-        fused.fuse(model)
+        fused.to_transposed(model)
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
         """Count r (inputs + outputs) for each chosen layer, and what is trained besides."""
-        was_fused = fused.separate(model)
+        was_fused = fused.to_linear(model)
         layers = self._targets(model).values()
         own = sum(self.config.rank * (layer.in_features + layer.out_features) for layer in layers)
         if was_fused:
-            fused.fuse(model)
+            fused.to_transposed(model)
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
 
     def _targets(self, model: Any) -> dict[str, Any]:
