@@ -63,7 +63,7 @@ def shape_of(entry: ModelEntry) -> Shape:
     hidden = first("hidden_size", "d_model", "dim", "n_embd")
     layers = first("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "n_layer")
     heads = first("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "n_head", default=1)
-    two_sided = entry.architecture in ("t5", "mt5", "bart", "clip-bart")
+    two_sided = entry.architecture in ("t5", "mt5", "bart", "clip-bart", "clip-t5")
     patch, image = first("patch_size"), first("image_size")
     return Shape(
         layers=layers,
@@ -74,7 +74,7 @@ def shape_of(entry: ModelEntry) -> Shape:
         inner_attention=first("d_kv") * heads or hidden,
         vocabulary=first("vocab_size"),
         image_tokens=(image // patch) ** 2 + 1 if patch else 0,
-        normed=entry.architecture in ("t5", "mt5"),
+        normed=entry.architecture in ("t5", "mt5", "clip-t5"),
         dropout=entry.architecture not in WITHOUT_DROPOUT,
     )
 
