@@ -13,6 +13,7 @@ from replica.errors import ConfigError
 from replica.methods.base import Context
 from replica.methods.peft.side import heads_of, shape_of, stacks_of
 from replica.models import body
+from replica.models.vision_language import SEEN
 
 if TYPE_CHECKING:
     from replica.methods.peft.side import SideStack
@@ -79,8 +80,8 @@ def squares(module: nn.Module) -> torch.Tensor:
 def fisher(model: Any, context: Context, examples: int) -> Importance:
     """Return Fisher's importance: the sum over training examples of the squared gradient of each one's loss, by the weight.
 
-    `examples` are drawn by the run's seed (all, if there are no more) and go through the whole backbone one at a time, without dropout.
-    Raises ConfigError where there is no data to look at.
+    `examples` are drawn by the run's seed (all, if there are no more) and go through the whole backbone one at a time, without dropout,
+    their words alone: images are the side network's. Raises ConfigError where there is no data to look at.
     """
     modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
     weights = list({id(m.weight): m.weight for m in modules}.values())
@@ -94,7 +95,8 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
             model.to("cuda")
         sums = [torch.zeros_like(weight) for weight in weights]
         for place in context.drawn(examples):
-            loss = context.forward(model, context.examples([place], model)).loss
+            row = context.examples([place], model)
+            loss = context.forward(model, {name: value for name, value in row.items() if name not in SEEN}).loss
             for kept, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 if gradient is not None:
                     kept.addcmul_(gradient, gradient)
