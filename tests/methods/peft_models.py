@@ -8,6 +8,8 @@ import torch
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
     RobertaConfig,
     RobertaForSequenceClassification,
     T5Config,
@@ -30,13 +32,17 @@ _ENCODER = {
 
 
 def tiny(kind: str, device: str = "cpu") -> Any:
-    """Return a tiny bert, roberta (both with a classifier) or t5, in eval mode, the same at every call."""
+    """Return a tiny bert, roberta (both with a classifier), t5 or gpt2, in eval mode, the same at every call."""
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.default_generator.manual_seed(1)
         if kind == "bert":
             return BertForSequenceClassification(BertConfig(**_ENCODER, num_labels=2)).eval()
         if kind == "roberta":
             return RobertaForSequenceClassification(RobertaConfig(**_ENCODER, num_labels=2)).eval()
+        if kind == "gpt2":
+            sizes = {"vocab_size": 60, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
+            still = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+            return GPT2LMHeadModel(GPT2Config(**sizes, **still, initializer_range=0.1)).eval()
         config = T5Config(
             vocab_size=60,
             d_model=32,
@@ -61,6 +67,8 @@ def batch(kind: str, rows: int = 8, length: int = 12) -> dict[str, torch.Tensor]
     labels = (ids[:, 0] > 30).long()
     if kind == "t5":
         labels = torch.stack([labels + 10, torch.ones_like(labels)], 1)
+    if kind == "gpt2":  # of every row the second half is asked for, of the padded one what is there of it
+        labels = torch.where((torch.arange(length) >= length // 2 - 1) & mask.bool(), ids, -100)
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
@@ -76,7 +84,7 @@ def prepared(reference: dict[str, Any] | str, kind: str, seed: int = 0) -> tuple
 def context(kind: str, seed: int = 0, **values: Any) -> Context:
     """Return a context whose training split is the rows of `batch`."""
     rows = batch(kind)
-    head = "text2text" if kind == "t5" else "classification"
+    head = {"t5": "text2text", "gpt2": "completion"}.get(kind, "classification")
     return Context(
         seed=seed,
         head=head,

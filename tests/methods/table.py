@@ -76,6 +76,7 @@ ROWS: list[Row] = [
     Row("private-gradients", {"clip": 1.0, "noise": 0.1, "chunk": 3}),
     Row("private-gradients", {"clip": 1.0, "batch": 8, "noise": 0.1, "vectorised": False, "sampling": "shuffled"}),
     Row("private-gradients", {"clip": 1.0, "noise": 0.1, "rank": 2}),
+    Row("private-gradients", {"clip": 1.0, "noise": 0.1, "chunk": 3}, head="completion", architecture="gpt2"),
     # searches
     Row("s3pet", {"budget": 0.05}, head="text2text", architecture="t5", learning_rate=3e-2),
     Row("s3pet", {"budget": 0.05, "space": "lora"}, head="text2text", architecture="t5", learning_rate=3e-2),
@@ -112,6 +113,7 @@ ROWS: list[Row] = [
     Row("freeze", {"names": ["*embeddings*"]}),
     Row("layer-norm-tuning"),
     Row("lora", {"rank": 2}),
+    Row("lora", {"rank": 2}, head="completion", architecture="gpt2", learning_rate=2e-2),
     Row("lora-top", {"rank": 2, "skip_layers": 1}),
     Row("prompt-tuning", {"tokens": 5}, learning_rate=3e-2),
     Row("prompt-tuning", {"tokens": 5, "hidden": 8}, learning_rate=3e-2),

@@ -31,7 +31,28 @@ def test_lora_adds_alpha_over_r_times_b_a_and_merges_it():
     assert set(merged.state_dict()) == set(tiny("bert").state_dict())
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "t5"])
+def test_loras_of_gpt2_are_of_queries_and_values_alone_and_fused_again():
+    model, method = prepared({"name": "lora", "rank": 3, "alpha": 12}, "gpt2")
+    assert trainable(model) == 2 * 2 * 3 * (32 + 32)  # two layers, two projections, two factors
+    train(model, "gpt2", 3, 1e-2)
+    parts = model.transformer.h[1].attn.c_attn
+    added = torch.cat(
+        [
+            4 * (parts.query.lora_B["default"].weight @ parts.query.lora_A["default"].weight).T,
+            torch.zeros(32, 32),
+            4 * (parts.value.lora_B["default"].weight @ parts.value.lora_A["default"].weight).T,
+        ],
+        1,
+    ).detach()
+    before = model(**batch("gpt2")).logits
+    merged, origin = method.finalize(model), tiny("gpt2")
+    assert set(merged.state_dict()) == set(origin.state_dict())
+    start = origin.transformer.h[1].attn.c_attn.weight
+    torch.testing.assert_close(merged.transformer.h[1].attn.c_attn.weight, start + added)
+    torch.testing.assert_close(merged(**batch("gpt2")).logits, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "t5", "gpt2"])
 def test_lora_starts_as_the_model_itself_and_trains_only_its_factors_and_a_new_head(kind):
     model, method = prepared({"name": "lora", "rank": 2}, kind)
     with torch.no_grad():

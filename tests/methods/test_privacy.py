@@ -16,6 +16,7 @@ from replica.methods.privacy.accounting import find_noise, spent
 from replica.methods.privacy.gradients import clipped_sum
 from replica.methods.privacy.sampling import PoissonSampler
 from tests.methods.peft_models import batch as sentences
+from tests.methods.peft_models import context as sentences_context
 from tests.methods.peft_models import prepared
 
 TINY = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}
@@ -83,6 +84,7 @@ def test_gradient_is_the_mean_of_clipped_ones(clip, vectorised):
         ({"name": "compacter", "reduction": 4, "layer_norms": False}, "bert"),
         ({"name": "compacter", "reduction": 4, "layer_norms": False, "own_rules": True, "biases": False}, "bert"),
         ({"name": "lora", "rank": 2}, "t5"),
+        ({"name": "lora", "rank": 2}, "gpt2"),
     ],
 )
 def test_plug_ins_have_the_gradients_of_a_loop(reference, kind):
@@ -93,7 +95,7 @@ def test_plug_ins_have_the_gradients_of_a_loop(reference, kind):
     rows = sentences(kind)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     wanted = _brute_force(model, rows, 0.3)
-    context = Context(head="text2text" if kind == "t5" else "classification")
+    context = sentences_context(kind)
     for chunk in (0, 3, 16):
         found, _ = clipped_sum(model, rows, context, trained, 0.3, chunk)
         for name, gradient in zip(trained, found, strict=True):

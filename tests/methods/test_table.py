@@ -36,6 +36,16 @@ SIZES = {
         "pad_token_id": 0,
         "eos_token_id": 1,
     },
+    "gpt2": {
+        "vocab_size": 64,
+        "n_positions": 32,
+        "n_embd": 16,
+        "n_layer": 2,
+        "n_head": 4,
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+    },
     "vit": {
         "image_size": 8,
         "patch_size": 4,
@@ -89,6 +99,9 @@ def _batch(row: Row) -> dict[str, torch.Tensor]:
         if row.architecture.startswith("clip-"):
             batch["pixel_values"] = torch.randn(8, 2, 3, 8, 8, generator=generator)
             batch["image_mask"] = torch.tensor([[1, 0], [1, 1]] * 4)
+    elif row.head == "completion":
+        batch["labels"] = torch.where(batch["attention_mask"].bool(), ids, -100)
+        batch["labels"][:, :4] = -100
     return batch
 
 

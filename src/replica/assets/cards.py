@@ -33,6 +33,7 @@ PIPELINES = {
     "causal": "text-generation",
     "text": "feature-extraction",
     "text2text": "text-generation",
+    "completion": "text-generation",
     "image": "image-classification",
 }
 #: Licence of this project, under which stands what was trained here from no other weights.

@@ -14,6 +14,7 @@ HEADS = {
     "text": "AutoModel",
     "none": "AutoModel",
     "text2text": "AutoModelForSeq2SeqLM",
+    "completion": "AutoModelForCausalLM",
     "image": "AutoModelForImageClassification",
 }
 
@@ -23,6 +24,12 @@ FURTHER_HEADS = {
     "audio": "AutoModelForAudioClassification",
     "projection": "CLIPVisionModelWithProjection",
 }
+
+#: Heads of a decoder that predicts each word from the ones before it.
+DECODERS = ("causal", "completion")
+
+#: Heads whose answers are texts that the model generates.
+GENERATED = ("text2text", "completion")
 
 #: Heads whose output size is the number of labels.
 LABELLED = ("classification", "tagging", "image", "audio")

@@ -9,7 +9,9 @@ from pydantic import Field, field_validator, model_validator
 from replica.config.asset_schema import Strict
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
-Kind = Literal["classification", "regression", "tagging", "span", "mlm", "causal", "text", "text2text", "image"]
+Kind = Literal[
+    "classification", "regression", "tagging", "span", "mlm", "causal", "text", "text2text", "completion", "image"
+]
 Evidence = Literal["structural", "full"]
 Confidence = Literal["high", "low"]
 
@@ -40,6 +42,20 @@ class Metric(Strict):
     direction: Literal["higher", "lower"] = "higher"
 
 
+class Generation(Strict):
+    """How texts are generated: the most probable of so many beams; with one, word by word."""
+
+    beams: int = Field(1, ge=1)
+    length_penalty: float = Field(1.0, description="power of the length that a beam's log-probability is divided by")
+    no_repeat: int = Field(0, ge=0, description="no run of so many pieces comes twice in a text; 0 allows it")
+
+    @model_validator(mode="after")
+    def _a_penalty_of_beams(self) -> Generation:
+        if self.beams == 1 and self.length_penalty != 1:
+            raise ValueError("`length_penalty` compares beams: it needs `beams` above 1")
+        return self
+
+
 class Task(Strict):
     """A task as data: data set, columns, splits and metrics. `version` is bumped when its numbers would change."""
 
@@ -48,7 +64,7 @@ class Task(Strict):
     dataset: str
     kind: Kind
     inputs: list[str] = Field(
-        description="columns that hold the input (one text, or two for a pair; question, context; image)"
+        description="columns that hold the input (one text, or two for a pair; question, context; image); `a.b` is field b of column a"
     )
     images: str | None = Field(
         None,
@@ -67,8 +83,13 @@ class Task(Strict):
     rows: dict[Literal["train", "select", "report"], int] = Field(
         {}, description="at most so many rows of a part, the first by a stable hash; all where it is not named"
     )
-    label_words: dict[str, str] = Field({}, description="text2text: what is generated for each label")
-    prefix: str = Field("", description="text2text: what stands before the input")
+    label_words: dict[str, str] = Field({}, description="text2text, completion: what is generated for each label")
+    prefix: str = Field("", description="text2text, completion: what stands before the input")
+    merge: bool = Field(
+        False,
+        description="text2text, completion: except in training, rows with one input are one example with all their targets as references",
+    )
+    generation: Generation = Generation()
     splits: TaskSplits
     metrics: list[Metric] = Field(min_length=1)
     max_length: int = Field(128, ge=4, le=8192)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from replica.config.asset_schema import ModelEntry
+from replica.config.heads import DECODERS
 from replica.config.project import Project
 from replica.config.schema import Task, Train
 from replica.config.settings import Scale
@@ -67,7 +68,7 @@ def training_rows(project: Project, run: Run) -> int:
 
 def _share_of_logits(task: Task) -> float | None:
     """Return at what share of the tokens the vocabulary's logits are computed while training; None: not at all."""
-    return {"mlm": task.mask_share, "causal": 1.0}.get(task.kind)
+    return {"mlm": task.mask_share, **dict.fromkeys(DECODERS, 1.0)}.get(task.kind)
 
 
 def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:

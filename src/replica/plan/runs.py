@@ -11,6 +11,7 @@ import json
 import re
 from typing import Any
 
+from replica.config.heads import GENERATED
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Task, Train
 from replica.config.settings import Scale
@@ -340,7 +341,7 @@ class _Section:
 
 def _head(task: Task) -> tuple[Any, ...]:
     """Say what a task's head is: two tasks with the same can be scored with one model."""
-    return task.kind, task.next_sentence, task.class_count if task.kind != "text2text" else 0
+    return task.kind, task.next_sentence, task.class_count if task.kind not in GENERATED else 0
 
 
 def _slug(spec: dict[str, Any]) -> str:

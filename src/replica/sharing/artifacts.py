@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from replica.config.heads import GENERATED
 from replica.config.project import Project
 from replica.plan.runs import Plan, Run
 
@@ -18,7 +19,7 @@ PAGES = "report/site/"
 #: What an evaluation stores example by example.
 PREDICTIONS = "predictions.parquet"
 #: Kinds of tasks whose predictions repeat texts of the data set.
-QUOTING = ("span", "text2text")
+QUOTING = ("span", *GENERATED)
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ import torch
 
 from replica.errors import ConfigError
 from replica.methods.base import NOT_MODEL_INPUTS
+from replica.tasks.encode import IGNORED
 from replica.tasks.mlm import mask_tokens, mlm_loss
 
 if TYPE_CHECKING:
     from torch import nn
 
     from replica.config.schema import Task
-
-IGNORED = -100
 
 
 def collate(task: Task, facts: dict[str, Any], *, seed: int = 0, model: nn.Module | None = None) -> Collator:
@@ -31,8 +30,9 @@ def collate(task: Task, facts: dict[str, Any], *, seed: int = 0, model: nn.Modul
 def task_loss(task: Task, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the task's own training loss (scalar) of a batch.
 
-    Cross-entropy for classification, image, tagging, span (mean of start and end), text2text and causal (each word after
-    the ones before it), squared error for regression, `mlm_loss` for mlm. Raises ConfigError for unlabelled text, which has none.
+    Cross-entropy for classification, image, tagging, span (mean of start and end), text2text, causal (each word after the ones before
+    it) and completion (the target's words alone), squared error for regression, `mlm_loss` for mlm. Raises ConfigError for
+    unlabelled text, which has none.
     """
     if task.kind == "mlm":
         return mlm_loss(model, batch)
@@ -46,7 +46,7 @@ class Collator:
 
     `example_id` `(batch,)` and, by kind: `input_ids`, `attention_mask`, `token_type_ids` `(batch, length)` with
     length padded to a multiple of 8 (at most the task's); `labels` `(batch,)` for classification, regression and
-    image, `(batch, length)` with -100 where nothing is predicted for tagging, mlm, text2text and causal; `start_positions`,
+    image, `(batch, length)` with -100 where nothing is predicted for tagging, mlm, text2text, completion and causal; `start_positions`,
     `end_positions` `(batch,)`; `next_sentence_label` `(batch,)`; `pixel_values` `(batch, channels, height, width)`; for text2text with
     images what `_seen` says.
 
@@ -89,7 +89,7 @@ class Collator:
         batch["attention_mask"] = padded([np.ones(len(i), np.int64) for i in ids], length, 0)
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = padded([row["token_type_ids"] for row in rows], length, 0)
-        if self.task.kind == "tagging":
+        if self.task.kind in ("tagging", "completion"):
             batch["labels"] = padded([row["labels"] for row in rows], length, IGNORED)
         elif self.task.kind == "text2text":
             batch["labels"] = padded([row["labels"] for row in rows], None, IGNORED)

@@ -1,4 +1,4 @@
-"""Rows of sentence, pair, tagging, text-to-text and image tasks as columns of numbers."""
+"""Rows of sentence, pair, tagging, text-to-text, completion and image tasks as columns of numbers."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from replica.tasks.tokenizer import TextTokenizer
 
 Columns = dict[str, list[Any]]
+
+#: Label of a place where nothing is predicted.
+IGNORED = -100
 
 
 def encode_texts(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int) -> Columns:
@@ -40,7 +43,7 @@ def encode_tagging(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_le
         numbers = [label_index(task, tag) for tag in tags]
         labels, previous = [], None
         for word in encoding.word_ids:
-            labels.append(-100 if word is None or word == previous else numbers[word])
+            labels.append(IGNORED if word is None or word == previous else numbers[word])
             previous = word
         columns["labels"].append(labels)
     return columns
@@ -49,36 +52,74 @@ def encode_tagging(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_le
 def encode_text2text(
     task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int, train: bool
 ) -> tuple[Columns, list[int]]:
-    """Encode input and target texts as T5 writes them; return the columns and the table's row of each.
+    """Encode input and target texts as T5 writes them, or joined for a decoder; return the columns and the table's row of each.
 
-    The input is `prefix` and then `column: value` for every input column; a prefix that ends with a colon is followed
-    by the bare text. The target is the label's word, a number rounded to 0.2 (STS-B; Raffel et al. 2020, section
-    2.4), or the text itself; of a list of answers each makes a training row, and all are references elsewhere.
+    The input is `prefix` and then `column: value` for every input column; one column stands bare without a prefix, or after one that
+    ends with a colon. A list is shown with commas, a list of lists as `a : b : c | d : e : f`. The target is the label's word,
+    a number rounded to 0.2 (STS-B; Raffel et al. 2020, section 2.4), or the text itself; of a list of answers each makes a training row,
+    and all are references elsewhere, with `merge` those of all rows with the same input.
+
+    For a `completion` the input's pieces, an end of text, the target's (which follows a space) and another end of text are one row;
+    `labels` repeats the last two parts and is -100 over the first. Input and target are each cut to `max_length`.
     """
-    prefix = task.prefix.strip()
-    values = [column(table, name, f"task '{task.name}', inputs") for name in task.inputs]
-    bare = prefix.endswith(":") and len(task.inputs) == 1
-    sources = []
-    for row in zip(*values, strict=True) if values else [()] * table.num_rows:
-        shown = [", ".join(map(str, v)) if isinstance(v, list) else str(v) for v in row]
-        parts = shown if bare else [f"{name}: {text}" for name, text in zip(task.inputs, shown, strict=True)]
-        sources.append(" ".join([prefix, *parts]).strip())
-    rows, texts, labels, numbers, references = [], [], [], [], []
+    sources = _sources(task, table)
+    found: dict[Any, tuple[int, int, float, list[str]]] = {}
     for index, value in enumerate(_target(task, table)):
         label, number, answers = _text_target(task, value)
+        merged = found.setdefault(sources[index] if task.merge and not train else index, (index, label, number, []))
+        merged[3].extend(answers)
+    rows, texts, labels, numbers, references = [], [], [], [], []
+    for index, label, number, answers in found.values():
         for answer in dict.fromkeys(answers) if train else answers[:1]:
             rows.append(index)
             texts.append(answer)
             labels.append(label)
             numbers.append(number)
             references.append(answers)
-    encoded = token_columns(tokenizer.encode(sources, max_length), False)
-    columns: Columns = {name: [cells[row] for row in rows] for name, cells in encoded.items()}
-    columns["labels"] = [encoding.ids for encoding in tokenizer.encode(texts, max_length)]
+    if task.kind == "completion":
+        columns = _joined(task, tokenizer, [sources[row] for row in rows], texts, max_length)
+    else:
+        encoded = token_columns(tokenizer.encode(sources, max_length), False)
+        columns = {name: [cells[row] for row in rows] for name, cells in encoded.items()}
+        columns["labels"] = [encoding.ids for encoding in tokenizer.encode(texts, max_length)]
     if task.images is not None:
         columns |= {name: [cells[row] for row in rows] for name, cells in _seen(task, table).items()}
     columns |= {"label": labels, "value": numbers, "references": references}
     return columns, rows
+
+
+def _sources(task: Task, table: pa.Table) -> list[str]:
+    """Return the input text of each row."""
+    prefix = task.prefix.strip()
+    values = [column(table, name, f"task '{task.name}', inputs") for name in task.inputs]
+    bare = len(task.inputs) == 1 and (prefix.endswith(":") or not prefix)
+    sources = []
+    for row in zip(*values, strict=True) if values else [()] * table.num_rows:
+        shown = [_shown(value) for value in row]
+        parts = shown if bare else [f"{name}: {text}" for name, text in zip(task.inputs, shown, strict=True)]
+        sources.append(" ".join([prefix, *parts]).strip())
+    return sources
+
+
+def _shown(value: Any) -> str:
+    if not isinstance(value, list):
+        return str(value)
+    if any(isinstance(part, list) for part in value):
+        return " | ".join(" : ".join(map(str, part)) for part in value)
+    return ", ".join(map(str, value))
+
+
+def _joined(task: Task, tokenizer: TextTokenizer, sources: list[str], texts: list[str], max_length: int) -> Columns:
+    """Return `input_ids` and `labels` of inputs with their targets; raises ConfigError for a tokenizer without an end of text."""
+    end = tokenizer.facts["eos_id"]
+    if end is None:
+        raise ConfigError(f"task '{task.name}': kind completion needs a tokenizer with a piece that ends a text")
+    given = [encoding.ids for encoding in tokenizer.encode(sources, max_length, special=False)]
+    wanted = [e.ids for e in tokenizer.encode([f" {text}" for text in texts], max_length, special=False)]
+    return {
+        "input_ids": [[*before, end, *after, end] for before, after in zip(given, wanted, strict=True)],
+        "labels": [[*[IGNORED] * (len(before) + 1), *after, end] for before, after in zip(given, wanted, strict=True)],
+    }
 
 
 def _seen(task: Task, table: pa.Table) -> Columns:

@@ -9,8 +9,10 @@ import pandas as pd
 import torch
 from torch.nn import functional
 
+from replica.config.heads import GENERATED
 from replica.methods.base import NOT_MODEL_INPUTS
-from replica.tasks.batches import IGNORED, collate
+from replica.tasks.batches import collate, padded
+from replica.tasks.encode import IGNORED
 from replica.tasks.mlm import mlm_forward
 from replica.tasks.scoring import score
 from replica.tasks.span import answers_from_windows, best_spans
@@ -38,7 +40,7 @@ def evaluate(
     The table has one row per example in the split's order (per question for span), with `row` of the data set and, by
     kind: `label`, `prediction` (and `logits`); `labels`, `predictions` (tagging, per word); `id`, `prediction`,
     `answers` (span); `loss` (summed), `masked`, `correct` and the next-sentence columns (mlm); `loss` (summed), `words`
-    (causal: those predicted, all but the first); `generated`, `prediction`, `references` (text2text). Masked words are
+    (causal: those predicted, all but the first); `generated`, `prediction`, `references` (text2text, completion). Masked words are
     those of seed 0 and epoch 0, so that every model is asked the same.
     """
     was_training = model.training
@@ -62,7 +64,7 @@ def evaluate(
     if task.kind == "span":
         windows = predictions.rename(columns={"row": "question"})
         predictions = answers_from_windows(windows, split.examples, bool(split.facts.get("unanswerable")))
-    elif task.kind == "text2text":
+    elif task.kind in GENERATED:
         predictions = _read_texts(task, split, predictions)
     return predictions, score(task, predictions)
 
@@ -133,16 +135,38 @@ def _next_words(model, task, batch, rows, split) -> list[dict[str, Any]]:
 
 
 def _texts(model, task, batch, rows, split) -> list[dict[str, Any]]:
-    """Generate greedily, for as long as the longest target of the split's task."""
-    generated = model.generate(
-        **{key: value for key, value in batch.items() if key not in (*NOT_MODEL_INPUTS, *ANSWERS)},
-        max_new_tokens=split.facts["target_length"] + 1,
-        do_sample=False,
-        num_beams=1,
-    )
+    """Generate as the task says, for as long as the longest target of its splits."""
+    given = {key: value for key, value in batch.items() if key not in (*NOT_MODEL_INPUTS, *ANSWERS)}
+    generated = model.generate(**given, **_generation(task, split))
+    return _answered(rows, generated.cpu().tolist())
+
+
+def _completions(model, task, batch, rows, split) -> list[dict[str, Any]]:
+    """Let a decoder go on after the inputs, which end where all do: they are filled up on the left."""
+    inputs = [row["input_ids"][: int((row["labels"] == IGNORED).sum())] for row in rows]
+    length, facts = max(map(len, inputs)), split.facts["tokenizer"]
+    device = batch["input_ids"].device
+    there = padded([np.ones(len(ids), np.int64) for ids in inputs], length, 0).flip(1).to(device)
+    ids = padded([ids[::-1] for ids in inputs], length, facts["pad_id"]).flip(1).to(device)
+    ends = {"eos_token_id": facts["eos_id"], "pad_token_id": facts["eos_id"]}
+    generated = model.generate(input_ids=ids, attention_mask=there, **ends, **_generation(task, split))
+    said = generated[:, length:].cpu().tolist()
+    return _answered(rows, [ids[: ids.index(facts["eos_id"])] if facts["eos_id"] in ids else ids for ids in said])
+
+
+def _generation(task: Task, split: PreparedSplit) -> dict[str, Any]:
+    """Return what `generate` is told."""
+    asked = task.generation
+    told = {"max_new_tokens": split.facts["target_length"] + 1, "do_sample": False, "num_beams": asked.beams}
+    if asked.beams > 1:
+        told |= {"length_penalty": asked.length_penalty, "early_stopping": True}
+    return {**told, "no_repeat_ngram_size": asked.no_repeat} if asked.no_repeat else told
+
+
+def _answered(rows: list[dict[str, Any]], generated: list[list[int]]) -> list[dict[str, Any]]:
     return [
         {"ids": ids, "label": row["label"], "value": row["value"], "references": list(row["references"])}
-        for row, ids in zip(rows, generated.cpu().tolist(), strict=True)
+        for row, ids in zip(rows, generated, strict=True)
     ]
 
 
@@ -182,5 +206,6 @@ _PREDICTORS = {
     "mlm": _masked,
     "causal": _next_words,
     "text2text": _texts,
+    "completion": _completions,
     "text": _unscored,
 }

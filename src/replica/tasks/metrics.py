@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -191,6 +192,29 @@ def _cider(predictions: pd.DataFrame, task: Task) -> np.ndarray:
     return np.stack([values, np.ones_like(values)], axis=1)
 
 
+def _bleu(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    """Count, as sacrebleu does (13a's words, their case kept): words said, words of the closest reference, and of n-grams of 1 to 4
+    words those that a reference has and all."""
+    from sacrebleu.metrics import BLEU
+
+    given = [list(references) for references in predictions["references"]]
+    streams = list(zip_longest(*given))
+    said = [str(text) for text in predictions["prediction"]]
+    return np.array(BLEU(force=True)._extract_corpus_statistics(said, streams), dtype=float)
+
+
+def _bleu_value(sums: np.ndarray) -> np.ndarray:
+    """BLEU = min(1, exp(1 - r / c)) (p_1 p_2 p_3 p_4)^(1/4) of a corpus of c words (Papineni et al. 2002), r of the references.
+
+    As sacrebleu has it by default, the k-th n of which no n-gram is right counts as 1 / 2^k right ones.
+    """
+    from sacrebleu.metrics import BLEU
+
+    counts = np.rint(sums).astype(int).reshape(-1, 10).tolist()
+    found = [BLEU.compute_bleu(row[2:6], row[6:], row[0], row[1], "exp").score for row in counts]
+    return np.array(found).reshape(sums.shape[:-1])
+
+
 def _columns(above: str, below: str) -> Callable[[pd.DataFrame, Task], np.ndarray]:
     return lambda predictions, task: predictions[[above, below]].to_numpy(float)
 
@@ -217,6 +241,7 @@ METRICS: dict[str, MetricEntry] = {
     "vqa_accuracy": MetricEntry("percent", "higher", _answers(vqa_accuracy), _PERCENT_RATIO),
     "phrase_recall": MetricEntry("percent", "higher", _answers(phrase_recall), _PERCENT_RATIO),
     "cider": MetricEntry("percent", "higher", _cider, _PERCENT_RATIO),
+    "bleu": MetricEntry("percent", "higher", _bleu, _bleu_value),
     "mlm_accuracy": MetricEntry("percent", "higher", _columns("correct", "masked"), _PERCENT_RATIO),
     "next_sentence_accuracy": MetricEntry("percent", "higher", _share(_next_sentence), _PERCENT_RATIO),
     "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio),

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replica.config.heads import GENERATED
 from replica.errors import ConfigError
 from replica.files import atomic_folder, read_json, sha256_file, write_json
-from replica.tasks.encode import Columns, encode_images, encode_tagging, encode_text2text, encode_texts
+from replica.tasks.encode import IGNORED, Columns, encode_images, encode_tagging, encode_text2text, encode_texts
 from replica.tasks.pairs import encode_blocks, encode_pairs
 from replica.tasks.prepared import EXAMPLES, FACTS
 from replica.tasks.span import encode_spans
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 #: but image `input_ids`, for pairs `token_type_ids`; classification, regression, image `label`; tagging `labels`
 #: (-100 where no word starts); span `start`, `end`, `offset_start`, `offset_end`, with questions in
 #: `{split}.examples.parquet`; mlm with pairs `next_sentence_label`; text2text `labels` (target ids), `label` (class
-#: or -1), `value` (number or NaN), `references`, and with `images` either `pixels` or `features` with their `shape`; image `pixels`
-#: (channels, height, width).
+#: or -1), `value` (number or NaN), `references`, and with `images` either `pixels` or `features` with their `shape`; completion the
+#: same, with `labels` as long as `input_ids`; image `pixels` (channels, height, width).
 TYPES = {
     "example_id": pa.int64(),
     "row": pa.int64(),
@@ -60,7 +61,7 @@ def prepare(
     """Write a task's prepared splits and return their facts.
 
     The out folder gets `train.parquet`, `select.parquet` and, if the task has one, `report.parquet` (columns: `TYPES`);
-    `facts.json` with kind, labels, max_length, rows and what batches need of the tokenizer; for text2text the
+    `facts.json` with kind, labels, max_length, rows and what batches need of the tokenizer; where texts are generated the
     tokenizer; and `manifest.json` with every file's sha256. It takes the folder's place in one step. `max_length`
     cuts the task's own.
 
@@ -99,7 +100,7 @@ def prepare(
                 facts[key] = max(known, value) if isinstance(value, (bool, int)) else known
                 if not isinstance(value, (bool, int)) and known != value:
                     raise ConfigError(f"task '{task.name}': {key} of split {split} is {value}, of the others {known}")
-        if task.kind == "text2text":
+        if task.kind in GENERATED:
             tokenizer.backend.save(str(folder / "tokenizer.json"))
         write_json(folder / FACTS, facts)
         write_json(folder / MANIFEST, {path.name: sha256_file(path) for path in sorted(folder.iterdir())})
@@ -118,9 +119,10 @@ def _encode(
     if task.kind == "span":
         columns, rows, examples = encode_spans(task, table, tokenizer, length)
         return columns, rows, examples, {"unanswerable": bool((examples["answers"].map(len) == 0).any())}
-    if task.kind == "text2text":
+    if task.kind in GENERATED:
         columns, rows = encode_text2text(task, table, tokenizer, length, split == "train")
-        return columns, rows, None, {"target_length": max(map(len, columns["labels"]))}
+        targets = (sum(number != IGNORED for number in labels) for labels in columns["labels"])
+        return columns, rows, None, {"target_length": max(targets)}
     if task.kind == "image":
         processor = Path(asset) / "preprocessor_config.json"
         facts = image_processing(read_json(processor) if processor.is_file() else {})

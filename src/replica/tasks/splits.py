@@ -78,10 +78,29 @@ def _apart(task: Task, table: pa.Table) -> np.ndarray:
 
 
 def column(table: pa.Table, name: str, where: str) -> list[Any]:
-    """Return a column's values; raises ConfigError with the nearest known column."""
-    if name not in table.column_names:
+    """Return a column's values; of `a.b` those of field b in column a, where that holds one or a list of such, of `a.0` its first.
+
+    Raises ConfigError with the nearest known column or field.
+    """
+    first, *fields = [name] if name in table.column_names else name.split(".")
+    if first not in table.column_names:
         raise ConfigError(f"{where}: no column '{name}'{nearest(name, table.column_names)}")
-    return table.column(name).to_pylist()
+    values = table.column(first).to_pylist()
+    for field in fields:
+        values = [_field(value, field, where) for value in values]
+    return values
+
+
+def _field(value: Any, name: str, where: str) -> Any:
+    if isinstance(value, list):
+        if not name.isdigit():
+            return [_field(part, name, where) for part in value]
+        if int(name) < len(value):
+            return value[int(name)]
+    if not isinstance(value, dict) or name not in value:
+        known = value if isinstance(value, dict) else []
+        raise ConfigError(f"{where}: no field '{name}' in {value!r:.80}{nearest(name, known)}")
+    return value[name]
 
 
 def _read(folder: Path, name: str) -> pa.Table:

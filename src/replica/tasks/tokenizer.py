@@ -10,13 +10,13 @@ import tokenizers
 from replica.errors import AssetError
 from replica.files import read_json
 
-#: Role: the spellings that tokenizers of BERT's, RoBERTa's and T5's families use.
+#: Role: the spellings that tokenizers of BERT's, RoBERTa's, T5's and GPT's families use.
 _ROLES = {
     "pad": ("[PAD]", "<pad>"),
     "mask": ("[MASK]", "<mask>"),
     "cls": ("[CLS]", "<s>"),
     "sep": ("[SEP]", "</s>"),
-    "eos": ("</s>", "[SEP]"),
+    "eos": ("</s>", "[SEP]", "<|endoftext|>"),
     "unk": ("[UNK]", "<unk>"),
 }
 

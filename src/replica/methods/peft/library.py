@@ -12,17 +12,21 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.layers import fill
 from replica.methods.peft.places import QUERY_VALUE, upper_layers
-from replica.models import body, encoder_layers
+from replica.models import body, encoder_layers, fused
 
 
 class LoRA(Method):
-    """W + alpha / r * B A on chosen linear layers, with peft's layers while training; merged into W by `finalize`."""
+    """W + alpha / r * B A on chosen linear layers, with peft's layers while training; merged into W by `finalize`.
+
+    GPT-2's fused projection is `query`, `key` and `value` while training, so that each has a pair of its own, and fused again at the end.
+    """
 
     def prepare(self, model: Any, context: Context) -> None:
         """Put peft's LoRA layers in place, drawn by the run's seed, and freeze the rest."""
         from peft import LoraConfig, inject_adapter_in_model
 
         config = self.config
+        fused.separate(model)
         named = list(self._targets(model))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(context.seed)
@@ -48,12 +52,16 @@ class LoRA(Method):
             setattr(model.get_submodule(parent), child, module.get_base_layer())
         for attribute in ("peft_config", "peft_type"):
             model.__dict__.pop(attribute, None)
+        fused.fuse(model)
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
         """Count r (inputs + outputs) for each chosen layer, and what is trained besides."""
+        was_fused = fused.separate(model)
         layers = self._targets(model).values()
         own = sum(self.config.rank * (layer.in_features + layer.out_features) for layer in layers)
+        if was_fused:
+            fused.fuse(model)
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
 
     def _targets(self, model: Any) -> dict[str, Any]:
@@ -61,7 +69,7 @@ class LoRA(Method):
         from peft.tuners.lora import LoraLayer
 
         kind = body(model).config.model_type
-        ends = tuple(self.config.targets) or QUERY_VALUE.get(kind, ())
+        ends = tuple(self.config.targets) or QUERY_VALUE.get(kind) or fused.QUERY_VALUE.get(kind, ())
         linear = {
             name: module.get_base_layer() if isinstance(module, LoraLayer) else module
             for name, module in model.named_modules()

@@ -9,6 +9,7 @@ import torch
 import torch.nn.attention
 from torch import nn
 
+from replica.config.heads import DECODERS
 from replica.errors import ConfigError
 from replica.methods.base import NOT_MODEL_INPUTS, Context, Method
 from replica.methods.privacy.accounting import ACCOUNTANTS, find_noise, spent
@@ -265,7 +266,7 @@ def _without_a_look(rows: dict[str, torch.Tensor], context: Context) -> dict[str
     if mask is None or mask.dim() != 2:
         return rows
     rest = {key: value for key, value in rows.items() if key != "attention_mask"}
-    if context.head == "causal":
+    if context.head in DECODERS:
         if bool((mask[:, 1:] > mask[:, :-1]).any()):
             raise ConfigError("method 'private-gradients': a decoder's sentences must be padded on the right")
         return rest
