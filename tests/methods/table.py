@@ -134,4 +134,26 @@ ROWS: list[Row] = [
     Row("ladder-side-tuning", {"reduction": 2, "start": "magnitude", "within_heads": True}),
     Row("ladder-side-tuning", {"reduction": 4, "layers": [1], "start": "random"}, head="mlm"),
     Row("ladder-side-tuning", {"reduction": 2, "layers": [1]}, head="text2text", architecture="t5", learning_rate=3e-2),
+    Row("ladder-side-tuning", {"reduction": 2}, head="text2text", architecture="bart", learning_rate=3e-2),
+    Row(
+        "ladder-side-tuning",
+        {"reduction": 2, "also": ["*.visual.*"]},
+        head="text2text",
+        architecture="clip-bart",
+        learning_rate=3e-2,
+    ),
+    Row(
+        "ladder-side-tuning",
+        {"reduction": 2, "also": ["*.visual.*"]},
+        head="text2text",
+        architecture="clip-t5",
+        learning_rate=3e-2,
+    ),
+    Row(
+        "adapter",
+        {"reduction": 4, "cross_attention": True},
+        head="text2text",
+        architecture="clip-t5",
+        learning_rate=3e-2,
+    ),
 ]

@@ -56,6 +56,16 @@ SIZES = {
         "intermediate_size": 32,
     },
 }
+SIZES["bart"] = {
+    **{f"{side}_{key}": 2 for side in ("encoder", "decoder") for key in ("layers", "attention_heads")},
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "d_model": 16,
+    "vocab_size": 64,
+    "max_position_embeddings": 32,
+}
+for _kind in ("bart", "t5"):
+    SIZES[f"clip-{_kind}"] = {**SIZES[_kind], "vision": [4, 8], "image_size": 8, "feature_size": 8, "regions": 4}
 IDS = [f"{row.method}-{row.head}-{row.architecture}-{index}" for index, row in enumerate(ROWS)]
 
 
@@ -86,6 +96,9 @@ def _batch(row: Row) -> dict[str, torch.Tensor]:
             batch["next_sentence_label"] = (ids[:, 0] < 32).long()
     elif row.head == "text2text":
         batch["labels"] = ids[:, :3].contiguous()
+        if row.architecture.startswith("clip-"):
+            batch["pixel_values"] = torch.randn(8, 2, 3, 8, 8, generator=generator)
+            batch["image_mask"] = torch.tensor([[1, 0], [1, 1]] * 4)
     elif row.head == "completion":
         batch["labels"] = torch.where(batch["attention_mask"].bool(), ids, -100)
         batch["labels"][:, :4] = -100

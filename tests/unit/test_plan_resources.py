@@ -52,6 +52,8 @@ def _asked(folder, gpus: int, **options):
         ("minilm-6x384", "classification", 32, 128),
         ("t5-base", "text2text", 20, 128),
         ("t5-small", "text2text", 16, 64),
+        ("clip-t5-base", "text2text", 20, 40),
+        ("clip-bart-base", "text2text", 20, 40),
         ("vit-base-16", "image", 8, 0),
     ],
 )
@@ -60,6 +62,8 @@ def test_closed_form_agrees_with_the_memory_meter(root, model, head, batch, leng
     from replica.models import build
 
     entry = load_project(root).model(model)
+    if "images" in entry.config:  # the meter's batch has one a row
+        entry = entry.model_copy(update={"config": {**entry.config, "images": 1}})
     built = build(entry, head=head, labels=2, device="meta", attention="eager")
     measured = measure_memory(built, batch, length or 8, decoder_length=length or None)
     ours = training_bytes(shape_of(entry), batch, length)

@@ -29,3 +29,15 @@ def test_adapters_of_four_tasks_are_trained_and_scored_from_nothing(tmp_path):
     # Training reads the data of every task: what is gone is made again, and the run after it.
     shutil.rmtree(folder / "assets" / "prepared" / run.trained_data[1])
     assert run.id in snakemake(folder, "--config", "scale=smoke", "--dry-run", "--", target).stdout
+
+
+def test_a_ladder_beside_clip_t5_is_trained_on_images_and_answers(tmp_path):
+    folder = make_checkout(tmp_path, ["lst"], sections=["paper"])
+    plan = build_plan(load_project(folder), "smoke")
+    run = plan.run(plan.named["lst"]["paper"]["vl-lst"])
+    target = f"results/smoke/runs/{run.id}/seed0/metrics.json"
+    snakemake(folder, "--config", "scale=smoke", "--", target)
+    assert set(json.loads((folder / target).read_text())["tasks"]) == set(run.tasks) == set(run.evaluate)
+    about = json.loads((folder / target).with_name("manifest.json").read_text())
+    expected = about["expected"]["ladder-side-tuning"]["trainable_parameters"]
+    assert about["counts"]["trainable_parameters"] == expected

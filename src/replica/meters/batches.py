@@ -21,8 +21,8 @@ def make_batch(
     """Return a batch that the model accepts, with labels.
 
     Inputs are `input_ids` and `attention_mask` (batch, length); `pixel_values` (batch, channels, side, side), without a length; or
-    `input_values` (batch, samples), with as many samples as give `length` frames of 20 ms. CLIP-BART gets the features and boxes of
-    its regions besides the words.
+    `input_values` (batch, samples), with as many samples as give `length` frames of 20 ms. CLIP-BART and CLIP-T5 get the features and
+    boxes of their regions besides the words.
     Token ids are 1 and the mask is all ones. `decoder_length` is the length of an encoder-decoder model's labels (without labels:
     of its `decoder_input_ids`). The head's labels follow from the class of the model; a model without a head gets none.
     Raises ConfigError for a length beyond the model's position embeddings.
@@ -41,7 +41,7 @@ def make_batch(
         inputs["attention_mask"] = torch.ones_like(ids)
     if getattr(config, "type_vocab_size", 0) and config.model_type == "bert":
         inputs["token_type_ids"] = torch.zeros_like(ids)
-    if config.model_type == "clip-bart":
+    if hasattr(config, "regions"):
         shape = (batch, config.regions)
         inputs["features"] = torch.zeros(*shape, config.feature_size, device=device, dtype=first.dtype)
         inputs["boxes"] = torch.zeros(*shape, 4, device=device, dtype=first.dtype)

@@ -250,7 +250,7 @@ def _decoder_cache(model: nn.Module) -> Iterator[None]:
     def with_output(_model: nn.Module, _inputs: tuple, output: object) -> None:
         weakref.finalize(output, kept.clear)
 
-    if getattr(model.config, "model_type", "") in {"t5", "mt5"}:
+    if getattr(model.config, "model_type", "") in {"t5", "mt5", "clip-t5"}:
         handles.append(model.register_forward_hook(with_output))
         for name, module in model.named_modules():
             steps = name.split(".")

@@ -83,7 +83,8 @@ def config_class(architecture: str) -> type[PretrainedConfig]:
     import replica.models.residual
     import replica.models.state_space
     import replica.models.vision
-    import replica.models.vision_language  # noqa: F401
+    import replica.models.vision_language
+    import replica.models.vision_language_t5  # noqa: F401
 
     if architecture not in CONFIG_MAPPING:
         raise ConfigError(f"unknown architecture '{architecture}'{nearest(architecture, CONFIG_MAPPING)}")

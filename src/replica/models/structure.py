@@ -17,6 +17,7 @@ LAYERS = {
     "vit": ("layers",),
     "t5": ("encoder.block", "decoder.block"),
     "mt5": ("encoder.block", "decoder.block"),
+    "clip-t5": ("encoder.block", "decoder.block"),
     "gpt2": ("h",),
     "llama": ("layers",),
     "opt": ("decoder.layers",),

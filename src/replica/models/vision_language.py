@@ -1,7 +1,12 @@
-"""CLIP-BART: BART whose encoder also reads the features of an image, as VL-Adapter (Sung et al. 2022) and VL-BART use it."""
+"""CLIP-BART: BART whose encoder also reads the features of an image, as VL-Adapter (Sung et al. 2022) and VL-BART use it.
+
+What it shares with CLIP-T5 (`vision_language_t5`) stands here: the embedding of regions, their mask, and how images reach encoder and
+decoder.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,13 +72,14 @@ def grid_boxes(regions: int, like: torch.Tensor) -> torch.Tensor:
 class VisualEmbedding(nn.Module):
     """Regions of an image as vectors of the encoder: feature, box, image and place in the order, summed.
 
-    Feature and box go each through a linear layer and a layer norm; the place is a word embedding, which is not its own.
+    Feature and box go each through a linear layer and a norm, which `norm` makes for a width; the place is a word embedding, which is
+    not its own.
     """
 
-    def __init__(self, config: ClipBartConfig):
+    def __init__(self, config: Any, norm: Callable[[int], nn.Module] = nn.LayerNorm):
         super().__init__()
-        self.feature = nn.Sequential(nn.Linear(config.feature_size, config.d_model), nn.LayerNorm(config.d_model))
-        self.box = nn.Sequential(nn.Linear(BOX + 1, config.d_model), nn.LayerNorm(config.d_model))
+        self.feature = nn.Sequential(nn.Linear(config.feature_size, config.d_model), norm(config.d_model))
+        self.box = nn.Sequential(nn.Linear(BOX + 1, config.d_model), norm(config.d_model))
         self.image = nn.Embedding(config.images, config.d_model)
 
     def forward(
@@ -106,7 +112,7 @@ class VisualEmbedding(nn.Module):
 
 
 def region_mask(
-    config: ClipBartConfig,
+    config: Any,
     features: torch.Tensor | None,
     pixel_values: torch.Tensor | None,
     image_mask: torch.Tensor | None,
@@ -119,6 +125,55 @@ def region_mask(
     given = pixel_values if features is None else features
     seen = torch.ones(given.shape[:2], dtype=torch.long, device=given.device) if image_mask is None else image_mask
     return seen.repeat_interleave(config.regions if features is None else features.shape[2], 1)
+
+
+class Looking:
+    """Of a model with an `encoder` of words and regions: it runs that encoder, and its decoder looks at both."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        boxes: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        encoder_outputs: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run encoder and decoder; `attention_mask` (batch, words) is that of the words, every region of an image is seen."""
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                features=features,
+                boxes=boxes,
+                images=images,
+                pixel_values=pixel_values,
+                image_mask=image_mask,
+            )
+        seen = region_mask(self.config, features, pixel_values, image_mask)
+        if seen is not None:
+            if attention_mask is None:
+                given = input_ids if inputs_embeds is None else inputs_embeds
+                words = encoder_outputs[0].shape[1] - seen.shape[1] if given is None else given.shape[1]
+                attention_mask = seen.new_ones(seen.shape[0], words)
+            attention_mask = torch.cat([attention_mask, seen.to(attention_mask.dtype)], 1)
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs
+        )
+
+
+class Answering:
+    """Of a model that generates: images are inputs of every step."""
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a step's inputs, images in every step and not in the first alone: the mask over the encoder's states counts regions."""
+        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
+        return {**inputs, **{name: kwargs[name] for name in SEEN if kwargs.get(name) is not None}}
 
 
 class JointEncoder(BartEncoder):
@@ -165,8 +220,8 @@ class JointEncoder(BartEncoder):
         return BaseModelOutput(last_hidden_state=states)
 
 
-class ClipBartModel(BartModel):
-    """BART with a joint encoder; its decoder looks at words and regions."""
+class ClipBartModel(Looking, BartModel):
+    """BART with a joint encoder."""
 
     config_class = ClipBartConfig
 
@@ -175,44 +230,8 @@ class ClipBartModel(BartModel):
         self.encoder = JointEncoder(config)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        features: torch.Tensor | None = None,
-        boxes: torch.Tensor | None = None,
-        images: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_mask: torch.Tensor | None = None,
-        encoder_outputs: Any = None,
-        inputs_embeds: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Run encoder and decoder; `attention_mask` (batch, words) is that of the words, every region of an image is seen."""
-        if encoder_outputs is None:
-            encoder_outputs = self.encoder(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                inputs_embeds=inputs_embeds,
-                features=features,
-                boxes=boxes,
-                images=images,
-                pixel_values=pixel_values,
-                image_mask=image_mask,
-            )
-        seen = region_mask(self.config, features, pixel_values, image_mask)
-        if seen is not None:
-            if attention_mask is None:
-                given = input_ids if inputs_embeds is None else inputs_embeds
-                words = encoder_outputs[0].shape[1] - seen.shape[1] if given is None else given.shape[1]
-                attention_mask = seen.new_ones(seen.shape[0], words)
-            attention_mask = torch.cat([attention_mask, seen.to(attention_mask.dtype)], 1)
-        return super().forward(
-            input_ids=input_ids, attention_mask=attention_mask, encoder_outputs=encoder_outputs, **kwargs
-        )
 
-
-class ClipBartForConditionalGeneration(BartForConditionalGeneration):
+class ClipBartForConditionalGeneration(Answering, BartForConditionalGeneration):
     """CLIP-BART with BART's output layer: answers and captions are generated."""
 
     config_class = ClipBartConfig
@@ -238,11 +257,6 @@ class ClipBartForConditionalGeneration(BartForConditionalGeneration):
         seen = {"features": features, "boxes": boxes, "images": images, "pixel_values": pixel_values}
         seen = {name: value for name, value in {**seen, "image_mask": image_mask}.items() if value is not None}
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **seen, **kwargs)
-
-    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return a step's inputs, images in every step and not in the first alone: the mask over the encoder's states counts regions."""
-        inputs = super().prepare_inputs_for_generation(*args, **kwargs)
-        return {**inputs, **{name: kwargs[name] for name in SEEN if kwargs.get(name) is not None}}
 
 
 AutoConfig.register(ClipBartConfig.model_type, ClipBartConfig)

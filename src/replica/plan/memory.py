@@ -27,7 +27,10 @@ WITHOUT_DROPOUT = ("vit", "clip_vision_model", "llama")
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a transformer that decide its memory; `decoder` and `inner_attention` are 0 and `hidden` for an encoder."""
+    """Sizes of a transformer that decide its memory; `decoder` and `inner_attention` are 0 and `hidden` for an encoder.
+
+    `regions` are those of the most images that an encoder reads after its words.
+    """
 
     layers: int
     decoder: int
@@ -37,6 +40,7 @@ class Shape:
     inner_attention: int
     vocabulary: int
     image_tokens: int
+    regions: int
     normed: bool
     dropout: bool
 
@@ -63,7 +67,7 @@ def shape_of(entry: ModelEntry) -> Shape:
     hidden = first("hidden_size", "d_model", "dim", "n_embd")
     layers = first("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "n_layer")
     heads = first("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "n_head", default=1)
-    two_sided = entry.architecture in ("t5", "mt5", "bart", "clip-bart")
+    two_sided = entry.architecture in ("t5", "mt5", "bart", "clip-bart", "clip-t5")
     patch, image = first("patch_size"), first("image_size")
     return Shape(
         layers=layers,
@@ -74,7 +78,8 @@ def shape_of(entry: ModelEntry) -> Shape:
         inner_attention=first("d_kv") * heads or hidden,
         vocabulary=first("vocab_size"),
         image_tokens=(image // patch) ** 2 + 1 if patch else 0,
-        normed=entry.architecture in ("t5", "mt5"),
+        regions=first("regions") * first("images", default=1),
+        normed=entry.architecture in ("t5", "mt5", "clip-t5"),
         dropout=entry.architecture not in WITHOUT_DROPOUT,
     )
 
@@ -87,19 +92,26 @@ def saved_activations(shape: Shape, batch: float, length: float, *, masked_share
     head the attention before and after dropout with its mask. `masked_share` is the share of tokens at which a masked-language head
     is computed (None: there is none); an encoder-decoder's head is computed at every token of the decoder.
     """
-    length = shape.image_tokens or length
-    tokens, pairs = batch * length, shape.heads * batch * length * length
+    said = batch * (shape.image_tokens or length)
+    read = said + batch * shape.regions
     hidden, attention, inner = shape.hidden, shape.inner_attention, shape.inner
     norm = 3 if shape.normed else 2  # a root-mean-square norm of separate operations keeps what it scales, too
     mask, maps = (MASK, 2 * FLOAT + MASK) if shape.dropout else (0, FLOAT)
-    mixing = FLOAT * tokens * (norm * hidden + 4 * attention) + mask * tokens * hidden + maps * pairs
-    feeding = FLOAT * tokens * (norm * hidden + 2 * inner) + mask * tokens * (hidden + inner * shape.normed)
-    total = shape.layers * (mixing + feeding) + shape.decoder * (2 * mixing + feeding)
-    total += tokens * hidden * (2 * FLOAT + MASK) * (2 if shape.decoder else 1)
+
+    def mixing(queries: float, keys: float) -> float:
+        kept = FLOAT * (queries * (norm * hidden + 2 * attention) + keys * 2 * attention) + mask * queries * hidden
+        return kept + maps * shape.heads * queries * keys / batch
+
+    def feeding(tokens: float) -> float:
+        return FLOAT * tokens * (norm * hidden + 2 * inner) + mask * tokens * (hidden + inner * shape.normed)
+
+    total = shape.layers * (mixing(read, read) + feeding(read))
+    total += shape.decoder * (mixing(said, said) + mixing(said, read) + feeding(said))
+    total += (read + (said if shape.decoder else 0)) * hidden * (2 * FLOAT + MASK)
     if shape.decoder:
-        total += 3 * FLOAT * tokens * shape.vocabulary  # logits, their logarithm of softmax and its gradient
+        total += 3 * FLOAT * said * shape.vocabulary  # logits, their logarithm of softmax and its gradient
     elif masked_share:
-        total += masked_share * tokens * FLOAT * (3 * shape.vocabulary + 4 * hidden)
+        total += masked_share * said * FLOAT * (3 * shape.vocabulary + 4 * hidden)
     return total
 
 
@@ -121,7 +133,8 @@ def training_bytes(
     their gradients once more, for the exchange.
     """
     weights = shape.blocks + shape.embeddings
-    tokens, pairs = batch * (shape.image_tokens or length), shape.heads * batch * (shape.image_tokens or length) ** 2
+    read = (shape.image_tokens or length) + shape.regions
+    tokens, pairs = batch * read, shape.heads * batch * read**2
     flight = FLOAT * max(tokens * shape.inner, 2 * pairs)
     acting = saved_activations(shape, batch, length, masked_share=masked_share) + flight
     updating = 2 * FLOAT * weights
@@ -137,7 +150,7 @@ def training_bytes(
 
 def inference_bytes(shape: Shape, batch: float, length: float) -> float:
     """Return the peak bytes of a model that scores a batch: weights, and what two layers hold at a time."""
-    length = shape.image_tokens or length
+    length = (shape.image_tokens or length) + shape.regions
     tokens, pairs = batch * length, shape.heads * batch * length * length
     live = tokens * (6 * shape.hidden + 2 * shape.inner) + 2 * pairs
     logits = tokens * shape.vocabulary if shape.decoder else 0

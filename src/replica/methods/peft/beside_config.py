@@ -22,7 +22,8 @@ class LadderSideTuningConfig(MethodConfig):
     """Ladder side-tuning (Sung et al. 2022): a narrow transformer beside the frozen backbone reads its layers and is trained.
 
     u_i = mu_i h_i + (1 - mu_i) Down_i(b_i), h_{i+1} = Block_i(u_i), with b_i the output of layer i of the backbone,
-    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h.
+    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h. Of a model that sees images the
+    backbone reads the words alone: regions are in h_0, and Down_i(b_i) is zero there.
     """
 
     reduction: int = Field(
@@ -54,6 +55,9 @@ class LadderSideTuningConfig(MethodConfig):
     )
     head: bool = Field(True, description="train the new head of an encoder as well")
     pooler: bool = Field(False, description="train the dense layer that BERT puts before a classifier")
+    also: list[str] = Field(
+        [], description="globs over names of parameters that are trained as well, before the first layer of a stack"
+    )
 
 
 @method("deft", version=1, implementation=f"{_PACKAGE}.activation_density:DEFT", changes={"loss"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,15 +31,42 @@ class Recorder:
         """Forget everything of the last forward pass."""
         self.first: torch.Tensor | None = None
         self.memory: torch.Tensor | None = None
-        self.args: tuple = ()
-        self.kwargs: dict[str, Any] = {}
+        self.memory_mask: torch.Tensor | None = None
+        self.words: int | None = None
+        self.given: dict[str, Any] = {}
         self.taps: dict[int, torch.Tensor] = {}
 
-    def start(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Keep what the first layer is called with."""
-        given = dict(kwargs)
-        self.first = (args[0] if args else given.pop("hidden_states")).detach()
-        self.args, self.kwargs, self.taps = args[1:], given, {}
+    def read(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Note how many words a stack that sees images is called with."""
+        named = _named(stack, args, kwargs)
+        given = named.get("input_ids")
+        self.words = (named["inputs_embeds"] if given is None else given).shape[1]
+
+    def start(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Keep what the first layer is called with, and give it to the layer as `cut` says, without a graph."""
+        given = _named(layer, args, kwargs)
+        self.first, self.given, self.taps = given.pop("hidden_states"), given, {}
+        return self.cut(layer, (self.first.detach(),), given)
+
+    def cut(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Return a layer's call on the words alone: regions of images after them are the side network's."""
+        given, words = _named(layer, args, kwargs), self.words
+        hidden = given.pop("hidden_states")
+        if words is not None:
+            hidden = hidden[:, :words]
+            square = {name: given[name] for name in ("attention_mask", "position_bias") if given.get(name) is not None}
+            given |= {name: value[..., :words, :words] for name, value in square.items()}
+        return (hidden,), given
+
+
+def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name."""
+    return {**dict(zip(_parameters(type(module)), args, strict=False)), **kwargs}
+
+
+@cache
+def _parameters(kind: type[nn.Module]) -> list[str]:
+    return list(inspect.signature(kind.forward).parameters)[1:]
 
 
 class Tap:
@@ -54,8 +83,8 @@ class Tap:
 class Climb:
     """A forward hook of a stack that runs its side network on what was recorded, and lets that take the output's place.
 
-    T5's encoder gives the backbone's states (batch, length, d), which its decoder attends to; the side network's (batch, length,
-    d / r), for the side decoder, travel with them as an attribute of that tensor, so that neither is copied.
+    An encoder before a decoder gives the backbone's states (batch, words, d), which the decoder attends to; the side network's (batch,
+    length, d / r), for the side decoder, travel with them as an attribute of that tensor, so that neither is copied.
     """
 
     def __init__(self, recorder: Recorder):
@@ -64,7 +93,7 @@ class Climb:
     def __call__(self, stack: nn.Module, args: tuple, output: Any) -> Any:
         """Return the output with the side network's states."""
         seen, side = self.recorder, getattr(stack, LADDER)
-        states = side(seen.first, seen.taps, seen.args, seen.kwargs, seen.memory)
+        states = side(seen.first, seen.taps, seen.given, seen.memory, seen.memory_mask)
         seen.clear()
         if side.up is None:
             setattr(output.last_hidden_state, LADDER, states)
@@ -76,28 +105,34 @@ class Climb:
 
 
 class Descend:
-    """A hook before T5's decoder that hands the side encoder's states to the side decoder."""
+    """A hook before the decoder of T5 or BART that hands the side encoder's states to the side decoder."""
 
     def __init__(self, recorder: Recorder):
         self.recorder = recorder
 
-    def __call__(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        """Keep the states; raises ConfigError where they were lost (beams reorder the encoder's), or a cache is asked for."""
+    def __call__(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Keep states and mask, and let the backbone see the words alone.
+
+        Raises ConfigError where the states were lost (beams reorder the encoder's), or a cache is asked for.
+        """
         if kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
             raise ConfigError("method 'ladder-side-tuning' keeps no cache: generate with use_cache=False")
-        self.recorder.memory = getattr(kwargs["encoder_hidden_states"], LADDER, None)
+        states, mask = kwargs["encoder_hidden_states"], kwargs.get("encoder_attention_mask")
+        self.recorder.memory, self.recorder.memory_mask = getattr(states, LADDER, None), mask
         if self.recorder.memory is None:
             raise ConfigError(
                 "method 'ladder-side-tuning': the encoder's states carry no side states; give them to the decoder as the encoder "
                 "returned them, and generate with num_beams=1"
             )
+        return args, kwargs if mask is None else {**kwargs, "encoder_attention_mask": mask[:, : states.shape[1]]}
 
 
 class LadderSideTuning(Method):
-    """Side networks beside the stacks of T5, of BERT's kind and of decoders; see the configuration for the equations.
+    """Side networks beside the stacks of T5 and BART, of BERT's kind and of decoders; see the configuration for the equations.
 
     The backbone is frozen and what is read of it is detached, so that it runs without a graph and saves nothing for backward
-    but the outputs of its kept layers, which the down-projections' gradients need. Generation keeps no cache of keys and values.
+    but the outputs of its kept layers, which the down-projections' gradients need. What `also` trains before the first layer gets its
+    gradient through Down_0. Generation keeps no cache of keys and values.
     """
 
     def prepare(self, model: Any, context: Context) -> None:
@@ -139,6 +174,10 @@ class LadderSideTuning(Method):
             if memory and last:
                 stack.register_forward_pre_hook(Descend(recorder), with_kwargs=True)
             layers[0].register_forward_pre_hook(recorder.start, with_kwargs=True)
+            if hasattr(stack, "visual"):
+                stack.register_forward_pre_hook(recorder.read, with_kwargs=True)
+                for layer in layers[1:]:
+                    layer.register_forward_pre_hook(recorder.cut, with_kwargs=True)
             for index in kept:
                 layers[index].register_forward_hook(Tap(recorder, index))
             stack.register_forward_hook(Climb(recorder))
@@ -162,13 +201,13 @@ class LadderSideTuning(Method):
     def expected(self, model: Any) -> dict[str, float]:
         """Count by the formulas: blocks of width d / r, projections d x d / r with a bias, norms, gates, and what is trained besides."""
         config, r = body(model).config, self.config.reduction
-        kind, d = config.model_type, config.hidden_size
+        kind, d, biased = config.model_type, config.hidden_size, shape_of(model).biased
         s = d // r
         total = s * d + d  # the up-projection
         for number, (_, layers) in enumerate(stacks_of(model)):
             rungs = len(self.kept(len(layers)))
             total += (rungs + 1) * (d * s + s) + len(layers) + rungs * _block(config, kind, s, r, decoder=number == 1)
-            if kind in ("t5", "mt5"):
+            if biased:
                 total += config.relative_attention_num_buckets * config.num_heads + s
             elif kind == "opt" and config.do_layer_norm_before:
                 total += 2 * s
@@ -179,7 +218,7 @@ class LadderSideTuning(Method):
 
 def _block(config: Any, kind: str, s: int, r: int, decoder: bool) -> int:
     """Return the parameters of one side block of width s."""
-    if kind in ("t5", "mt5"):
+    if kind in ("t5", "mt5", "clip-t5"):
         inner, wide = config.num_heads * (config.d_kv // r), config.d_ff // r
         attentions = 2 if decoder else 1
         matrices = 3 if config.is_gated_act else 2
@@ -188,5 +227,8 @@ def _block(config: Any, kind: str, s: int, r: int, decoder: bool) -> int:
         head = config.head_dim // r
         kept = config.num_attention_heads + config.num_key_value_heads
         return 2 * s * kept * head + 3 * s * (config.intermediate_size // r) + 2 * s
-    wide = (config.ffn_dim if kind == "opt" else config.intermediate_size) // r
-    return 4 * (s * s + s) + 2 * s * wide + wide + s + 4 * s
+    if kind in ("bart", "clip-bart"):
+        attentions, wide = (2, config.decoder_ffn_dim) if decoder else (1, config.encoder_ffn_dim)
+    else:
+        attentions, wide = 1, config.ffn_dim if kind == "opt" else config.intermediate_size
+    return attentions * (4 * (s * s + s) + 2 * s) + (2 * s + 1) * (wide // r) + s + 2 * s

@@ -202,7 +202,7 @@ def _reader(model: Any) -> nn.Module:
     """Return the module that reads the prompt: the encoder of T5 or BART, the body of an encoder of BERT's kind."""
     inner = body(model)
     kind = inner.config.model_type
-    if kind in ("t5", "mt5", "bart", "clip-bart"):
+    if kind in ("t5", "mt5", "bart", "clip-bart", "clip-t5"):
         return inner.encoder
     if kind not in ("bert", "roberta", "xlm-roberta"):
         raise ConfigError(

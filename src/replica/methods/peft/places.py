@@ -24,6 +24,7 @@ OUTPUTS = {
     "clip_vision_model": ("self_attn.out_proj", "mlp.fc2"),
     "bart": ("self_attn.out_proj", "fc2"),
     "clip-bart": ("self_attn.out_proj", "fc2"),
+    "clip-t5": ("layer.0.SelfAttention.o", "layer.-1.DenseReluDense.wo"),
 }
 
 #: The same of the cross-attention in a decoder's layers.
@@ -32,6 +33,7 @@ CROSS_OUTPUTS = {
     "mt5": "layer.1.EncDecAttention.o",
     "bart": "encoder_attn.out_proj",
     "clip-bart": "encoder_attn.out_proj",
+    "clip-t5": "layer.1.EncDecAttention.o",
 }
 
 #: Architecture: last parts of the names of the query and value projections.
@@ -47,6 +49,7 @@ QUERY_VALUE = {
     "clip_vision_model": ("q_proj", "v_proj"),
     "bart": ("q_proj", "v_proj"),
     "clip-bart": ("q_proj", "v_proj"),
+    "clip-t5": ("q", "v"),
     "albert": ("query", "value"),
     "deberta-v2": ("query_proj", "value_proj"),
     "longformer": ("query", "value"),

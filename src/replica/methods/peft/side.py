@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
 
 from replica.errors import ConfigError
 from replica.models import body
+from replica.models.vision_language_t5 import joint_bias
 
 
 @dataclass(frozen=True)
@@ -18,17 +20,20 @@ class Shape:
     """Where an architecture keeps what a ladder needs.
 
     `stacks`: paths from the body to the modules whose output is replaced ("" is the body). `layers`, `norm`: paths from such a
-    module to its list of layers and to the norm that closes it (none after layers that end in a norm).
+    module to its list of layers and to the norm that closes it (none after layers that end in a norm). `biased`: a stack's first
+    attention has a table of relative positions, whose biases all its layers share.
     """
 
     stacks: tuple[str, ...]
     layers: str
     norm: str | None = None
     rotary: bool = False
+    biased: bool = False
 
 
 _BERT = Shape(("",), "encoder.layer")
-_T5 = Shape(("encoder", "decoder"), "block", "final_layer_norm")
+_T5 = Shape(("encoder", "decoder"), "block", "final_layer_norm", biased=True)
+_BART = Shape(("encoder", "decoder"), "layers")
 SHAPES = {
     "bert": _BERT,
     "roberta": _BERT,
@@ -36,6 +41,9 @@ SHAPES = {
     "electra": _BERT,
     "t5": _T5,
     "mt5": _T5,
+    "clip-t5": _T5,
+    "bart": _BART,
+    "clip-bart": _BART,
     "opt": Shape(("decoder",), "layers", "final_layer_norm"),
     "llama": Shape(("",), "layers", "norm", rotary=True),
 }
@@ -58,7 +66,7 @@ def shape_of(model: Any) -> Shape:
 
 
 def stacks_of(model: Any) -> list[tuple[nn.Module, nn.ModuleList]]:
-    """Return the modules whose output a ladder replaces, each with its list of layers (of T5: encoder, decoder)."""
+    """Return the modules whose output a ladder replaces, each with its list of layers (of T5 and BART: encoder, decoder)."""
     shape, inner = shape_of(model), body(model)
     found = [inner.get_submodule(path) for path in shape.stacks]
     return [(stack, stack.get_submodule(shape.layers)) for stack in found]
@@ -72,6 +80,8 @@ def side_config(config: Any, reduction: int, layers: int) -> Any:
     changed = copy.deepcopy(config)
     if hasattr(config, "d_kv"):
         widths = {"d_model": config.d_model, "d_ff": config.d_ff, "d_kv": config.d_kv}
+    elif hasattr(config, "encoder_ffn_dim"):
+        widths = {name: getattr(config, name) for name in ("d_model", "encoder_ffn_dim", "decoder_ffn_dim")}
     elif hasattr(config, "ffn_dim"):
         widths = {"hidden_size": config.hidden_size, "ffn_dim": config.ffn_dim}
     else:
@@ -82,18 +92,28 @@ def side_config(config: Any, reduction: int, layers: int) -> Any:
         if width % reduction:
             raise ConfigError(f"method 'ladder-side-tuning': reduction {reduction} does not divide {name} {width}")
         setattr(changed, name, width // reduction)
-    if "d_kv" not in widths and changed.hidden_size % config.num_attention_heads:
-        raise ConfigError(
-            f"method 'ladder-side-tuning': reduction {reduction} leaves width {changed.hidden_size} for "
-            f"{config.num_attention_heads} heads, which they do not divide; choose another reduction"
-        )
+    heads = [] if "d_kv" in widths else [heads_of(config, decoder) for decoder in (False, True)]
+    for number in heads:
+        if changed.hidden_size % number:
+            raise ConfigError(
+                f"method 'ladder-side-tuning': reduction {reduction} leaves width {changed.hidden_size} for "
+                f"{number} heads, which they do not divide; choose another reduction"
+            )
     for name in ("vocab_size", "max_position_embeddings", "type_vocab_size", "embedding_size", "word_embed_proj_dim"):
         if hasattr(changed, name):
             setattr(changed, name, changed.hidden_size if name == "word_embed_proj_dim" else 2)
     if getattr(changed, "pad_token_id", None) is not None:
         changed.pad_token_id = 0
-    changed.num_hidden_layers = layers
+    for name in ("num_hidden_layers", "decoder_layers"):
+        if name == "num_hidden_layers" or hasattr(changed, name):
+            setattr(changed, name, layers)
     return changed
+
+
+def heads_of(config: Any, decoder: bool) -> int:
+    """Return how many heads the layers of a model's decoder have, or those of its encoder or only stack."""
+    own = getattr(config, "decoder_attention_heads", None) if decoder else None
+    return config.num_attention_heads if own is None else own
 
 
 class Rung(nn.Module):
@@ -109,17 +129,20 @@ class SideStack(nn.Module):
 
     `blocks[j]` belongs to layer `kept[j]`. `gates` holds an alpha for every layer of the stack, those that are dropped included.
     `up` is there where the stack's output goes to a head.
+
+    Regions of images, which come after the words, are the side network's alone: the backbone reads words, and Down_i(b_i) counts as
+    zero at a region, as in the released code.
     """
 
     def __init__(
         self, stack: nn.Module, shape: Shape, kept: list[int], depth: int, config: Any, options: Any, up: bool
     ):
         super().__init__()
-        model = config.model_type
         width, narrow = stack.config.hidden_size, config.hidden_size
         source = type(stack)(config)
         blocks = source.get_submodule(shape.layers)
-        self.kept, self.temperature, self.biased = list(kept), options.temperature, model in ("t5", "mt5")
+        self.kept, self.temperature, self.biased = list(kept), options.temperature, shape.biased
+        self.config = stack.config
         self.first = nn.Linear(width, narrow)
         self.gates = nn.Parameter(torch.zeros(depth))
         self.blocks = nn.ModuleList(Rung(nn.Linear(width, narrow), block) for block in blocks)
@@ -133,30 +156,38 @@ class SideStack(nn.Module):
         self,
         first: torch.Tensor,
         taps: dict[int, torch.Tensor],
-        args: tuple = (),
-        kwargs: dict[str, Any] | None = None,
+        given: dict[str, Any] | None = None,
         memory: torch.Tensor | None = None,
+        memory_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the side state after the last block, normed and dropped out, and through `up` where there is one.
 
-        `first` is the input of the backbone's first layer and `taps` the outputs of its kept layers, all (batch, length, width).
-        `args` and `kwargs` are what that first layer was called with besides: masks, positions. `memory`, of shape
-        (batch, source length, width / r), is the side encoder's output, which T5's side decoder attends to.
+        `first` (batch, length, width) is the input of the backbone's first layer and `taps` (batch, words, width) the outputs of its
+        kept layers; without images words are all there is. `given` is what that first layer was called with besides, by name: masks,
+        positions. `memory` (batch, source length, width / r) is the side encoder's output, which the side decoder attends to, as far
+        as `memory_mask` (batch, source length) lets it.
         """
         hidden = self.first(first)
-        given = {key: value for key, value in (kwargs or {}).items() if key not in ("past_key_values", "use_cache")}
-        args, biases = list(args), (None, None)
+        length = hidden.shape[1]
+        given = {key: value for key, value in (given or {}).items() if key not in ("past_key_values", "use_cache")}
         if self.rotary is not None:
             given["position_embeddings"] = self.rotary(hidden, position_ids=given["position_ids"])
+        if memory is not None:
+            given["encoder_hidden_states"] = memory
+            given["encoder_attention_mask"] = create_bidirectional_mask(
+                config=self.config, inputs_embeds=hidden, attention_mask=memory_mask, encoder_hidden_states=memory
+            )
+        if self.biased:  # the first block's table serves all
+            attention, words = self.blocks[0].block.layer[0].SelfAttention, taps[self.kept[0]].shape[1]
+            given["position_bias"] = joint_bias(attention, words, length)
         for index, rung in zip(self.kept, self.blocks, strict=True):
             share = torch.sigmoid(self.gates[index] / self.temperature)
-            hidden = share * hidden + (1 - share) * rung.down(taps[index])
-            if self.biased:  # T5: the first block's position biases serve all
-                states, mask = (memory, args[3]) if memory is not None else (None, None)
-                hidden, *biases = rung.block(hidden, args[0], biases[0], states, mask, biases[1], **given)
-            else:
-                output = rung.block(hidden, *args, **given)
-                hidden = output[0] if isinstance(output, tuple) else output
+            down = rung.down(taps[index])
+            if down.shape[1] < length:
+                down = nn.functional.pad(down, (0, 0, 0, length - down.shape[1]))
+            hidden = share * hidden + (1 - share) * down
+            output = rung.block(hidden, **given)
+            hidden = output[0] if isinstance(output, tuple) else output
         if self.norm is not None:
             hidden = self.norm(hidden)
         hidden = self.dropout(hidden)

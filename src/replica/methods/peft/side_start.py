@@ -11,8 +11,9 @@ from torch import nn
 
 from replica.errors import ConfigError
 from replica.methods.base import Context
-from replica.methods.peft.side import stacks_of
+from replica.methods.peft.side import heads_of, shape_of, stacks_of
 from replica.models import body
+from replica.models.vision_language import SEEN
 
 if TYPE_CHECKING:
     from replica.methods.peft.side import SideStack
@@ -50,14 +51,20 @@ def _t5(decoder: bool, gated: bool) -> list[Sublayer]:
     return [*found, Sublayer(read, f"{last}.DenseReluDense.wo", norm=f"{last}.layer_norm")]
 
 
-def _one_stream(kind: str, before: bool) -> list[Sublayer]:
-    if kind == "opt":
-        read = tuple(f"self_attn.{name}_proj" for name in "qkv")
-        side = "norm" if before else "after"
-        return [
-            Sublayer(read, "self_attn.out_proj", heads=True, **{side: "self_attn_layer_norm"}),
-            Sublayer(("fc1",), "fc2", **{side: "final_layer_norm"}),
-        ]
+def _separate(decoder: bool, before: bool) -> list[Sublayer]:
+    """Layers of OPT and BART; a `decoder` looks at an encoder as well."""
+    side = "norm" if before else "after"
+
+    def attention(name: str, memory: bool) -> Sublayer:
+        read = tuple(f"{name}.{key}_proj" for key in "qkv")
+        norm = {side: f"{name}_layer_norm"}
+        return Sublayer(read, f"{name}.out_proj", heads=True, memory=memory, **norm)
+
+    looking = [attention("encoder_attn", True)] if decoder else []
+    return [attention("self_attn", False), *looking, Sublayer(("fc1",), "fc2", **{side: "final_layer_norm"})]
+
+
+def _bert() -> list[Sublayer]:
     read = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
     return [
         Sublayer(read, "attention.output.dense", after="attention.output.LayerNorm", heads=True),
@@ -73,8 +80,8 @@ def squares(module: nn.Module) -> torch.Tensor:
 def fisher(model: Any, context: Context, examples: int) -> Importance:
     """Return Fisher's importance: the sum over training examples of the squared gradient of each one's loss, by the weight.
 
-    `examples` are drawn by the run's seed (all, if there are no more) and go through the whole backbone one at a time, without dropout.
-    Raises ConfigError where there is no data to look at.
+    `examples` are drawn by the run's seed (all, if there are no more) and go through the whole backbone one at a time, without dropout,
+    their words alone: images are the side network's. Raises ConfigError where there is no data to look at.
     """
     modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
     weights = list({id(m.weight): m.weight for m in modules}.values())
@@ -88,7 +95,8 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
             model.to("cuda")
         sums = [torch.zeros_like(weight) for weight in weights]
         for place in context.drawn(examples):
-            loss = context.forward(model, context.examples([place], model)).loss
+            row = context.examples([place], model)
+            loss = context.forward(model, {name: value for name, value in row.items() if name not in SEEN}).loss
             for kept, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 if gradient is not None:
                     kept.addcmul_(gradient, gradient)
@@ -117,15 +125,17 @@ def prune_into(
         raise ConfigError("method 'ladder-side-tuning': start 'pruned' is not known for llama; use start: random")
     words = importance(inner.get_input_embeddings())
     memory: torch.Tensor | None = None
-    heads = config.num_attention_heads if within_heads else 1
     for number, ((stack, layers), side) in enumerate(zip(stacks_of(model), sides, strict=True)):
         width = side.first.out_features
         rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
         rungs = dict(zip(side.kept, side.blocks, strict=True))
-        if config.model_type in ("t5", "mt5"):
+        heads = heads_of(config, number == 1) if within_heads else 1
+        if shape_of(model).biased:
             plan = _t5(number == 1, config.is_gated_act)
+        elif config.model_type in ("opt", "bart", "clip-bart"):
+            plan = _separate(number == 1, getattr(config, "do_layer_norm_before", False))
         else:
-            plan = _one_stream(config.model_type, getattr(config, "do_layer_norm_before", False))
+            plan = _bert()
         for index, layer in enumerate(layers):
             target = rungs[index].block if index in rungs else None
             for sublayer in plan:
