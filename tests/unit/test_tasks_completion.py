@@ -131,7 +131,13 @@ def taught(tmp_path_factory) -> tuple[Task, PreparedSplit, torch.nn.Module]:
     rows = [ROWS[0], ROWS[1], ROWS[3]]
     split = PreparedSplit.read(folder_of(tmp_path_factory.mktemp("taught"), this, rows), "train")
     model = models.build(GPT2, head="completion", seed=0)
-    batch = collate(this, split.facts)([split[i] for i in range(3)])
+    teach(this, split, model)
+    return this, split, model
+
+
+def teach(this: Task, split: PreparedSplit, model: torch.nn.Module) -> None:
+    """Train on all rows at once until nothing is left to learn."""
+    batch = collate(this, split.facts)([split[i] for i in range(len(split))])
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(120):
         loss = task_loss(this, model, batch)
@@ -139,7 +145,6 @@ def taught(tmp_path_factory) -> tuple[Task, PreparedSplit, torch.nn.Module]:
         optimizer.step()
         optimizer.zero_grad()
     assert loss.item() < 0.01
-    return this, split, model
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -156,6 +161,16 @@ def test_no_run_of_pieces_comes_twice_where_that_is_asked(taught):
     again = this.model_copy(update={"generation": this.generation.model_copy(update={"no_repeat": 1})})
     texts = evaluate(model, again, split)[0]["prediction"]
     assert all(len(set(text.split())) == len(text.split()) for text in texts)
+
+
+def test_what_stands_in_the_input_may_be_said_though_no_run_comes_twice(tmp_path):
+    this = task(generation={"no_repeat": 2})
+    split = PreparedSplit.read(folder_of(tmp_path, this, [{"text": "a b c", "said": "a b c a b"}]), "train")
+    model = models.build(GPT2, head="completion", seed=0)
+    teach(this, split, model)
+    assert evaluate(model, this, split)[0]["prediction"].str.startswith("a b c a").all()
+    assert not evaluate(model, this, split)[0]["prediction"].str.startswith("a b c a b").any()
+    assert evaluate(model, task(), split)[0]["prediction"].tolist() == ["a b c a b"]
 
 
 def test_a_length_penalty_needs_beams():

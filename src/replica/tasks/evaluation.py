@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional
+from transformers import NoRepeatNGramLogitsProcessor
 
 from replica.config.heads import GENERATED
 from replica.methods.base import NOT_MODEL_INPUTS
@@ -137,7 +138,7 @@ def _next_words(model, task, batch, rows, split) -> list[dict[str, Any]]:
 def _texts(model, task, batch, rows, split) -> list[dict[str, Any]]:
     """Generate as the task says, for as long as the longest target of its splits."""
     given = {key: value for key, value in batch.items() if key not in (*NOT_MODEL_INPUTS, *ANSWERS)}
-    generated = model.generate(**given, **_generation(task, split))
+    generated = model.generate(**given, **_generation(task, split, 0))
     return _answered(rows, generated.cpu().tolist())
 
 
@@ -149,18 +150,30 @@ def _completions(model, task, batch, rows, split) -> list[dict[str, Any]]:
     there = padded([np.ones(len(ids), np.int64) for ids in inputs], length, 0).flip(1).to(device)
     ids = padded([ids[::-1] for ids in inputs], length, facts["pad_id"]).flip(1).to(device)
     ends = {"eos_token_id": facts["eos_id"], "pad_token_id": facts["eos_id"]}
-    generated = model.generate(input_ids=ids, attention_mask=there, **ends, **_generation(task, split))
+    generated = model.generate(input_ids=ids, attention_mask=there, **ends, **_generation(task, split, length))
     said = generated[:, length:].cpu().tolist()
     return _answered(rows, [ids[: ids.index(facts["eos_id"])] if facts["eos_id"] in ids else ids for ids in said])
 
 
-def _generation(task: Task, split: PreparedSplit) -> dict[str, Any]:
-    """Return what `generate` is told."""
+class _NoRepeat(NoRepeatNGramLogitsProcessor):
+    """Lets no run of `size` pieces come twice in a text; the `start` pieces before it, a decoder's input, may be said again."""
+
+    def __init__(self, size: int, start: int):
+        super().__init__(size)
+        self.start = start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return scores (rows, vocabulary) in which what would repeat a run is impossible."""
+        return super().__call__(input_ids[:, self.start :], scores)
+
+
+def _generation(task: Task, split: PreparedSplit, start: int) -> dict[str, Any]:
+    """Return what `generate` is told; the texts begin after `start` pieces."""
     asked = task.generation
     told = {"max_new_tokens": split.facts["target_length"] + 1, "do_sample": False, "num_beams": asked.beams}
     if asked.beams > 1:
         told |= {"length_penalty": asked.length_penalty, "early_stopping": True}
-    return {**told, "no_repeat_ngram_size": asked.no_repeat} if asked.no_repeat else told
+    return {**told, "logits_processor": [_NoRepeat(asked.no_repeat, start)]} if asked.no_repeat else told
 
 
 def _answered(rows: list[dict[str, Any]], generated: list[list[int]]) -> list[dict[str, Any]]:
