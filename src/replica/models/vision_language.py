@@ -168,7 +168,24 @@ class Looking:
 
 
 class Answering:
-    """Of a model that generates: images are inputs of every step."""
+    """Of a model with an output layer: it takes images beside words and labels, and in every step of generating."""
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        features: torch.Tensor | None = None,
+        boxes: torch.Tensor | None = None,
+        images: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return the decoder's output for words and images, with the loss where labels are given."""
+        seen = {"features": features, "boxes": boxes, "images": images, "pixel_values": pixel_values}
+        seen = {name: value for name, value in {**seen, "image_mask": image_mask}.items() if value is not None}
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **seen, **kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Return a step's inputs, images in every step and not in the first alone: the mask over the encoder's states counts regions."""
@@ -240,23 +257,6 @@ class ClipBartForConditionalGeneration(Answering, BartForConditionalGeneration):
         super().__init__(config)
         self.model = ClipBartModel(config)
         self.post_init()
-
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        features: torch.Tensor | None = None,
-        boxes: torch.Tensor | None = None,
-        images: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return BART's output for words and images, with the loss where labels are given."""
-        seen = {"features": features, "boxes": boxes, "images": images, "pixel_values": pixel_values}
-        seen = {name: value for name, value in {**seen, "image_mask": image_mask}.items() if value is not None}
-        return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **seen, **kwargs)
 
 
 AutoConfig.register(ClipBartConfig.model_type, ClipBartConfig)

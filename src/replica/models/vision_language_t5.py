@@ -104,24 +104,6 @@ class ClipT5ForConditionalGeneration(Answering, Looking, T5ForConditionalGenerat
         self.encoder = JointT5Encoder(self.encoder.config)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        features: torch.Tensor | None = None,
-        boxes: torch.Tensor | None = None,
-        images: torch.Tensor | None = None,
-        pixel_values: torch.Tensor | None = None,
-        image_mask: torch.Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Return T5's output for words and images, with the loss where labels are given."""
-        seen = {"features": features, "boxes": boxes, "images": images, "pixel_values": pixel_values}
-        return super().forward(
-            input_ids=input_ids, attention_mask=attention_mask, labels=labels, image_mask=image_mask, **seen, **kwargs
-        )
-
 
 AutoConfig.register(ClipT5Config.model_type, ClipT5Config)
 AutoModel.register(ClipT5Config, ClipT5Model)
