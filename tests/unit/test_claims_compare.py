@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from replica.claims.compare import COLUMNS, compare, report
+from replica.claims.compare import COLUMNS, _idle, compare, report
 from replica.claims.evidence import Evidence
 from replica.claims.ledger import merge, read_claims, read_ledger, to_csv, to_json
+from replica.config.schema import Trend
 from replica.errors import ConfigError, ResultError
 from replica.files import write_json
 from replica.plan import build_plan
@@ -109,6 +110,13 @@ def test_an_arm_that_learned_nothing_makes_its_trend_inconclusive(tmp_path):
         row = measured(project, "laptop")["t:trend"]
         assert row["verdict"] == verdict
     assert "learned nothing (floor 99)" in row["reason"]
+
+
+def test_a_floor_is_for_scores_and_not_for_what_a_method_reports():
+    shows = {"private": "runs.a.t.accuracy", "epsilon": "runs.a.reported.private-gradients.epsilon"}
+    trend = Trend(**{**TREND, "floor": 56.0, "shows": shows})
+    assert _idle(trend, {"private": {"mean": 70.0}, "epsilon": {"mean": 8.0}}) == []
+    assert _idle(trend, {"private": {"mean": 55.0}, "epsilon": {"mean": 8.0}}) == ["private"]
 
 
 def test_trend_details_hold_the_values_of_each_seed(checkout):

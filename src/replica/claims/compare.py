@@ -9,6 +9,7 @@ from typing import Any
 from replica.claims import verdicts
 from replica.claims.cells import Cell, by_cell, cells, row_name, tolerance_of
 from replica.claims.evidence import Evidence, Missing, Outcome, where
+from replica.claims.expressions import names
 from replica.claims.numbers import significant
 from replica.claims.statistics import aggregate, interval, t_interval
 from replica.config.project import Project
@@ -256,8 +257,9 @@ class _Comparison:
 
 
 def _idle(trend: Trend, arms: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the arms whose mean does not pass the trend's floor."""
+    """Return the arms whose mean score does not pass the trend's floor; what a method reports of itself is no score."""
     if trend.floor is None:
         return []
     sign = 1 if trend.floor_direction == "above" else -1
-    return [label for label, arm in arms.items() if sign * arm["mean"] <= sign * trend.floor]
+    scores = [label for label in arms if not any(".reported." in name for name in names(trend.shows[label]))]
+    return [label for label in scores if sign * arms[label]["mean"] <= sign * trend.floor]
