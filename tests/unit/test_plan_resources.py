@@ -17,6 +17,7 @@ from replica.plan.resources import (
     grown_runtime,
     jobs_of,
     resources_of,
+    row_length,
     widest_point,
 )
 
@@ -133,6 +134,13 @@ def test_widest_point_counts_what_may_run_together(tmp_path):
     plan = build_plan(project, "laptop")
     # teacher (one seed) beside plain (three seeds); then two candidates; then the student's three seeds
     assert widest_point(project, plan) == {"jobs": 4, "gpus": 0}
+
+
+def test_a_completions_row_holds_input_target_and_two_ends(root):
+    project = load_project(root)
+    assert row_length(project.task("dart")) == 2 * 256 + 2
+    assert row_length(project.task("dart"), 64) == 130
+    assert row_length(project.task("c4-causal"), 64) == 64
 
 
 def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(root):

@@ -66,6 +66,12 @@ def training_rows(project: Project, run: Run) -> int:
     return sum(found)
 
 
+def row_length(task: Task, cut: int | None = None) -> int:
+    """Return how many pieces a row has at most: a completion's input and target are each as long as the task says, or `cut`."""
+    length = cut or task.max_length
+    return 2 * length + 2 if task.kind == "completion" else length
+
+
 def _share_of_logits(task: Task) -> float | None:
     """Return at what share of the tokens the vocabulary's logits are computed while training; None: not at all."""
     return {"mlm": task.mask_share, **dict.fromkeys(DECODERS, 1.0)}.get(task.kind)
@@ -83,7 +89,7 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
     scale = project.scale(plan.scale)
     shape = shape_of(project.model(run.spec["root"]))
     task = project.task(run.spec["task"][0])
-    rows, length = training_rows(project, run), run.spec.get("train", {}).get("max_length") or task.max_length
+    rows, length = training_rows(project, run), row_length(task, run.spec.get("train", {}).get("max_length"))
     teacher = _teacher(project, plan, run)
     gpus = min(1, run.gpus) if run.stage == "targets" else run.gpus  # one process stores a teacher's signals
     nodes = max(1, math.ceil(gpus / scale.gpus_per_node))
@@ -136,9 +142,9 @@ def evaluation_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
     for name in run.evaluate or [run.spec["task"][0]]:
         task = project.task(name)
         split = task.splits.report or (task.splits.select if isinstance(task.splits.select, str) else task.splits.train)
-        tokens = FILLED * task.max_length * rows_of(project, task, split)
+        tokens = FILLED * row_length(task) * rows_of(project, task, split)
         seconds += 2.0 * shape.blocks * tokens / (GPU_FLOPS if gpus else CORE_FLOPS * scale.threads)
-        peak = max(peak, inference_bytes(shape, EVALUATION_BATCH, task.max_length))
+        peak = max(peak, inference_bytes(shape, EVALUATION_BATCH, row_length(task)))
     weights = shape.blocks + shape.embeddings
     return {
         "threads": scale.threads,
