@@ -173,6 +173,12 @@ def test_what_stands_in_the_input_may_be_said_though_no_run_comes_twice(tmp_path
     assert evaluate(model, task(), split)[0]["prediction"].tolist() == ["a b c a b"]
 
 
+@pytest.mark.parametrize("fields", [{"merge": True}, {"generation": {"beams": 2}}])
+def test_only_what_is_generated_is_merged_and_searched(fields):
+    with pytest.raises(ValueError, match="go with kinds text2text and completion, not classification"):
+        Task.model_validate({**task().model_dump(), "kind": "classification", **fields})
+
+
 def test_a_length_penalty_needs_beams():
     with pytest.raises(ValueError, match="needs `beams`"):
         task(generation={"length_penalty": 0.9})

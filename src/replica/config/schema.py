@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from replica.config.asset_schema import Strict
+from replica.config.heads import GENERATED
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
 Kind = Literal[
@@ -122,6 +123,12 @@ class Task(Strict):
     def _images_beside_text(self) -> Task:
         if self.images is not None and self.kind != "text2text":
             raise ValueError(f"`images` goes with kind text2text, not {self.kind}; kind image has them in `inputs`")
+        return self
+
+    @model_validator(mode="after")
+    def _texts_that_are_generated(self) -> Task:
+        if (self.merge or self.generation != Generation()) and self.kind not in GENERATED:
+            raise ValueError(f"`merge` and `generation` go with kinds {' and '.join(GENERATED)}, not {self.kind}")
         return self
 
     @property
