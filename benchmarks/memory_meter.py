@@ -18,7 +18,7 @@ from typing import Any
 
 from replica.config import load_project
 from replica.files import write_json
-from replica.programs import main
+from replica.jobs.programs import main
 
 #: Model: head, batch, length, decoder length.
 MODELS = {

@@ -137,7 +137,7 @@ CASES: dict[str, Case] = {
 def own(case: Case) -> list[tuple[frozenset[str], Method]]:
     """Instantiate a case's methods, each with what it changes."""
     parsed = [parse(reference) for reference in case.methods]
-    return [(entry.changes, entry.load()(config)) for entry, config in parsed]
+    return [(entry.changes, entry.create(config)) for entry, config in parsed]
 
 
 class Optimized(Method):

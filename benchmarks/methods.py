@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.method_cases import CASES, FULL, MODELS, PEERS, Case, own  # noqa: E402
 from replica.config import load_project  # noqa: E402
 from replica.files import write_json  # noqa: E402
-from replica.programs import main  # noqa: E402
+from replica.jobs.programs import main  # noqa: E402
 
 #: How much more than its arithmetic a step may take without a reason.
 LIMIT = 1.3

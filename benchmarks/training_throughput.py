@@ -17,8 +17,8 @@ from pathlib import Path
 
 from replica.config import load_project
 from replica.files import write_json
+from replica.jobs.programs import main
 from replica.paths import Layout
-from replica.programs import main
 
 MODEL, TASK, LENGTH, BATCH, RATE, SEED = "all-minilm-l6", "rotten-sentiment", 128, 32, 1e-4, 0
 

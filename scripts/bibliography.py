@@ -2,7 +2,7 @@
 
 import argparse
 
-from replica.programs import main
+from replica.jobs.programs import main
 
 
 def program() -> None:

@@ -1,6 +1,6 @@
 """Score one seed of a finished run on all its tasks: metrics.json with intervals, predictions.parquet."""
 
-from replica.programs import importing, main, project_and_plan, run_parser
+from replica.jobs.programs import importing, main, project_and_plan, run_parser
 
 
 def program() -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from replica.programs import importing, main
+from replica.jobs.programs import importing, main
 
 
 def program() -> None:

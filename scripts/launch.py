@@ -2,7 +2,7 @@
 
 import sys
 
-from replica.launch import main
+from replica.jobs.launch import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from replica.programs import main
+from replica.jobs.programs import main
 
 
 def program() -> None:

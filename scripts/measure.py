@@ -1,6 +1,6 @@
 """Measure what one seed of a finished run costs: parameters, bytes, FLOPs and latency, into measures.json."""
 
-from replica.programs import importing, main, project_and_plan, run_parser
+from replica.jobs.programs import importing, main, project_and_plan, run_parser
 
 
 def program() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Hold the memory meter against this machine's NVIDIA GPU and write results/reference/<gpu>/memory.json and memory.md.
 
-Every row of `replica.meters.reference` is predicted on meta and trained for two steps on the GPU. Without a GPU nothing is
+Every row of `replica.measure.reference` is predicted on meta and trained for two steps on the GPU. Without a GPU nothing is
 written. `--dry` needs none: it prints the predictions, and trains every row small, on the processor.
 """
 
@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from replica.programs import main
+from replica.jobs.programs import main
 
 #: What a model is cut down to in a dry run, by architecture.
 TINY = {
@@ -39,7 +39,7 @@ def program() -> int:
         return 0
 
     from replica.config import load_project
-    from replica.meters import reference
+    from replica.measure import reference
 
     project = load_project(arguments.root)
     rows = [row for row in reference.rows() if arguments.only in row.name]
@@ -53,7 +53,7 @@ def _measure(project, rows, out: Path, seconds: float) -> int:
     import transformers
 
     from replica.files import write_json, write_text
-    from replica.meters import reference
+    from replica.measure import reference
 
     start, found, failed = time.perf_counter(), [], 0
     reference.warm_up()
@@ -98,7 +98,7 @@ def _measure(project, rows, out: Path, seconds: float) -> int:
 def _dry(project, rows) -> int:
     from dataclasses import replace
 
-    from replica.meters import reference
+    from replica.measure import reference
 
     for row in rows:
         began = time.perf_counter()

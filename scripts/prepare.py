@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from replica.errors import AssetError, ConfigError, nearest
-from replica.programs import importing, main
+from replica.jobs.programs import importing, main
 
 
 def program(arguments: list[str] | None = None) -> None:

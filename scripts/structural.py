@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from replica.programs import importing, main
+from replica.jobs.programs import importing, main
 
 
 def program() -> None:
@@ -22,7 +22,7 @@ def program() -> None:
     project = load_project(arguments.root, papers=arguments.paper)
     project.paper(arguments.paper)  # a mistake in its file is said before the libraries are there
     with importing():
-        from replica.meters.structural import measure_paper
+        from replica.measure.structural import measure_paper
 
     result = measure_paper(project, arguments.paper, lambda line: print(line, file=sys.stderr, flush=True))
     write_json(arguments.out, result)

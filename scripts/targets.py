@@ -1,6 +1,6 @@
 """Run a teacher once over a task's training split and store the signals that a method distils from."""
 
-from replica.programs import attempt_option, importing, main, project_and_plan, run_parser
+from replica.jobs.programs import attempt_option, importing, main, project_and_plan, run_parser
 
 
 def program() -> int:

@@ -10,10 +10,11 @@ A run on several GPUs is started as one process for each; `torchrun --nproc-per-
 import sys
 
 from replica.errors import OUT_OF_MEMORY
+from replica.jobs import spread
+from replica.jobs.programs import attempt_option, importing, main, project_and_plan, run_parser
 from replica.paths import Layout
 from replica.plan.resources import resources_of
-from replica.programs import attempt_option, importing, main, project_and_plan, run_parser
-from replica.training import failures, memory, spread
+from replica.training import failures, out_of_memory
 from replica.training.distributed import first, processes
 from replica.training.selection import adopt_winner
 
@@ -39,7 +40,7 @@ def program() -> int:
     if count > 1 and shape:
         status = spread.launch([sys.executable, *sys.argv], shape)
         if status == OUT_OF_MEMORY:
-            memory.shorten(state, arguments.attempt)
+            out_of_memory.shorten(state, arguments.attempt)
         return status
     with importing():
         from replica.training.run import train_run

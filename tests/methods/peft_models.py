@@ -75,7 +75,7 @@ def batch(kind: str, rows: int = 8, length: int = 12) -> dict[str, torch.Tensor]
 def prepared(reference: dict[str, Any] | str, kind: str, seed: int = 0) -> tuple[Any, Method]:
     """Return a tiny model with the method put in, and the method."""
     entry, config = parse(reference)
-    method = entry.load()(config)
+    method = entry.create(config)
     model = tiny(kind)
     method.prepare(model, context(kind, seed))
     return model, method

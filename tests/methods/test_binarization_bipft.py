@@ -37,7 +37,7 @@ TINY = {
 
 def method(**options):
     entry, config = parse({"name": "bipft", **options})
-    return entry.load()(config)
+    return entry.create(config)
 
 
 def build(kind=BertForSequenceClassification, **changes):

@@ -14,7 +14,7 @@ H, INNER, L, V, P = 768, 3072, 12, 30522, 512
 
 def prepared(kind=BertModel, config=None, **options):
     entry, values = parse({"name": "bipft", **options})
-    method = entry.load()(values)
+    method = entry.create(values)
     with torch.device("meta"):
         model = kind(config or BertConfig())
     method.prepare(model, Context())
@@ -127,7 +127,7 @@ def test_operations_leave_the_model_as_it_was():
         vocab_size=101, hidden_size=24, num_attention_heads=3, num_hidden_layers=1, intermediate_size=40
     )
     entry, values = parse("bipft")
-    model, method = BertModel(config), entry.load()(values)
+    model, method = BertModel(config), entry.create(values)
     method.prepare(model, Context())
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}

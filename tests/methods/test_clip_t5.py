@@ -13,7 +13,7 @@ from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
-from replica.meters.structural import measure
+from replica.measure.structural import measure
 from replica.models.vision_language_t5 import joint_bias
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])

@@ -42,7 +42,7 @@ def masked_batch(**more):
 
 def make(name, head, teacher, **options):
     entry, config = parse({"name": name, **options})
-    return entry.load()(config), Context(head=head, teacher=teacher, seed=5)
+    return entry.create(config), Context(head=head, teacher=teacher, seed=5)
 
 
 def states_of(model, batch):

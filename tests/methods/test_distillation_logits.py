@@ -31,7 +31,7 @@ SMALL = {
 
 def make(head, teacher, **options):
     entry, config = parse({"name": "logit-distillation", **options})
-    return entry.load()(config), Context(head=head, teacher=teacher)
+    return entry.create(config), Context(head=head, teacher=teacher)
 
 
 def pair(cls, **changes):

@@ -57,7 +57,7 @@ def batch_with_padding(seed=0, lengths=(7, 3, 5), width=8):
 
 def make(**options):
     entry, config = parse({"name": "minilm", **options})
-    return entry.load()(config)
+    return entry.create(config)
 
 
 def prepared(student, teacher, **options):

@@ -132,7 +132,7 @@ def test_stored_state_goes_on_to_equal_bytes():
 
 def method(**config):
     entry, parsed = parse({"name": "eight-bit-optimizer", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 class Wide(nn.Module):
@@ -244,7 +244,7 @@ def test_what_the_library_has_not_is_said(config):
 def test_stable_embedding_is_drawn_by_xavier_and_normalised():
     model, plain = tiny("bert"), tiny("bert")
     entry, config = parse("stable-embedding")
-    entry.load()(config).prepare(model, Context())
+    entry.create(config).prepare(model, Context())
     words = model.get_input_embeddings().requires_grad_(False)
     bound = math.sqrt(6 / (60 + 32))
     assert float(words.weight.abs().max()) <= bound and float(words.weight.std()) == pytest.approx(
@@ -263,17 +263,17 @@ def test_stable_embedding_stays_tied():
     model = tiny("t5")
     entry, config = parse({"name": "stable-embedding", "draw": False})
     before = model.get_input_embeddings().weight
-    entry.load()(config).prepare(model, Context())
+    entry.create(config).prepare(model, Context())
     assert model.get_input_embeddings().weight is before is model.lm_head.weight
     assert isinstance(model.encoder.embed_tokens, StableEmbedding)
     with pytest.raises(ConfigError, match="has one already"):
-        entry.load()(config).prepare(model, Context())
+        entry.create(config).prepare(model, Context())
 
 
 def test_errors_of_the_runs_own_states():
     model = nn.Sequential(nn.Linear(100, 60), nn.Linear(10, 10))
     entry, config = parse({"name": "optimizer-state-error", "blocks": [256]})
-    probe = entry.load()(config)
+    probe = entry.create(config)
     context = Context(total_steps=3)
     probe.prepare(model, context)
     context.optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)
@@ -294,7 +294,7 @@ def test_errors_of_the_runs_own_states():
 def test_errors_of_drawn_states_by_code_and_block():
     """Blocks keep an outlier to themselves; the dynamic code beats the linear one where values span decades (the paper's Section 2)."""
     entry, config = parse({"name": "optimizer-state-error", "blocks": [256, 4096]})
-    found = entry.load()(config).cost(None, values=2**14)
+    found = entry.create(config).cost(None, values=2**14)
     assert found.keys() == {"plain", "outliers"} and set(found["plain"]) == {*CODES, "magnitude"}
     assert set(found["outliers"]["linear"]) == {"256", "4096", "tensor"}
     plain, outliers = found["plain"], found["outliers"]

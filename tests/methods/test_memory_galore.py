@@ -76,7 +76,7 @@ def test_what_is_not_projected_moves_as_torchs_adamw_moves_it():
 def made(kind: str = "bert", rank: int = 4):
     found, config = parse({"name": "galore", "rank": rank})
     model = tiny(kind)
-    return model, found.load()(config).optimizer(model, Context(learning_rate=RATE))
+    return model, found.create(config).optimizer(model, Context(learning_rate=RATE))
 
 
 def test_a_step_in_place_is_the_written_out_one_to_the_bit():
@@ -149,7 +149,7 @@ def small(device: str = "cpu"):
 def test_state_of_a_step_is_that_of_table_1():
     """mr + 2nr numbers for a matrix of m x n, m <= n; two for each other parameter."""
     found, config = parse({"name": "galore", "rank": 4})
-    model, method = small(), found.load()(config)
+    model, method = small(), found.create(config)
     optimizer = method.optimizer(model, Context(learning_rate=1e-3))
     model(input_ids=torch.randint(0, 64, (2, 5)), labels=torch.tensor([0, 1])).loss.backward()
     optimizer.step()
@@ -196,7 +196,7 @@ def test_updates_layer_by_layer_are_those_of_a_step_and_free_the_gradients():
     for per_layer in (False, True):
         found, config = parse({"name": "galore", "rank": 4, "per_layer": per_layer})
         model = small()
-        optimizer = found.load()(config).optimizer(model, Context(learning_rate=1e-2, weight_decay=0.1))
+        optimizer = found.create(config).optimizer(model, Context(learning_rate=1e-2, weight_decay=0.1))
         for step in range(3):
             ids = torch.randint(0, 64, (2, 5), generator=torch.Generator().manual_seed(step))
             model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()

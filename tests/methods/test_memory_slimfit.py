@@ -31,7 +31,7 @@ def _model(kind: str = "bert", layers: int = 2, device: str = "cpu", **changes):
 
 def _method(**config):
     entry, parsed = parse({"name": "slimfit", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 def _grid(*shape: int, step: float, low: int = -8, high: int = 7) -> torch.Tensor:

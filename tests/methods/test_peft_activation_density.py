@@ -17,7 +17,7 @@ from .peft_models import batch, context, tiny
 
 def deft(**config):
     entry, parsed = parse({"name": "deft", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 def relu_model(kind: str = "bert"):
@@ -101,7 +101,7 @@ def test_adapters_learn_to_leave_fewer_activations():
         model, given = relu_model(), context("bert", total_steps=60)
         given.unseen = lambda count: batch("bert")
         entry, config = parse({"name": "adapter", "reduction": 2, "layer_norms": False})
-        entry.load()(config).prepare(model, given)
+        entry.create(config).prepare(model, given)
         frozen = {name: p.clone() for name, p in model.named_parameters() if not p.requires_grad}
         method = deft(weight=weight, epsilon=1e-2)
         method.prepare(model, given)

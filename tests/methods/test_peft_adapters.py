@@ -75,7 +75,7 @@ NORMS = 62 * 768
 )
 def test_trained_parameters_of_t5_base(reference, adapters, count, printed):
     entry, config = parse(reference)
-    model, method = t5_base(), entry.load()(config)
+    model, method = t5_base(), entry.create(config)
     method.prepare(model, Context(head="text2text"))
     assert trainable(model) == count
     assert method.expected(model) == {"trainable_parameters": count}
@@ -87,7 +87,7 @@ def test_trained_parameters_of_t5_base(reference, adapters, count, printed):
 
 def test_output_layer_is_trained_when_asked_for():
     entry, config = parse({"name": "adapter", "output_layer": True})
-    model, method = t5_base(), entry.load()(config)
+    model, method = t5_base(), entry.create(config)
     method.prepare(model, Context(head="text2text"))
     assert trainable(model) == 1_855_104 + 32_100 * 768
     assert method.expected(model)["trainable_parameters"] == trainable(model)
@@ -105,7 +105,7 @@ def test_counts_named_in_the_paper():
     }.items():
         entry, config = parse(reference)
         model = t5_base()
-        entry.load()(config).prepare(model, Context(head="text2text"))
+        entry.create(config).prepare(model, Context(head="text2text"))
         counts[name] = trainable(model)
     assert counts == {
         "compacter": 161_728,
@@ -230,7 +230,7 @@ def test_stored_model_is_loaded_equal(reference, kind, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(**batch(kind)).logits, model.eval()(**batch(kind)).logits)
     entry, config = parse(structure[0])
-    again = entry.load()(config)
+    again = entry.create(config)
     again.prepare(loaded, Context(head=head, restored=frozenset({entry.name})))
     assert trainable(loaded) == trainable(model)
     with torch.no_grad():
@@ -288,4 +288,4 @@ def test_two_adapter_methods_in_one_model_are_an_error():
     model, _ = prepared({"name": "adapter", **SMALL}, "bert")
     entry, config = parse("adapter-lowrank")
     with pytest.raises(ConfigError, match="adapters already"):
-        entry.load()(config).prepare(model, Context())
+        entry.create(config).prepare(model, Context())

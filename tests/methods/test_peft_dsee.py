@@ -21,7 +21,7 @@ from .peft_models import batch, tiny
 
 def prepared(steps: int = 10, **fields):
     entry, config = parse({"name": "dsee", "rank": 2, "entries": 5, "support": "random", **fields})
-    method, model = entry.load()(config), tiny("bert")
+    method, model = entry.create(config), tiny("bert")
     method.prepare(model, Context(seed=1, total_steps=steps))
     return model, method
 
@@ -198,7 +198,7 @@ def test_a_stored_model_trains_on_without_being_pruned_again(tmp_path):
     models.save(finished, tmp_path, head="classification", labels=2, structure=[fields])
     loaded, _ = models.load(tmp_path)
     assert torch.equal(logits(loaded), logits(finished))
-    again = parse(fields)[0].load()(method.config)
+    again = parse(fields)[0].create(method.config)
     again.prepare(loaded, Context(total_steps=4, restored=frozenset({"dsee"})))
     before = attentions(loaded)[0].self.key.weight.detach().clone()
     for step in range(4):
@@ -211,7 +211,7 @@ def test_a_stored_model_trains_on_without_being_pruned_again(tmp_path):
 def test_gpt2s_layers_are_masked_and_cut_as_berts_and_stored(tmp_path):
     """GPT-2 has the same weights in other layers: its masks follow the same rules, and a stored model says what it said."""
     entry, config = parse({"name": "dsee", "rank": 2, "entries": 5, "support": "random", "sparsity": 0.25, "heads": 1})
-    method, model = entry.load()(config), tiny("gpt2")
+    method, model = entry.create(config), tiny("gpt2")
 
     def said(which) -> torch.Tensor:
         with torch.no_grad():
@@ -256,7 +256,7 @@ def test_gpt2s_layers_are_masked_and_cut_as_berts_and_stored(tmp_path):
 
 def test_cost_counts_a_model_with_three_quarters_of_its_heads():
     entry, config = parse({"name": "dsee", "rank": 2, "heads": 1, "sparsity": 0.25})
-    method, model = entry.load()(config), tiny("bert", "meta")
+    method, model = entry.create(config), tiny("bert", "meta")
     method.prepare(model, Context(total_steps=2))
     cost = method.cost(model, length=16, drawn=True)
     assert cost["heads"] == 6 and cost["heads_removed_share"] == 0.25

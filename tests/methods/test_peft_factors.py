@@ -42,7 +42,7 @@ def pixels(rows: int = 5) -> torch.Tensor:
 
 def prepared(reference: dict, model=None):
     entry, config = parse(reference)
-    method, model = entry.load()(config), model or vit()
+    method, model = entry.create(config), model or vit()
     method.prepare(model, Context(seed=4, head="image"))
     return model, method
 

@@ -37,7 +37,7 @@ def test_counts_of_the_paper(config, layers, trained):
     entry = ModelEntry(title="t5", architecture="t5", config={**T5, **config, **depth})
     model = models.build(entry, head="text2text", device="meta")
     found, values = parse({"name": "ladder-side-tuning", "layers": layers})
-    method = found.load()(values)
+    method = found.create(values)
     method.prepare(model, Context(head="text2text"))
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == trained
     assert method.expected(model)["trainable_parameters"] == trained
@@ -57,7 +57,7 @@ def _decoder(kind: str, device: str = "cpu"):
 def test_decoders_count_and_look_only_back(kind):
     model = _decoder(kind)
     found, values = parse({"name": "ladder-side-tuning", "reduction": 2, "layers": [0, 2], "start": "random"})
-    method = found.load()(values)
+    method = found.create(values)
     method.prepare(model, Context(head="causal"))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert method.expected(model)["trainable_parameters"] == trained
@@ -185,11 +185,11 @@ def test_starts_as_a_pruning_of_the_backbone():
         {"name": "ladder-side-tuning", "reduction": 16, "layers": [0], "start": "magnitude", "within_heads": True}
     )
     with pytest.raises(ConfigError, match="4 heads"):
-        found.load()(values).prepare(model, Context())
+        found.create(values).prepare(model, Context())
     values = values.model_copy(update={"reduction": 8})
     with torch.no_grad():
         model.bert.embeddings.word_embeddings.weight[:, [7, 30]] *= 100
-    found.load()(values).prepare(model, Context())
+    found.create(values).prepare(model, Context())
     block = model.bert.ladder.blocks[0].block
     rows, columns = [1, 9, 17, 25], [3, 5, 7, 30]
     for name in ("query", "key", "value"):
@@ -269,7 +269,7 @@ def test_projections_may_start_as_the_released_codes():
 def test_fisher_needs_data():
     found, values = parse("ladder-side-tuning")
     with pytest.raises(ConfigError, match="looks at training data"):
-        found.load()(values.model_copy(update={"reduction": 2})).prepare(tiny("bert"), Context())
+        found.create(values.model_copy(update={"reduction": 2})).prepare(tiny("bert"), Context())
 
 
 def test_importance_may_be_given():
@@ -311,4 +311,4 @@ def test_an_unknown_architecture_is_said():
     entry = ModelEntry(title="v", architecture="vit", config={"num_hidden_layers": 1})
     found, values = parse("ladder-side-tuning")
     with pytest.raises(ConfigError, match="'vit' is not supported"):
-        found.load()(values).prepare(models.build(entry, head="image", device="meta"), Context(head="image"))
+        found.create(values).prepare(models.build(entry, head="image", device="meta"), Context(head="image"))

@@ -44,7 +44,7 @@ def context(kind: str) -> Context:
 def prepared(kind: str, **more: Any) -> tuple[Any, Any]:
     also = {} if kind == "bart" else {"also": ["*.visual.*"]}
     entry, config = parse({**LADDER, **also, **more})
-    model, method = tiny(kind), entry.load()(config)
+    model, method = tiny(kind), entry.create(config)
     method.prepare(model, context(kind))
     return model, method
 
@@ -73,7 +73,7 @@ def test_counts_of_base_models_are_those_of_the_sums(name, reduction, own, besid
     entry, config = parse(
         {"name": "ladder-side-tuning", "reduction": reduction, "also": ["*.visual.*"] if besides else []}
     )
-    model, method = models.build(PROJECT.model(name), head="text2text", device="meta"), entry.load()(config)
+    model, method = models.build(PROJECT.model(name), head="text2text", device="meta"), entry.create(config)
     method.prepare(model, Context(head="text2text"))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert trained == blocks + stacks + (depth + 2) * (768 * s + s) + depth + s * 768 + 768 + besides
@@ -305,4 +305,4 @@ def test_heads_of_either_stack_must_divide_the_narrow_width():
     model = models.build(ModelEntry(title="", architecture="bart", config=config), head="text2text", device="meta")
     entry, values = parse({**LADDER, "reduction": 4})
     with pytest.raises(ConfigError, match="width 4 for 8 heads"):
-        entry.load()(values).prepare(model, Context(head="text2text"))
+        entry.create(values).prepare(model, Context(head="text2text"))

@@ -201,7 +201,7 @@ def test_prompt_longer_than_the_models_positions_is_an_error():
 def test_a_subspace_must_be_larger_than_its_scales():
     entry, config = parse({"name": "intrinsic-said", "dimension": 3})
     with pytest.raises(ConfigError, match="must exceed the 3 scales"):
-        entry.load()(config).prepare(tiny("bert"), Context())
+        entry.create(config).prepare(tiny("bert"), Context())
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])

@@ -25,7 +25,7 @@ NAME = "mixture-of-domain-adapters"
 
 def mixda(**config):
     entry, parsed = parse({"name": NAME, **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 def trainable(model) -> int:
@@ -49,7 +49,7 @@ def test_counts_of_the_released_code():
         "head": False,
     }
     found, config = parse(adapters)
-    found.load()(config).prepare(model, Context())
+    found.create(config).prepare(model, Context())
     assert trainable(model) == 3_171_840
     mixda(gate="released", stage="task", head=False).prepare(model, Context())
     assert trainable(model) == 11_830_276
@@ -184,7 +184,7 @@ def test_what_each_stage_trains(tmp_path):
     adapters, config = parse(
         {"name": "adapter", "reduction": 4, "places": "feed-forward", "activation": "silu", "layer_norms": False}
     )
-    adapters.load()(config).prepare(loaded, given)
+    adapters.create(config).prepare(loaded, given)
     with pytest.raises(ConfigError, match="the gates are frozen"):
         second.loss(loaded, batch("bert"), given)
     second.prepare(loaded, given)
@@ -208,7 +208,7 @@ def test_what_each_stage_trains(tmp_path):
 def test_the_task_adapter_comes_after_the_mixture():
     model, method, given = made(gate="none")
     entry, config = parse({"name": "adapter", "reduction": 4, "places": "feed-forward"})
-    adapters = entry.load()(config)
+    adapters = entry.create(config)
     adapters.prepare(model, given)
     seen = {}
     dense = model.bert.encoder.layer[1].output.dense

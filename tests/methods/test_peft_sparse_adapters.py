@@ -31,7 +31,7 @@ def test_counts_on_roberta_base():
     found, config = parse(
         {"name": "sparse-adapter", "bottleneck": 64, "sparsity": 0.8, "layer_norms": False, "head": False}
     )
-    method = found.load()(config)
+    method = found.create(config)
     method.prepare(model, Context())
     weights = 24 * 2 * 768 * 64
     assert method.cost(model) == {"prunable": weights, "pruned": math.ceil(0.8 * weights), "kept": 471_859}
@@ -170,7 +170,7 @@ def _pruned(first, second, seed=0):
     """Return a tiny bert with one method's modules and masks on them, and both methods."""
     model, dense = prepared(first, "bert", seed)
     found, config = parse(second)
-    method = found.load()(config)
+    method = found.create(config)
     method.prepare(model, context("bert", seed, total_steps=1))
     return model, dense, method
 

@@ -15,7 +15,7 @@ from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
 from replica.errors import AssetError, ConfigError
-from replica.meters.structural import measure
+from replica.measure.structural import measure
 from replica.methods import Context, parse
 from replica.methods.peft.layers import select_task
 from replica.methods.peft.places import sublayer_outputs
@@ -157,7 +157,7 @@ def test_a_region_is_the_sum_of_its_four_embeddings():
 def prepared(method: dict[str, Any]) -> Any:
     model = tiny()
     entry, config = parse(method)
-    entry.load()(config).prepare(model, Context(head="text2text"))
+    entry.create(config).prepare(model, Context(head="text2text"))
     return model
 
 
@@ -273,7 +273,7 @@ def test_generating_sees_what_the_forward_pass_sees(method):
     model, given = seeing(), looked_at()
     if method is not None:
         entry, config = parse(method)
-        entry.load()(config).prepare(model, Context(head="text2text"))
+        entry.create(config).prepare(model, Context(head="text2text"))
     given.pop("labels")
     said = model.generate(**given, max_new_tokens=4, do_sample=False, num_beams=1, eos_token_id=59)
     for step in range(1, said.shape[1]):
@@ -302,11 +302,11 @@ def test_a_model_grows_out_of_barts_weights(tmp_path):
 
 def test_frozen_parts_stay_and_the_rest_is_trained():
     entry, config = parse({"name": "freeze", "names": ["*.vision.*"]})
-    model, method = seeing(), entry.load()(config)
+    model, method = seeing(), entry.create(config)
     method.prepare(model, Context(head="text2text"))
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["model.encoder.vision.0.weight", "model.encoder.vision.2.weight"]
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert method.expected(model) == {"trainable_parameters": trained}
     with pytest.raises(ConfigError, match="nothing-here"):
-        entry.load()(config.model_copy(update={"names": ["nothing-here"]})).prepare(seeing(), Context())
+        entry.create(config.model_copy(update={"names": ["nothing-here"]})).prepare(seeing(), Context())

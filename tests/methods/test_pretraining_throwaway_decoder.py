@@ -12,7 +12,7 @@ from replica import models
 from replica.config import load_project
 from replica.config.schema import Measurement
 from replica.errors import ConfigError
-from replica.meters.structural import measure
+from replica.measure.structural import measure
 from replica.methods import Context, parse
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
@@ -37,7 +37,7 @@ def tiny() -> BertForMaskedLM:
 
 def method(**config):
     entry, parsed = parse({"name": "throwaway-decoder", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 def batch() -> dict[str, torch.Tensor]:

@@ -29,7 +29,7 @@ def _model():
 
 def _method(**config):
     entry, parsed = parse({"name": "private-gradients", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 def _rows(rows: int = 6) -> dict[str, torch.Tensor]:
@@ -122,7 +122,7 @@ def test_plug_ins_of_the_paper_have_its_sizes(reference, count):
         ModelEntry(title="r", architecture="roberta", config=sizes), head="classification", device="meta"
     )
     entry, config = parse({**reference, "layer_norms": False, "head": False})
-    method = entry.load()(config)
+    method = entry.create(config)
     method.prepare(model, Context())
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == count
     assert method.expected(model)["trainable_parameters"] == count

@@ -16,7 +16,7 @@ def cost(sparsity, bits, **config):
     with torch.device("meta"):
         model = BertModel(BertConfig(**config))
     entry, values = parse({"name": "gradual-magnitude-pruning", "sparsity": sparsity})
-    method = entry.load()(values)
+    method = entry.create(values)
     method.prepare(model, Context())
     return method.cost(model, bits=bits)
 

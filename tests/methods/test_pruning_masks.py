@@ -33,7 +33,7 @@ def tiny(kind=BertForSequenceClassification, seed=0, **changes):
 
 def make(name, **fields):
     entry, config = parse({"name": name, **fields})
-    return entry.load()(config)
+    return entry.create(config)
 
 
 def batch(seed=0, rows=8):

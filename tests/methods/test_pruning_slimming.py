@@ -12,7 +12,7 @@ from replica import models
 from replica.config import load_project
 from replica.config.schema import Measurement
 from replica.errors import ConfigError, TrainingError
-from replica.meters.structural import measure
+from replica.measure.structural import measure
 from replica.methods import Context, parse
 from replica.methods.pruning.slimming import COEFFICIENTS, DRAWN, draw_step
 
@@ -44,7 +44,7 @@ def batch() -> dict[str, torch.Tensor]:
 
 def method(**config):
     entry, parsed = parse({"name": "slimming-ticket", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 def coefficients(model) -> list[torch.Tensor]:

@@ -19,7 +19,7 @@ from replica.models.residual import ResidualConfig, ResidualForImageClassificati
 
 def make(name, **config):
     entry, values = parse({"name": name, **config})
-    return entry.load()(values)
+    return entry.create(values)
 
 
 def network(**changes):

@@ -31,7 +31,7 @@ def _model(config=T5, device="cpu"):
 
 def _method(**config):
     entry, parsed = parse({"name": "s3pet", **config})
-    return entry.load()(parsed)
+    return entry.create(parsed)
 
 
 @pytest.mark.parametrize("budget", [3.0, 40.0, 95.0])

@@ -127,7 +127,7 @@ def _context(row: Row) -> Context:
 
 def _make(row: Row):
     entry, config = parse({"name": row.method, **row.config})
-    return entry, entry.load()(config)
+    return entry, entry.create(config)
 
 
 def _train(row: Row):

@@ -15,7 +15,7 @@ from replica.assets.lock import lock
 from replica.config import load_project
 from replica.config.hub_lock import FILE, HubLock, Locked, read_lock, write_lock
 from replica.errors import AssetError, ConfigError
-from replica.plan.targets import asset_fingerprint
+from replica.plan.outputs import asset_fingerprint
 from tests.unit.assets_helpers import REVISION, safetensors, sha256
 from tests.unit.assets_hub_server import CONVERTED, blob_id
 from tests.unit.small_project import write_project

@@ -10,7 +10,7 @@ from replica.config import load_project
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.errors import ConfigError, ReplicaError
 from replica.plan import build_plan
-from replica.plan.targets import asset_fingerprint
+from replica.plan.outputs import asset_fingerprint
 
 from .small_project import write_project
 

@@ -158,7 +158,7 @@ def test_help_teaches_with_examples():
     ],
 )
 def test_full_disk_is_one_line_whatever_library_meets_it(capsys, said):
-    from replica.programs import main
+    from replica.jobs.programs import main
 
     def program():
         raise RuntimeError(said)

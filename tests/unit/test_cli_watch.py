@@ -17,13 +17,13 @@ from replica.cli import watch as module
 from replica.cli.verbs import state_of
 from replica.config import load_project
 from replica.files import write_json
+from replica.jobs.planned import jobs
+from replica.jobs.progress import Watcher, measured
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.plan.resources import jobs_of
-from replica.progress import steps
-from replica.progress.jobs import jobs
-from replica.progress.look import Watcher, measured
 from replica.sharing.records import Records
+from replica.training import steps
 
 from .small_project import write_project
 

@@ -55,7 +55,7 @@ def small(architecture: str, device: str = "meta", tuning: str = "full") -> nn.M
     }
     if tuning in references:
         found, chosen = parse(references[tuning])
-        found.load()(chosen).prepare(model, Context(head=head))
+        found.create(chosen).prepare(model, Context(head=head))
     return model
 
 
@@ -207,7 +207,7 @@ def test_our_lora_trains_what_pefts_own_model_trains():
     ours, theirs = (
         models.build(PROJECT.model("bert-base-uncased"), head="none", device="meta", attention="eager") for _ in "ab"
     )
-    found.load()(config).prepare(ours, Context(head="none"))
+    found.create(config).prepare(ours, Context(head="none"))
     theirs = peft.get_peft_model(theirs, peft.LoraConfig(r=8, target_modules=["query", "value"]))
     assert count_parameters(ours)["trainable"] == theirs.get_nb_trainable_parameters()[0] == 294_912
 

@@ -10,9 +10,9 @@ import pytest
 
 from replica.config import load_project
 from replica.config.schema import Measurement, Paper
-from replica.config.yaml_files import validate
+from replica.config.validation import validate
 from replica.errors import ConfigError
-from replica.meters.structural import measure_paper
+from replica.measure.structural import measure_paper
 
 from .small_project import paper
 

@@ -10,8 +10,8 @@ from replica.claims.cells import cells
 from replica.claims.evidence import flat
 from replica.claims.expressions import evaluate, names
 from replica.config import load_project
+from replica.measure.structural import measure
 from replica.meters.registry import meters_of
-from replica.meters.structural import measure
 
 PROJECT = load_project(
     Path(__file__).parents[2], papers=["ernie_tiny", "compression_survey", "fact", "imp_regurgitating"]

@@ -12,8 +12,8 @@ import yaml
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.plan import build_plan
+from replica.plan.outputs import fingerprint
 from replica.plan.resources import longest_path, resources_of, training_rows
-from replica.plan.targets import fingerprint
 
 from .small_project import paper, write_project
 
@@ -123,7 +123,7 @@ def test_resources_and_longest_path_follow_parents(tmp_path):
 def test_parsing_imports_no_torch_transformers_pandas_or_matplotlib(root):
     code = (
         "import sys; from replica.config import load_project; from replica.plan import build_plan;"
-        "from replica.plan.resources import longest_path; import replica.plan.targets;"
+        "from replica.plan.resources import longest_path; import replica.plan.outputs;"
         "p = load_project('.', quick=False)\n"
         "for scale in p.scales: build_plan(p, scale)\n"
         "print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib', 'pyarrow') if m in sys.modules])"

@@ -10,7 +10,7 @@ import yaml
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.plan import build_plan
-from replica.plan.memory import ERROR, MARGIN, saved_activations, shape_of, training_bytes
+from replica.plan.memory_estimate import ERROR, MARGIN, saved_activations, shape_of, training_bytes
 from replica.plan.resources import (
     evaluation_of,
     grown_memory,

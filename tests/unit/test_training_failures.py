@@ -26,10 +26,10 @@ from replica.errors import (
     TrainingError,
 )
 from replica.files import write_json
+from replica.jobs.programs import main
 from replica.paths import Layout
 from replica.plan import build_plan
-from replica.programs import main
-from replica.training import failures, memory, process
+from replica.training import failures, out_of_memory, process
 
 from .small_project import write_project
 
@@ -163,25 +163,25 @@ def _killed(folder, attempt, **more):
 
 
 def test_a_later_attempt_after_a_kill_without_notice_takes_smaller_parts(tmp_path, capsys):
-    assert memory.parts(tmp_path, 3, 8) == 1, "the first start, whatever its number"
+    assert out_of_memory.parts(tmp_path, 3, 8) == 1, "the first start, whatever its number"
     _killed(tmp_path, 1)
-    assert memory.parts(tmp_path, 1, 8) == 1, "requeued after a preemption, or started again by hand"
-    assert memory.parts(tmp_path, 2, 8) == 2
+    assert out_of_memory.parts(tmp_path, 1, 8) == 1, "requeued after a preemption, or started again by hand"
+    assert out_of_memory.parts(tmp_path, 2, 8) == 2
     assert "attempt 2" in capsys.readouterr().err
     _killed(tmp_path, 2)
-    assert memory.parts(tmp_path, 3, 8) == 4
-    assert json.loads((tmp_path / memory.NAME).read_text())["parts"] == 4
+    assert out_of_memory.parts(tmp_path, 3, 8) == 4
+    assert json.loads((tmp_path / out_of_memory.NAME).read_text())["parts"] == 4
     _killed(tmp_path, 3)
-    assert memory.parts(tmp_path, 4, 3) == 4 - 1, "not more parts than sentences"
+    assert out_of_memory.parts(tmp_path, 4, 3) == 4 - 1, "not more parts than sentences"
 
 
 def test_who_stopped_by_itself_or_is_alive_was_not_killed(tmp_path):
     process.stopped(tmp_path, 1, 40)
-    assert memory.parts(tmp_path, 2, 8) == 1
+    assert out_of_memory.parts(tmp_path, 2, 8) == 1
     write_json(tmp_path / process.NAME, {"pid": os.getpid(), "host": platform.node(), "attempt": 1})
-    assert memory.parts(tmp_path, 2, 8) == 1
+    assert out_of_memory.parts(tmp_path, 2, 8) == 1
     write_json(tmp_path / process.NAME, {"pid": os.getpid(), "host": "a-node-that-is-gone", "attempt": 1})
-    assert memory.parts(tmp_path, 2, 8) == 2
+    assert out_of_memory.parts(tmp_path, 2, 8) == 2
 
 
 @pytest.mark.parametrize(
@@ -194,31 +194,31 @@ def test_who_stopped_by_itself_or_is_alive_was_not_killed(tmp_path):
 )
 def test_an_error_for_lack_of_memory_is_one_line_and_halves_the_next_start(tmp_path, error):
     said = pytest.raises(OutOfMemoryError, match="out of memory with 8 sentences at a time")
-    with said as caught, memory.watched(tmp_path, 1, 8, attempt=1):
+    with said as caught, out_of_memory.watched(tmp_path, 1, 8, attempt=1):
         raise error
     assert len(str(caught.value).splitlines()) == 1
-    assert memory.parts(tmp_path, 2, 8) == 2
+    assert out_of_memory.parts(tmp_path, 2, 8) == 2
     _killed(tmp_path, 1)  # a neighbour of the process that said so
-    assert memory.parts(tmp_path, 2, 8) == 2, "heard once, not twice"
-    with pytest.raises(OutOfMemoryError, match="with 4 sentences"), memory.watched(tmp_path, 2, 8, attempt=2):
+    assert out_of_memory.parts(tmp_path, 2, 8) == 2, "heard once, not twice"
+    with pytest.raises(OutOfMemoryError, match="with 4 sentences"), out_of_memory.watched(tmp_path, 2, 8, attempt=2):
         raise error
     with (
         pytest.raises(OutOfMemoryError, match="one sentence at a time: the model itself"),
-        memory.watched(tmp_path, 8, 8, attempt=3),
+        out_of_memory.watched(tmp_path, 8, 8, attempt=3),
     ):
         raise error
-    assert memory.parts(tmp_path, 3, 8) == 4
+    assert out_of_memory.parts(tmp_path, 3, 8) == 4
 
 
 def test_a_shortage_that_several_processes_see_counts_once(tmp_path):
     for _ in range(2):
-        memory.shorten(tmp_path, 1)
-    assert memory.parts(tmp_path, 1, 8) == 2
-    memory.shorten(tmp_path, 2)
-    assert memory.parts(tmp_path, 2, 8) == 4
+        out_of_memory.shorten(tmp_path, 1)
+    assert out_of_memory.parts(tmp_path, 1, 8) == 2
+    out_of_memory.shorten(tmp_path, 2)
+    assert out_of_memory.parts(tmp_path, 2, 8) == 4
 
 
 def test_other_errors_pass_through(tmp_path):
-    with pytest.raises(RuntimeError, match="shapes"), memory.watched(tmp_path, 1, 8, attempt=1):
+    with pytest.raises(RuntimeError, match="shapes"), out_of_memory.watched(tmp_path, 1, 8, attempt=1):
         raise RuntimeError("shapes")
-    assert not (tmp_path / memory.NAME).exists()
+    assert not (tmp_path / out_of_memory.NAME).exists()

@@ -34,7 +34,7 @@ def test_distillation_under_distributed_data_parallel(one_process, method):
     student = models.build(entry(num_hidden_layers=1), head="mlm", seed=1)
     teacher = models.build(entry(), head="mlm", seed=2).requires_grad_(False)
     found, config = parse(method)
-    objective, context = found.load()(config), Context(head="mlm", teacher=teacher)
+    objective, context = found.create(config), Context(head="mlm", teacher=teacher)
     ids = torch.randint(5, 50, (2, 8), generator=torch.Generator().manual_seed(0))
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     expected = _gradients(student, objective.loss(student, batch, context))

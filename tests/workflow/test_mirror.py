@@ -11,10 +11,10 @@ import yaml
 from safetensors import safe_open
 
 from replica.assets import generated, manifest, smoke_tokenizer
-from replica.assets.cards import write_card
 from replica.assets.rows import write_parquet
 from replica.config import load_project
 from replica.plan import build_plan
+from replica.sharing.cards import write_card
 from tests.unit.assets_hub_server import Hub, serve
 from tests.unit.small_project import paper
 from tests.workflow.checkout import make_checkout, snakemake

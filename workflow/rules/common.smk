@@ -17,14 +17,14 @@ from replica.plan.resources import (
     resources_of,
     structural,
 )
-from replica.plan.targets import (
+from replica.plan.outputs import (
     asset_fingerprint,
     claimed_papers,
     evaluated_runs,
     fingerprint,
     paper_inputs,
 )
-from replica.snakemake_patches import patch_snakemake
+from replica.jobs.snakemake_patches import patch_snakemake
 
 # Jobs use the Python that runs Snakemake, whether or not its environment is activated.
 # Training takes and returns the same large blocks at every step: glibc keeps them (4 GB at most a block) instead of giving them back to

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from replica.claims.expressions import Expression, UnknownName, parse, split_run
+from replica.config.expand import expand_section, task_at
 from replica.config.project import Project
 from replica.config.schema import Paper
 from replica.errors import ConfigError, ResultError, nearest
 from replica.files import read_result
-from replica.plan.expand import expand_section, task_at
 
 #: Measures that differ from seed to seed; every other one counts something that all seeds share.
 _TIMED = ("latency",)

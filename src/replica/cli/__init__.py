@@ -6,7 +6,7 @@ import argparse
 from typing import NoReturn
 
 from replica.cli import assets
-from replica.programs import main as run_program
+from replica.jobs.programs import main as run_program
 
 EPILOG = """examples:
   replica plan                         what the configured scale would run, before anything starts

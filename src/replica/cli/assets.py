@@ -58,8 +58,8 @@ def lock(arguments: Namespace) -> int:
 
 def mirror(arguments: Namespace) -> int:
     """Copy what papers need into a mirror."""
-    from replica.assets.sync import sync
     from replica.cli.verbs import planned
+    from replica.sharing.sync import sync
 
     if arguments.rows is not None and arguments.rows < 1:
         raise AssetError(f"--rows {arguments.rows}: a split needs at least one row")

@@ -14,7 +14,7 @@ from replica.config import load_project
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
-from replica.training import failures, memory
+from replica.training import failures, out_of_memory
 
 #: Where SLURM's own logs of jobs may lie: the profiles' folder, and the executor's default.
 SLURM_LOGS = ("logs/slurm", ".snakemake/slurm_logs")
@@ -104,7 +104,7 @@ def _standing(layout: Layout, made: Plan, run: Run, seed: int) -> str:
     steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
     if steps:
         text += f", checkpoint of step {max(steps)}"
-    for name, shown in ((failures.NAME, _failure), (memory.NAME, _parts)):
+    for name, shown in ((failures.NAME, _failure), (out_of_memory.NAME, _parts)):
         if (folder / name).exists():
             try:
                 text += shown(json.loads((folder / name).read_text(encoding="utf-8")))

@@ -14,10 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
+from replica.config.validation import explain
 from replica.errors import ConfigError, ReplicaError, nearest
+from replica.measure.structural import one_line
 from replica.meters.registry import ASSUMPTIONS, Rule, parse_meters, plain, run_meter
-from replica.meters.structural import one_line
-from replica.methods.registry import entries, explain, parse
+from replica.methods.registry import entries, parse
 
 if TYPE_CHECKING:
     from replica.meters.registry import Measured
@@ -257,7 +258,7 @@ def report_of(name: str, entry: ModelEntry, request: Request) -> dict[str, Any]:
 
 def build(name: str, entry: ModelEntry, request: Request, methods: list[dict[str, Any]]) -> tuple[Measured, str, int]:
     """Build a model on meta with methods in it; returns it with its head and number of labels."""
-    from replica.meters.structural import prepare
+    from replica.measure.structural import prepare
 
     head = request.head or usual_head(entry)
     labels = request.labels or (usual_labels(entry) if head == "image" else 2)

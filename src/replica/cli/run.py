@@ -18,11 +18,11 @@ from replica.cli.watch import EVERY, duration, line, picture
 from replica.config import Project, load_project
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.files import read_result
+from replica.jobs.planned import Job, jobs
+from replica.jobs.progress import Watcher
 from replica.paths import Layout
 from replica.plan import Plan, build_plan
-from replica.plan.targets import claimed_papers, paper_inputs
-from replica.progress.jobs import Job, jobs
-from replica.progress.look import Watcher
+from replica.plan.outputs import claimed_papers, paper_inputs
 
 #: Lines of Snakemake's output that are shown where it failed.
 SHOWN = 20

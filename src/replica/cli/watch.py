@@ -17,10 +17,10 @@ from rich.text import Text
 from replica.cli.verbs import console, planned, state_of
 from replica.config import Project
 from replica.errors import ConfigError, ReplicaError
+from replica.jobs.planned import jobs
+from replica.jobs.progress import Look, Running, Watcher
 from replica.paths import Layout
 from replica.plan import Plan
-from replica.progress.jobs import jobs
-from replica.progress.look import Look, Running, Watcher
 
 #: Seconds between two looks: where the picture is renewed in place, and where each look is one more line of a log.
 EVERY = {True: 5.0, False: 60.0}

@@ -10,7 +10,8 @@ import yaml
 from pydantic import Field
 
 from replica.config.asset_schema import DatasetEntry, ModelEntry, Strict
-from replica.config.yaml_files import read_yaml, validate
+from replica.config.validation import validate
+from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest
 from replica.files import write_text
 

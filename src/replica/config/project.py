@@ -11,7 +11,8 @@ from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.hub_lock import apply_lock, read_lock
 from replica.config.schema import Paper, Task
 from replica.config.settings import Scale, Settings
-from replica.config.yaml_files import read_yaml, validate
+from replica.config.validation import validate
+from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
 
 from replica.errors import ConfigError
-from replica.methods.registry import explain
-
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -53,13 +49,3 @@ def read_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f" (line {mark.line + 1})" if mark else ""
         raise ConfigError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from None
-
-
-def validate(model: type[Model], value: Any, where: str) -> Model:
-    """Return `value` as `model`; raises ConfigError that names file and key, with the nearest known key."""
-    if not isinstance(value, dict):
-        raise ConfigError(f"{where}: expected a mapping, got {type(value).__name__}")
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error, model)}") from None

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from replica.meters.batches import loss_of, make_batch
-from replica.meters.parts import EMBEDDING_MODULES, Located, check_patterns, layer_modules, locate, matching
+from replica.meters.model_parts import EMBEDDING_MODULES, Located, check_patterns, layer_modules, locate, matching
 from replica.meters.semantics import attention, scan_at_once, steady
 from replica.meters.tracker import AnswerItems
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from replica.errors import ConfigError, nearest
-from replica.meters.parts import locate
+from replica.meters.model_parts import locate
 
 GIB, MIB = 2**30, 2**20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from replica.meters.parts import EMBEDDINGS, LAYERS, PARTS, is_norm, layer_modules, locate
+from replica.meters.model_parts import EMBEDDINGS, LAYERS, PARTS, is_norm, layer_modules, locate
 
 
 def count_parameters(model: nn.Module) -> dict:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from replica.config.validation import explain
 from replica.errors import ConfigError, nearest
-from replica.meters.rows import RowsOptions
-from replica.methods.registry import explain
+from replica.meters.dataset_rows import RowsOptions
 
 if TYPE_CHECKING:
     from replica.config.project import Project

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from replica.errors import ConfigError
-from replica.meters.parts import LAYERS, Located, check_patterns, locate, matching
+from replica.meters.model_parts import LAYERS, Located, check_patterns, locate, matching
 
 MIB = 2**20
 FULL_BITS = 32

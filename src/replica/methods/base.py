@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from replica.errors import ConfigError
 
@@ -104,8 +104,15 @@ class Method:
     #: For stored teacher signals: axis names per signal, e.g. `{"attention": ("heads", "length", "length")}`.
     signal_axes: ClassVar[dict[str, tuple[str, ...]]] = {}
 
+    #: The name that the method is registered under; set by the registry.
+    name: str = ""
+
     def __init__(self, config: Any):
         self.config = config
+
+    def fail(self, text: str) -> NoReturn:
+        """Raise ConfigError with the method's name before the text."""
+        raise ConfigError(f"method '{self.name or type(self).__name__}': {text}")
 
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
         """Put the method into the model in place: inject, freeze, mask, quantise. Must work on the meta device.

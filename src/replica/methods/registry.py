@@ -1,21 +1,24 @@
 """The registry of methods: names, versions and configurations, known without importing torch.
 
-Each family is a folder with a `config.py` (pydantic configurations, registered here by name and version) and one module
-per method (the class that does the work, imported when a run needs it).
+A method is a folder `methods/<family>/<method>/` with two modules: `config.py`, a pydantic configuration registered here by name and
+version, and `method.py`, the class that does the work, which is imported when a run needs it.
 """
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from replica.config.validation import explain
 from replica.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from replica.methods.base import Method
 
 CHANGES = {"structure", "loss", "optimizer", "schedule"}
 
@@ -43,10 +46,28 @@ class MethodEntry:
     needs_teacher: bool
     persistent: bool
 
-    def load(self) -> type:
-        """Import and return the class that implements the method."""
-        module, _, attribute = self.implementation.partition(":")
-        return getattr(importlib.import_module(module), attribute)
+    def load(self) -> type[Method]:
+        """Import and return the class that implements the method: the one subclass of `Method` that its `method.py` defines."""
+        from replica.methods.base import Method
+
+        name, _, attribute = self.implementation.partition(":")
+        module = importlib.import_module(name)
+        if attribute:
+            return getattr(module, attribute)
+        classes = [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == name
+        ]
+        if len(classes) != 1:
+            raise TypeError(f"{name} must define one subclass of Method, it defines {[c.__name__ for c in classes]}")
+        return classes[0]
+
+    def create(self, config: MethodConfig) -> Method:
+        """Return the method with this configuration; it knows the name that it is registered under."""
+        implementation = self.load()(config)
+        implementation.name = self.name
+        return implementation
 
 
 _ENTRIES: dict[str, MethodEntry] = {}
@@ -56,7 +77,7 @@ def method(
     name: str,
     *,
     version: int,
-    implementation: str,
+    implementation: str | None = None,
     changes: set[str],
     needs_teacher: bool = False,
     persistent: bool = False,
@@ -72,7 +93,13 @@ def method(
         if name in _ENTRIES:
             raise ValueError(f"method '{name}' is registered twice")
         _ENTRIES[name] = MethodEntry(
-            name, version, config, implementation, frozenset(changes), needs_teacher, persistent
+            name,
+            version,
+            config,
+            implementation or f"{config.__module__.rpartition('.')[0]}.method",
+            frozenset(changes),
+            needs_teacher,
+            persistent,
         )
         return config
 
@@ -82,10 +109,9 @@ def method(
 @cache
 def entries() -> dict[str, MethodEntry]:
     """Return every registered method by name, importing the families' configurations once."""
-    package = "replica.methods"
-    for family in pkgutil.iter_modules([str(Path(__file__).parent)]):
-        if family.ispkg:
-            importlib.import_module(f"{package}.{family.name}.config")
+    root = Path(__file__).parent
+    for path in sorted([*root.glob("*/config.py"), *root.glob("*/*/config.py")]):
+        importlib.import_module(".".join(("replica.methods", *path.relative_to(root).with_suffix("").parts)))
     return _ENTRIES
 
 
@@ -110,28 +136,3 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
         return found, found.config(**reference)
     except ValidationError as error:
         raise ConfigError(f"method '{found.name}': {explain(error, found.config)}") from None
-
-
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line what a pydantic validation found, with the nearest known key for an unknown one."""
-    parts = []
-    for item in error.errors():
-        where = ".".join(str(step) for step in item["loc"]) or "value"
-        if item["type"] == "extra_forbidden":
-            parts.append(f"unknown key '{where}'{nearest(str(item['loc'][-1]), _known_keys(model, item['loc'][:-1]))}")
-        else:
-            parts.append(f"{where}: {item['msg']} (got {item.get('input')!r})"[:300])
-    return "; ".join(parts)
-
-
-def _known_keys(model: type[BaseModel], path: tuple) -> list[str]:
-    fields = model.model_fields
-    for step in path:
-        if step not in fields:
-            continue
-        annotation = fields[step].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        nested = [a for a in inner if issubclass(a, BaseModel)]
-        if nested:
-            fields = nested[0].model_fields
-    return [f.alias or name for name, f in fields.items()]

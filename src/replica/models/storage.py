@@ -100,7 +100,7 @@ def load(
         instance = (methods or {}).get(reference["name"])
         if instance is None:
             found, values = parse(reference)
-            instance = found.load()(values)
+            instance = found.create(values)
         instance.restore(model)
     from safetensors.torch import load_file
 

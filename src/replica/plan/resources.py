@@ -1,8 +1,8 @@
 """What a run will need, estimated from its specification before anything starts: compute, time, memory, disk.
 
 Estimates count 6 FLOPs per trained weight and token (2 forward, 4 backward), those of the vocabulary's logits where they are computed,
-and 2 per teacher weight and token; memory is the closed form of `replica.plan.memory` with its margin. They are for planning; what a
-run did need is in its manifest and benchmark file.
+and 2 per teacher weight and token; memory is the closed form of `replica.plan.memory_estimate` with its margin. They are for
+planning; what a run did need is in its manifest and benchmark file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from replica.config.heads import DECODERS
 from replica.config.project import Project
 from replica.config.schema import Task, Train
 from replica.config.settings import Scale
-from replica.plan.memory import (
+from replica.plan.memory_estimate import (
     DEVICE_BASE,
     FLOAT,
     MARGIN,
@@ -26,8 +26,8 @@ from replica.plan.memory import (
     shape_of,
     training_bytes,
 )
+from replica.plan.outputs import evaluated_runs, measured_runs
 from replica.plan.runs import Plan, Run
-from replica.plan.targets import evaluated_runs, measured_runs
 
 #: Rows of a training split whose size is not pinned.
 UNKNOWN_ROWS = 100_000

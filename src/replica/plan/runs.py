@@ -11,14 +11,14 @@ import json
 import re
 from typing import Any
 
+from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
 from replica.config.heads import GENERATED
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Task, Train
 from replica.config.settings import Scale
-from replica.config.yaml_files import validate
+from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
-from replica.plan.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
 from replica.plan.plan import Plan, Prepared, Run
 from replica.plan.requests import check_chosen, check_claims, requested_runs
 

@@ -11,9 +11,9 @@ from replica.claims.compare import Row
 from replica.claims.evidence import Evidence, Missing, shared_measure
 from replica.claims.expressions import UnknownName, names, parse, split_run
 from replica.claims.statistics import aggregate, t_interval
+from replica.config.expand import expand_section
 from replica.config.schema import Figure, Paper
 from replica.errors import ConfigError, nearest
-from replica.plan.expand import expand_section
 
 #: A name with parts in braces, which stand for whatever is stored there.
 _PATTERN = re.compile(r"[A-Za-z][\w.`-]*\{\w+\}[\w.`{}-]*")

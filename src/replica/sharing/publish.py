@@ -219,7 +219,7 @@ class _Publication:
         """Write the model card of a run that is whole; one that is there already says the same or is renewed."""
         if artifact.kind != "run" or artifact.type != "model":
             return None
-        from replica.assets.cards import write_card
+        from replica.sharing.cards import write_card
 
         folder = self.root / artifact.folder
         return write_card(folder, manifest.read(folder), self.project)

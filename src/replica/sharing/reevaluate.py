@@ -12,8 +12,8 @@ from replica.config.project import Project
 from replica.errors import AssetError
 from replica.files import read_result
 from replica.paths import Layout
+from replica.plan.outputs import evaluated_runs
 from replica.plan.runs import Plan
-from replica.plan.targets import evaluated_runs
 from replica.sharing import index
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from replica.errors import ReplicaError
+from replica.measure.structural import CANNOT
 from replica.meters.flops import measure_flops
-from replica.meters.structural import CANNOT
 from replica.meters.tracker import StorageTracker
 from replica.training import distributed
 

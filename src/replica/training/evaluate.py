@@ -132,7 +132,7 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
     found.update({f"latency_{key}": value for key, value in meters.latency(model, batch, length).items()})
     if options["runtime"] == "onnxruntime":
         exporters = [registry.parse(item) for item in structure]
-        method = next(entry.load()(config) for entry, config in exporters if hasattr(entry.load(), "export"))
+        method = next(entry.create(config) for entry, config in exporters if hasattr(entry.load(), "export"))
         path = folder / "model.onnx"
         found.update(method.export(model, path, batch, length))
     write_json(folder / "measures.json", {"run": run_id, "seed": seed, "measures": found})

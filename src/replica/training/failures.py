@@ -132,7 +132,7 @@ def repeatable(error: Exception) -> int | None:
 
 def forget(layout: Layout, scale: str, run_id: str, seeds: list[int]) -> list[Path]:
     """Remove what a run's seeds remember of failures and of memory; returns the removed files. Checkpoints stay."""
-    from replica.training.memory import NAME as MEMORY
+    from replica.training.out_of_memory import NAME as MEMORY
 
     found = [layout.resume(scale, run_id, seed) / name for seed in seeds for name in (NAME, MEMORY)]
     removed = [path for path in found if path.exists()]

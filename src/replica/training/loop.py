@@ -19,14 +19,13 @@ from replica.errors import DivergedError
 from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
 from replica.methods.peft.layers import select_task
-from replica.progress.steps import line as progress_line
 from replica.tasks import LengthBucketSampler, MixedSampler, MixedSplit
 from replica.tasks.mixture import TASK
-from replica.training import checkpoints, distributed
-from replica.training import parts as sharing
+from replica.training import checkpoints, distributed, micro_batches
 from replica.training.cost import PeakMemory
 from replica.training.interruption import Interruption
 from replica.training.precision import choose
+from replica.training.steps import line as progress_line
 
 #: Of a checkpoint: the line of the history that was begun and not yet written.
 LINE = "line.json"
@@ -115,11 +114,11 @@ class Loop(Trainer):
         interruption: Interruption | None = None,
     ):
         processes = distributed.processes()
-        batch = sharing.whole(train.batch_size, train.accumulate, processes)
+        batch = micro_batches.whole(train.batch_size, train.accumulate, processes)
         brought = [m.sampler(len(split), batch, context.seed, [collate]) for _, m in methods]
         self._brought = next((sampler for sampler in brought if sampler is not None), None)
         self.sampler = self._brought or _sampler(split, batch, context.seed, collate)
-        self.own_parts = sharing.PartSampler(self.sampler, parts, distributed.rank(), processes)
+        self.own_parts = micro_batches.PartSampler(self.sampler, parts, distributed.rank(), processes)
         self.interruption = interruption or Interruption()
         self._weights: list[float] = []
         self.split, self.context, self._collate_rows = split, context, collate
@@ -193,7 +192,7 @@ class Loop(Trainer):
             batch["example_id"] = torch.full_like(batch["example_id"], -1)
         if not self._shared:
             return batch
-        return batch, sharing.counted(batch) if rows else sharing.EMPTY
+        return batch, micro_batches.counted(batch) if rows else micro_batches.EMPTY
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Take a step's batches; where they are parts, weigh each by its share of the whole batch over all processes."""
@@ -203,7 +202,7 @@ class Loop(Trainer):
             samples = [batch for batch, _ in samples]
             parts, processes = self.own_parts.parts, self.own_parts.processes
             wholes = torch.tensor(counts, dtype=torch.float32, device=device).clamp(min=0).reshape(-1, parts).sum(1)
-            self._weights = sharing.weights(counts, distributed.total(wholes), parts, processes)
+            self._weights = micro_batches.weights(counts, distributed.total(wholes), parts, processes)
         return samples, items
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -22,14 +22,14 @@ from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
-from replica.training import distributed, failures, memory, process
+from replica.training import distributed, failures, out_of_memory, process
 from replica.training.cost import forward_flops
+from replica.training.data import sources, training_data
 from replica.training.evaluate import select_scores
 from replica.training.interruption import Interruption
 from replica.training.loop import Loop, total_steps
-from replica.training.parts import most_parts
+from replica.training.micro_batches import most_parts
 from replica.training.precision import choose
-from replica.training.rows import sources, training_data
 from replica.training.selection import choose_candidate
 
 #: Sentences that a teacher reads at once where its signals are stored.
@@ -52,7 +52,7 @@ def own_methods(run: Run) -> list[tuple[registry.MethodEntry, Method]]:
     for item in run.spec.get("methods", []):
         reference = {key: value for key, value in item.items() if key != "version"}
         entry, config = registry.parse(reference)
-        found.append((entry, entry.load()(config)))
+        found.append((entry, entry.create(config)))
     return found
 
 
@@ -124,10 +124,10 @@ def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layo
         distributed.start()
         train = Train(**run.spec["train"])
         most = most_parts(train.batch_size, train.accumulate, distributed.processes())
-        parts = distributed.from_first(memory.parts(state, attempt, most) if distributed.first() else None)
+        parts = distributed.from_first(out_of_memory.parts(state, attempt, most) if distributed.first() else None)
         with (
             at_work(project, plan, run_id, seed, layout, attempt),
-            memory.watched(state, parts, most, attempt),
+            out_of_memory.watched(state, parts, most, attempt),
         ):
             return _train(project, plan, run, seed, layout, attempt, parts, interruption)
 
@@ -333,10 +333,10 @@ def _processor() -> str:
 def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int = 1) -> int:
     """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
     state = layout.resume(plan.scale, run_id, seed)
-    parts = memory.parts(state, attempt, SIGNAL_BATCH)
+    parts = out_of_memory.parts(state, attempt, SIGNAL_BATCH)
     with at_work(project, plan, run_id, seed, layout, attempt):
         size = max(1, SIGNAL_BATCH // parts)
-        with memory.watched(state, parts, SIGNAL_BATCH, attempt):
+        with out_of_memory.watched(state, parts, SIGNAL_BATCH, attempt):
             _store_signals(project, plan, run_id, seed, layout, size)
     shutil.rmtree(state, ignore_errors=True)
     return 0

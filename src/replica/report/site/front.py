@@ -6,8 +6,8 @@ from collections import Counter
 from typing import Any
 
 from replica.claims.verdicts import ALL
+from replica.config.expand import SECTIONS, expand_section
 from replica.config.schema import Paper
-from replica.plan.expand import SECTIONS, expand_section
 from replica.report.scorecard import EVIDENCE, counts
 from replica.report.site.pages import Pages, Source
 

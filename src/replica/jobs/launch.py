@@ -1,7 +1,7 @@
 """Starts a program of the DAG with the GPUs and the time that its job was given. Uses the standard library alone.
 
 Every job of training, storing signals and scoring begins here (`scripts/launch.py`), with one program. How a training then spreads
-over the GPUs and nodes that it got is `replica.training.spread`.
+over the GPUs and nodes that it got is `replica.jobs.spread`.
 
 - Without a queue, a job takes the ids of GPUs that nobody else holds: a lock on a file for each id, which the kernel opens when the
   last process that holds it ends, however it ends.
@@ -25,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from replica.children import Children, shell_status
 from replica.errors import INTERRUPTED
+from replica.jobs.children import Children, shell_status
 
 #: What a program is told of: the end of its job, a person's Ctrl-C, a time limit that is near.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)

@@ -13,9 +13,9 @@ import torch
 import transformers
 
 from replica.errors import AssetError, ConfigError, ReplicaError
+from replica.meters.dataset_rows import ASSUMPTION, RowsOptions, count_rows
 from replica.meters.parameters import count_parameters
 from replica.meters.registry import ASSUMPTIONS, Measured, check_splits, meters_of, plain, run_meter
-from replica.meters.rows import ASSUMPTION, RowsOptions, count_rows
 from replica.methods.base import Context
 from replica.methods.registry import parse
 from replica.models import build
@@ -122,7 +122,7 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
         if found.name in methods:
             raise ConfigError(f"method '{found.name}' stands twice in one measurement")
         _check_rank(found.name, config, model.config)
-        methods[found.name] = found.load()(config)
+        methods[found.name] = found.create(config)
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)

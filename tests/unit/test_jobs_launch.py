@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from replica.launch import lease, visible_gpus
+from replica.jobs.launch import lease, visible_gpus
 
 #: Writes its GPUs and nodes, after it has waited for a file, so that jobs overlap.
 SHOW = """
@@ -51,7 +51,7 @@ def _launch(
 ) -> subprocess.Popen:
     script = folder / "program.py"
     script.write_text(program)
-    command = [sys.executable, "-m", "replica.launch", *options, "--", str(script), str(folder), *arguments]
+    command = [sys.executable, "-m", "replica.jobs.launch", *options, "--", str(script), str(folder), *arguments]
     return subprocess.Popen(command, env=_environment(folder, **more), stderr=subprocess.PIPE, text=True)
 
 

@@ -110,7 +110,7 @@ def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> 
 def _template() -> jinja2.Template:
     import jinja2
 
-    source = resources.files("replica.assets") / "templates" / "card.md.j2"
+    source = resources.files("replica.sharing") / "templates" / "card.md.j2"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
     return environment.from_string(source.read_text(encoding="utf-8"))
 
@@ -159,7 +159,8 @@ def _chain(project: Project, plan: Plan | None, manifest: dict[str, Any]) -> dic
 
 def _papers(project: Project, plan: Plan | None, run: str) -> list[dict[str, Any]]:
     from replica.config.schema import Paper
-    from replica.config.yaml_files import read_yaml, validate
+    from replica.config.validation import validate
+    from replica.config.yaml_files import read_yaml
 
     found = []
     for name in sorted(plan.runs[run].papers if plan else ()):

@@ -8,13 +8,13 @@ import torch
 
 from replica import models
 from replica.assets import manifest
-from replica.assets.cards import write_card
 from replica.config import load_project
 from replica.errors import AssetError
 from replica.methods import parse
 from replica.methods.base import Context
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.sharing.cards import write_card
 
 from .small_models import same
 from .small_project import _model, paper, write_project
@@ -37,7 +37,7 @@ def made(project, plan, name, *, methods=(), metrics=METRICS, head="classificati
     structure = []
     for reference in methods:
         found, config = parse(reference)
-        found.load()(config).prepare(model, Context())
+        found.create(config).prepare(model, Context())
         structure.append(reference)
     models.save(model, folder, head=head, labels=2, structure=structure)
     parents = {role: {"run": parent, "seed": 0, "manifest": "0" * 64} for role, parent in run.parents.items()}

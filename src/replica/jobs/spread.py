@@ -1,7 +1,7 @@
 """One training process for each GPU, on one node or on several, and one exit status for all of them. Imports no torch.
 
-`scripts/train.py` calls it, inside a job that has its GPUs and nodes (`replica.launch` got them). It does what torchrun does, with what
-a job needs of it: a signal reaches every process and all have the time of the job's end to write their checkpoint, and the status is
+`scripts/train.py` calls it, inside a job that has its GPUs and nodes (`replica.jobs.launch` got them). It does what torchrun does, and
+adds what a job needs: a signal reaches every process and all have the time of the job's end to write their checkpoint, and the status is
 that of the process that failed first for a reason, not of those that lost it. On several nodes the program starts itself once more on
 each through `srun`, which hands signals on.
 """
@@ -18,8 +18,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from replica.children import Children, shell_status
 from replica.errors import DIVERGED, INTERRUPTED, MISTAKE, OUT_OF_MEMORY, TrainingError
+from replica.jobs.children import Children, shell_status
 from replica.training.interruption import SIGNALS
 
 #: Set by the program that starts itself on several nodes: how many there are.

@@ -12,7 +12,7 @@ from torch import nn
 
 from replica.config import load_project
 from replica.errors import ConfigError
-from replica.meters import reference
+from replica.measure import reference
 from replica.meters.memory import measure_memory
 from replica.meters.semantics import autocasting
 from replica.meters.tracker import SavedBytes, StorageTracker

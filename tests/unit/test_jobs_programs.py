@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from replica.programs import importing, main
+from replica.jobs.programs import importing, main
 
 
 def test_what_is_imported_is_taken_from_the_collector_and_the_collector_works_again():
@@ -44,7 +44,7 @@ def test_exit_status_is_the_programs(returned, status):
     "modules, spared",
     [
         (
-            "replica.training.evaluate, replica.meters.structural",
+            "replica.training.evaluate, replica.measure.structural",
             ("transformers.trainer", "peft", "datasets", "sklearn"),
         ),
         ("replica.tasks.prepare", ("torch", "transformers")),

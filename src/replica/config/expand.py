@@ -8,7 +8,7 @@ from typing import Any, get_args
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Stage, Task
 from replica.config.settings import Scale
-from replica.config.yaml_files import validate
+from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 
 #: The sections of a paper's `runs`.

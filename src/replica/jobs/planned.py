@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from replica.config import Project
 from replica.plan import Plan
+from replica.plan.outputs import evaluated_runs, measured_runs
 from replica.plan.resources import START_SECONDS, evaluation_of, resources_of
-from replica.plan.targets import evaluated_runs, measured_runs
 
 
 @dataclass(frozen=True)

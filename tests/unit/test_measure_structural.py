@@ -13,8 +13,8 @@ import pytest
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement, Paper
 from replica.errors import ConfigError
+from replica.measure.structural import measure, measure_paper
 from replica.meters.registry import METERS, parse_meters
-from replica.meters.structural import measure, measure_paper
 from replica.methods import registry
 from replica.methods.base import Method
 from replica.methods.registry import MethodConfig

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from replica.snakemake_patches import BENCHMARK_INTERVAL, patch_snakemake, schedule_look
+from replica.jobs.snakemake_patches import BENCHMARK_INTERVAL, patch_snakemake, schedule_look
 
 
 class Scheduler:

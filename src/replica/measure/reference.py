@@ -317,7 +317,7 @@ def _prepared(project: Project, row: Row, device: str, changes: dict) -> tuple[n
     try:
         for reference in row.methods:
             found, config = parse(dict(reference))
-            methods.append(found.load()(config))
+            methods.append(found.create(config))
     except (ConfigError, ImportError) as reason:
         raise NotHere(str(reason)) from None
     entry = project.model(row.model)
@@ -344,7 +344,7 @@ def _optimizer(row: Row, model: nn.Module, methods: list) -> torch.optim.Optimiz
         from replica.methods.registry import parse
 
         found, config = parse({"name": "galore", "rank": row.rank})
-        return found.load()(config).optimizer(model, _context(row))
+        return found.create(config).optimizer(model, _context(row))
     if row.optimizer == "adamw8bit":
         return _bitsandbytes().optim.AdamW8bit(trained, lr=1e-4)
     if row.optimizer == "adamw":

@@ -12,9 +12,9 @@ from replica.methods.base import Context
 from replica.models import build
 from replica.tasks import LengthBucketSampler
 from replica.tasks.mlm import mlm_loss
-from replica.training import memory
+from replica.training import out_of_memory
 from replica.training.loop import Loop
-from replica.training.parts import EMPTY, PartSampler, counted, most_parts, weights, whole
+from replica.training.micro_batches import EMPTY, PartSampler, counted, most_parts, weights, whole
 
 from .small_models import entry
 
@@ -124,16 +124,16 @@ def test_run_that_is_out_of_memory_comes_back_smaller_and_ends_as_if_it_never_wa
         largest.append(len(batch["labels"]))
         steps.append(context.step)
         if context.step >= 3 and len(batch["labels"]) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            raise torch.OutOfMemoryError("CUDA out of out_of_memory. Tried to allocate 2.00 GiB")
         return model(**{key: value for key, value in batch.items() if key != "example_id"}).loss
 
     folder = tmp_path / "state"
     tried = []
     for attempt in range(1, 5):
-        parts = memory.parts(folder, attempt, most_parts(8, 1, 1))
+        parts = out_of_memory.parts(folder, attempt, most_parts(8, 1, 1))
         tried.append(parts)
         try:
-            with memory.watched(folder, parts, 8, attempt):
+            with out_of_memory.watched(folder, parts, 8, attempt):
                 outcome, found = _train(folder, "classification", parts, tight)
             break
         except TrainingError as error:

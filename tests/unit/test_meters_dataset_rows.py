@@ -20,11 +20,11 @@ from replica.config.hub_lock import HubLock, Locked, write_lock
 from replica.config.schema import Measurement
 from replica.errors import ConfigError
 from replica.files import write_json
+from replica.measure.structural import measure, measure_paper
+from replica.meters.dataset_rows import RowsOptions, count_rows
 from replica.meters.registry import DATA_METERS, meters_of, parse_meters
-from replica.meters.rows import RowsOptions, count_rows
-from replica.meters.structural import measure, measure_paper
+from replica.plan.outputs import fingerprint
 from replica.plan.requests import check_claims
-from replica.plan.targets import fingerprint
 
 from .small_project import DATASETS, PAPER, paper, write_project
 
@@ -285,7 +285,7 @@ def test_unknown_data_sets_and_splits_are_found_in_the_plan(tmp_path, dataset, s
 
 def test_counting_is_configured_without_importing_torch_or_pyarrow():
     code = (
-        "import sys, replica.plan.targets, replica.meters.registry as r;"
+        "import sys, replica.plan.outputs, replica.meters.registry as r;"
         "r.parse_meters({'rows': {}}, 'm', r.DATA_METERS); sys.exit('torch' in sys.modules or 'pyarrow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replica.files import read_result
+from replica.jobs.planned import Job
 from replica.paths import Layout
 from replica.plan import Plan
-from replica.progress import steps
-from replica.progress.jobs import Job
 from replica.sharing.records import Records
+from replica.training import steps
 
 
 @dataclass(frozen=True)

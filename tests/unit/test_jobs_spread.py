@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from replica.errors import DIVERGED, INTERRUPTED, MISTAKE, OUT_OF_MEMORY, TrainingError
-from replica.training import spread
-from replica.training.spread import NODES, Shape, shape, together
+from replica.jobs import spread
+from replica.jobs.spread import NODES, Shape, shape, together
 
 GPUS = {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}
 JOB = {**GPUS, "SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}
@@ -107,7 +107,7 @@ def test_several_nodes_are_reached_through_srun(tmp_path, monkeypatch):
 if "RANK" in os.environ:
     {WRITES.strip().replace(chr(10), chr(10) + "    ")}
 else:
-    from replica.training.spread import launch, shape
+    from replica.jobs.spread import launch, shape
     asked = int(sys.argv[sys.argv.index("--processes") + 1])
     sys.exit(launch([sys.executable, *sys.argv], shape(4, asked)))
 """
@@ -142,7 +142,7 @@ signal.signal({int(number)}, lambda number, frame: sys.exit(85))
 time.sleep(60)
 """
     command = _child(tmp_path, body)
-    code = f"import sys; from replica.training.spread import *; sys.exit(launch({command!r}, Shape(1, 2)))"
+    code = f"import sys; from replica.jobs.spread import *; sys.exit(launch({command!r}, Shape(1, 2)))"
     launcher = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
     while not all((Path(tmp_path) / str(rank)).exists() for rank in range(2)):
