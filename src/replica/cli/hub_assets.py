@@ -1,34 +1,39 @@
-"""What `replica lock` and `replica mirror` do: commits of the hub, and mirrors for machines without a network."""
+"""`replica lock` and `replica mirror`: commits of the hub, and mirrors for machines without a network."""
 
 from __future__ import annotations
 
-import argparse
 import os
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
+from replica.cli.options import plan_options, planned
 from replica.errors import AssetError
 
 
-def add(verbs: argparse._SubParsersAction) -> None:
+def add(verbs: Any) -> None:
     """Add the verbs `lock` and `mirror` to the command line."""
-    lock = verbs.add_parser(
+    pins = verbs.add_parser(
         "lock", help="write the hub's commits and digests of data sets and models to config/hub.lock.yaml"
     )
-    lock.add_argument("names", nargs="*", metavar="NAME", help="data sets and models (default: all that the hub has)")
-    what = lock.add_mutually_exclusive_group()
-    what.add_argument("--update", action="store_true", help="move to the hub's commits of now")
-    what.add_argument(
-        "--check", action="store_true", help="write nothing; say what moved on the hub, and what is gone or changed"
+    pins.set_defaults(run=lock)
+    pins.add_argument("names", nargs="*", metavar="NAME", help="data sets and models (default: all that the hub has)")
+    mode = pins.add_mutually_exclusive_group()
+    mode.add_argument("--update", action="store_true", help="move to the hub's commits of now")
+    mode.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; list commits that moved on the hub, and files that are gone or changed",
     )
 
-    mirror = verbs.add_parser("mirror", help="copy what papers need from the hub into a folder, for REPLICA_MIRROR")
-    actions = mirror.add_subparsers(dest="action", required=True, metavar="ACTION")
-    sync = actions.add_parser("sync", help="bring a mirror up to what papers need; what is there already stays")
+    copies = verbs.add_parser(
+        "mirror", help="copy papers' data and models from the hub into a folder, for REPLICA_MIRROR"
+    )
+    actions = copies.add_subparsers(dest="action", required=True, metavar="ACTION")
+    sync = actions.add_parser("sync", help="copy into a mirror the assets that papers need and it lacks")
+    sync.set_defaults(run=mirror)
     sync.add_argument("folder", metavar="FOLDER", help="folder of the mirror, made where there is none")
-    sync.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: those of config/config.yaml)")
-    sync.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
-    sync.add_argument("--all", action="store_true", help="also for the trends that are not marked quick")
+    plan_options(sync)
     sync.add_argument(
         "--rows",
         type=int,
@@ -38,7 +43,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 
 def lock(arguments: Namespace) -> int:
-    """Lock the hub's commits; ends with an error that names what could not be locked, after the others were."""
+    """Lock the hub's commits; ends with an error that names those that could not be locked, after the others were."""
     from replica.assets.lock import lock as lock_assets
     from replica.config import load_project
 
@@ -50,15 +55,12 @@ def lock(arguments: Namespace) -> int:
         print(f"not as it should be: {line}")
     if outcome.failed:
         total = len(outcome.failed) + len(outcome.lines)
-        raise AssetError(
-            f"{len(outcome.failed)} of {total} are not as locked, each named above with what would be right"
-        )
+        raise AssetError(f"{len(outcome.failed)} of {total} are not as locked, each named above with its remedy")
     return 0
 
 
 def mirror(arguments: Namespace) -> int:
-    """Copy what papers need into a mirror."""
-    from replica.cli.verbs import planned
+    """Copy papers' data and models into a mirror."""
     from replica.sharing.sync import sync
 
     if arguments.rows is not None and arguments.rows < 1:
@@ -70,12 +72,12 @@ def mirror(arguments: Namespace) -> int:
     for line in missing:
         print(f"not copied: {line}")
     if missing:
-        raise AssetError(f"{folder} lacks {len(missing)} of what is needed, each named above with what would be right")
+        raise AssetError(f"{folder} lacks {len(missing)} needed assets, each named above with its remedy")
     print(f"use it: export REPLICA_MIRROR={folder.resolve()}")
     return 0
 
 
 def _quiet() -> None:
-    """Keep the hub's client from giving its own account of each try beside our one line."""
+    """Silence the hub client's own report of each try: one line of ours tells it."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,4 +1,4 @@
-"""`replica compare`: what two ledgers differ in, between commits and folders, in a terminal, as Markdown and as a page."""
+"""`replica diff`: what two ledgers differ in, between commits and folders, in a terminal, as Markdown and as a page."""
 
 from __future__ import annotations
 
@@ -99,11 +99,11 @@ def _git(root, *arguments):
     subprocess.run(["git", *author, *arguments], cwd=root, check=True)
 
 
-def _compare(root, capsys, monkeypatch, *arguments):
-    from replica.cli import main, verbs
+def _diff(root, capsys, monkeypatch, *arguments):
+    from replica.cli import main, options
 
-    monkeypatch.setattr(verbs.console, "width", 240)
-    monkeypatch.setattr(sys, "argv", ["replica", "--root", str(root), "compare", *map(str, arguments)])
+    monkeypatch.setattr(options.console, "width", 240)
+    monkeypatch.setattr(sys, "argv", ["replica", "--root", str(root), "diff", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()
     said = capsys.readouterr()
@@ -116,7 +116,7 @@ def _line(text, name):
 
 
 def test_two_commits_in_a_terminal(checkout, capsys, monkeypatch):
-    code, out, _ = _compare(checkout, capsys, monkeypatch, "before", "after")
+    code, out, _ = _diff(checkout, capsys, monkeypatch, "before", "after")
     assert code == 0
     assert "2 changed verdicts, 2 changed numbers, 1 changed claims, 1 appeared, 1 disappeared; 6 rows before" in out
     assert "8 [7, 9] → 6 [5, 7] M" in _line(out, "moved") and "-25 %" in _line(out, "moved")
@@ -126,12 +126,12 @@ def test_two_commits_in_a_terminal(checkout, capsys, monkeypatch):
 
 
 def test_markdown_is_short_and_holds_no_html(checkout, capsys, monkeypatch):
-    _, out, _ = _compare(checkout, capsys, monkeypatch, "before", "after", "--markdown", "--most", "1")
+    _, out, _ = _diff(checkout, capsys, monkeypatch, "before", "after", "--markdown", "--most", "1")
     assert out.index("Rows by verdict") < out.index("Changed verdicts") < out.index("Changed numbers")
     assert "and 1 more" in out and "| moved |" not in out
     assert "<img" not in out and "&lt;img" in out
     assert r"\| &#96;y&#96;" in out, "a bar in a cell does not open a column"
-    _, out, _ = _compare(checkout, capsys, monkeypatch, "after", "after", "--markdown")
+    _, out, _ = _diff(checkout, capsys, monkeypatch, "after", "after", "--markdown")
     assert "no verdict, number or claim differs (6 rows)" in out and "|" not in out
 
 
@@ -150,7 +150,7 @@ class _Page(HTMLParser):
 
 def test_the_page_escapes_what_a_ledger_says_and_loads_nothing(checkout, capsys, monkeypatch, tmp_path):
     page = tmp_path / "pages" / "changes.html"
-    code, _, _ = _compare(checkout, capsys, monkeypatch, "before", "after", "--html", page)
+    code, _, _ = _diff(checkout, capsys, monkeypatch, "before", "after", "--html", page)
     shown = _Page(page.read_text(encoding="utf-8"))
     assert code == 0 and MARKUP in shown.text
     assert not {"img", "script", "link", "iframe"} & {tag for tag, _ in shown.tags}
@@ -162,18 +162,18 @@ def test_folders_and_the_working_copy(checkout, capsys, monkeypatch, tmp_path):
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "claims.json").write_text(to_json(BEFORE), encoding="utf-8")
-    _, out, _ = _compare(checkout, capsys, monkeypatch, folder, "before")
+    _, out, _ = _diff(checkout, capsys, monkeypatch, folder, "before")
     assert "no verdict, number or claim differs" in out
-    _, out, _ = _compare(checkout, capsys, monkeypatch, "after")
+    _, out, _ = _diff(checkout, capsys, monkeypatch, "after")
     assert "after → results/pinned/claims.json" in out and "differs" in out
     (checkout / "results" / "claims.json").write_text(to_json(BEFORE), encoding="utf-8")
-    _, out, _ = _compare(checkout, capsys, monkeypatch, "after")
+    _, out, _ = _diff(checkout, capsys, monkeypatch, "after")
     assert "after → results/claims.json" in out and "2 changed verdicts" in out
 
 
 def test_status_says_whether_something_changed_only_when_asked(checkout, capsys, monkeypatch):
-    assert _compare(checkout, capsys, monkeypatch, "before", "after", "--fail-on-change")[0] == 1
-    assert _compare(checkout, capsys, monkeypatch, "after", "after", "--fail-on-change")[0] == 0
+    assert _diff(checkout, capsys, monkeypatch, "before", "after", "--fail-on-change")[0] == 1
+    assert _diff(checkout, capsys, monkeypatch, "after", "after", "--fail-on-change")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,6 @@ def test_a_mistake_is_one_line_and_writes_nothing(checkout, capsys, monkeypatch,
     named = [str(tmp_path / name.strip("{}")) if name.startswith("{") else name for name in names]
     page = tmp_path / "page.html"
     wanted = [] if "--html" in named else ["--html", page]
-    code, out, err = _compare(checkout, capsys, monkeypatch, *named, *wanted)
+    code, out, err = _diff(checkout, capsys, monkeypatch, *named, *wanted)
     assert code == 2 and not out and len(err.splitlines()) == 1 and said in err
     assert not page.exists() and not list(Path(tmp_path / "empty").iterdir())
