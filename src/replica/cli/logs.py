@@ -80,7 +80,7 @@ def find_run(arguments: Namespace) -> tuple[Plan, Run]:
     for papers in (None, "all"):
         project = load_project(arguments.root, quick=False)
         if papers:
-            project = load_project(arguments.root, quick=False, papers=list(project.paper_files))
+            project = load_project(arguments.root, quick=False, papers=list(project.paper_folders))
         plan = build_plan(project, arguments.scale)
         runs = [run for run in plan.runs.values() if run.seeds]
         exact = [run for run in runs if wanted == run.id or wanted in run.names]
