@@ -6,8 +6,9 @@ import itertools
 from typing import Any, get_args
 
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Stage, Task
+from replica.config.schema import Paper, RunEntry, Stage
 from replica.config.settings import Scale
+from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 

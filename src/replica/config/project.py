@@ -9,8 +9,9 @@ from typing import Any
 
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.hub_lock import apply_lock, read_lock
-from replica.config.schema import Paper, Task
+from replica.config.schema import Paper
 from replica.config.settings import Scale, Settings
+from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest

@@ -14,8 +14,9 @@ from typing import Any
 from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
 from replica.config.heads import GENERATED
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Task, Train
+from replica.config.schema import Paper, RunEntry, Train
 from replica.config.settings import Scale
+from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
