@@ -11,7 +11,12 @@ from replica.methods.binarization.bipft.binarizers import (
     RowBinarizer,
     SignedBinarizer,
 )
-from replica.methods.binarization.bipft.binary_layers import BinaryEmbedding, BinaryLinear, PackedEmbedding, PackedLinear
+from replica.methods.binarization.bipft.binary_layers import (
+    BinaryEmbedding,
+    BinaryLinear,
+    PackedEmbedding,
+    PackedLinear,
+)
 from replica.methods.binarization.bipft.sign_bits import pack_signs, packed_width, unpack_signs
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from replica.errors import ConfigError
 from replica.methods.pruning.gradual_magnitude_pruning.config import GradualMagnitudePruningConfig
-from replica.methods.pruning.sparse_training.densities import erdos_renyi, layer_zeros
-from replica.methods.pruning.iterative_magnitude_pruning.rounds import Rounds, rounds_to
 from replica.methods.pruning.gradual_magnitude_pruning.schedule import pruning_steps
+from replica.methods.pruning.iterative_magnitude_pruning.rounds import Rounds, rounds_to
+from replica.methods.pruning.sparse_training.densities import erdos_renyi, layer_zeros
 from replica.methods.pruning.sparse_training.step_cost import gradual_step_flops, step_flops
 
 SHAPES = {

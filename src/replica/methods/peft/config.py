@@ -49,7 +49,13 @@ class Places(Trained):
     biases: bool = Field(True, description="the adapter's two layers have biases")
 
 
-@method("compacter", version=1, implementation=f"{_PACKAGE}.adapters:BottleneckAdapters", changes={"structure"}, persistent=True)
+@method(
+    "compacter",
+    version=1,
+    implementation=f"{_PACKAGE}.adapters:BottleneckAdapters",
+    changes={"structure"},
+    persistent=True,
+)
 class CompacterConfig(Places):
     """Compacter (Karimi Mahabadi et al. 2021): H = sum_i A_i kron (s_i t_i^T), A shared by all adapters.
 
@@ -64,7 +70,13 @@ class CompacterConfig(Places):
     rule_std: float = Field(1e-4, ge=0, description="A starts as normal(0, this)")
 
 
-@method("phm-adapter", version=1, implementation=f"{_PACKAGE}.adapters:BottleneckAdapters", changes={"structure"}, persistent=True)
+@method(
+    "phm-adapter",
+    version=1,
+    implementation=f"{_PACKAGE}.adapters:BottleneckAdapters",
+    changes={"structure"},
+    persistent=True,
+)
 class PHMAdapterConfig(Places):
     """Adapters of parameterized hypercomplex multiplications: H = sum_i A_i kron B_i, both own to each layer."""
 
@@ -72,28 +84,52 @@ class PHMAdapterConfig(Places):
     rule_std: float = Field(0.01, ge=0, description="A starts as normal(0, this)")
 
 
-@method("adapter", version=1, implementation=f"{_PACKAGE}.adapters:BottleneckAdapters", changes={"structure"}, persistent=True)
+@method(
+    "adapter",
+    version=1,
+    implementation=f"{_PACKAGE}.adapters:BottleneckAdapters",
+    changes={"structure"},
+    persistent=True,
+)
 class AdapterConfig(Places):
     """Bottleneck adapters (Houlsby et al. 2019); `places: feed-forward` is the placement of Pfeiffer et al. 2021."""
 
     initial_std: float = Field(0.01, ge=0, description="weights start as normal(0, this); biases at zero")
 
 
-@method("adapter-drop", version=1, implementation=f"{_PACKAGE}.adapters:BottleneckAdapters", changes={"structure"}, persistent=True)
+@method(
+    "adapter-drop",
+    version=1,
+    implementation=f"{_PACKAGE}.adapters:BottleneckAdapters",
+    changes={"structure"},
+    persistent=True,
+)
 class AdapterDropConfig(AdapterConfig):
     """AdapterDrop (Rueckle et al. 2021): the first layers of each stack have no adapters."""
 
     skip_layers: int = Field(5, ge=0, description="first layers of each stack that get no adapter")
 
 
-@method("adapter-lowrank", version=1, implementation=f"{_PACKAGE}.adapters:BottleneckAdapters", changes={"structure"}, persistent=True)
+@method(
+    "adapter-lowrank",
+    version=1,
+    implementation=f"{_PACKAGE}.adapters:BottleneckAdapters",
+    changes={"structure"},
+    persistent=True,
+)
 class AdapterLowRankConfig(Places):
     """Adapters whose two matrices are products of low-rank factors: W = W_left W_right."""
 
     rank: int = Field(1, ge=1, description="rank of the factors")
 
 
-@method("hyperformer", version=1, implementation=f"{_PACKAGE}.hypernetwork:Hyperformer", changes={"structure"}, persistent=True)
+@method(
+    "hyperformer",
+    version=1,
+    implementation=f"{_PACKAGE}.hypernetwork:Hyperformer",
+    changes={"structure"},
+    persistent=True,
+)
 class HyperformerConfig(Trained):
     """Hyperformer (Karimi Mahabadi et al. 2021): the weights of all adapters are made from embeddings of task and layer.
 
@@ -123,7 +159,13 @@ class StartPruning(MethodConfig):
     scope: Literal["global", "local"] = Field("global", description="rank all matrices together, or each by itself")
 
 
-@method("sparse-adapter", version=2, implementation=f"{_PACKAGE}.sparse_adapters:SparseAdapters", changes={"structure"}, persistent=True)
+@method(
+    "sparse-adapter",
+    version=2,
+    implementation=f"{_PACKAGE}.sparse_adapters:SparseAdapters",
+    changes={"structure"},
+    persistent=True,
+)
 class SparseAdapterConfig(AdapterConfig, StartPruning):
     """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained.
 
@@ -133,7 +175,12 @@ class SparseAdapterConfig(AdapterConfig, StartPruning):
     initial_std: float = Field(0.02, ge=0, description="weights start as normal(0, this); biases at zero")
 
 
-@method("sparse-modules", version=1, implementation=f"{_PACKAGE}.sparse_adapters:SparseModules", changes={"structure"})
+@method(
+    "sparse-modules",
+    version=1,
+    implementation=f"{_PACKAGE}.sparse_adapters:SparseModules",
+    changes={"structure"},
+)
 class SparseModulesConfig(StartPruning):
     """SparseAdapter's pruning for any module: the matrices that are trained, but for a new head's, are pruned before training.
 
@@ -200,7 +247,13 @@ class LoRATopConfig(LoRAConfig):
     skip_layers: int = Field(5, ge=0, description="first layers of each stack that are left as they are")
 
 
-@method("prompt-tuning", version=1, implementation=f"{_PACKAGE}.library:PromptTuning", changes={"structure"}, persistent=True)
+@method(
+    "prompt-tuning",
+    version=1,
+    implementation=f"{_PACKAGE}.library:PromptTuning",
+    changes={"structure"},
+    persistent=True,
+)
 class PromptTuningConfig(MethodConfig):
     """Prompt tuning (Lester et al. 2021) with the prompt of the peft library before the encoder's input."""
 
@@ -217,7 +270,13 @@ class PromptTuningConfig(MethodConfig):
     also: list[str] = Field([], description="globs over names of parameters that are trained as well")
 
 
-@method("prefix-tuning", version=1, implementation=f"{_PACKAGE}.library:PrefixTuning", changes={"structure"}, persistent=True)
+@method(
+    "prefix-tuning",
+    version=1,
+    implementation=f"{_PACKAGE}.library:PrefixTuning",
+    changes={"structure"},
+    persistent=True,
+)
 class PrefixTuningConfig(MethodConfig):
     """Prefix tuning (Li and Liang 2021) with the prefix of the peft library, for encoders of BERT's kind."""
 

@@ -8,9 +8,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from replica.methods.binarization.bipft.binary_attention import ESTIMATORS, SCALES, BinarySelfAttention
 from replica.methods.binarization.bipft.binarizers import ActivationScale, FixedScale
-from replica.methods.binarization.bipft.binary_layers import BinaryEmbedding, BinaryLinear, PackedEmbedding, PackedLinear
+from replica.methods.binarization.bipft.binary_attention import ESTIMATORS, SCALES, BinarySelfAttention
+from replica.methods.binarization.bipft.binary_layers import (
+    BinaryEmbedding,
+    BinaryLinear,
+    PackedEmbedding,
+    PackedLinear,
+)
 from replica.methods.binarization.bipft.sign_bits import packed_width
 
 MIB_BITS = 8 * 2**20

@@ -13,10 +13,15 @@ from transformers.models.bert.modeling_bert import BertSelfAttention
 from replica.errors import ConfigError, TrainingError
 from replica.methods.base import Context, Method
 from replica.methods.binarization.bipft import binary_cost as cost
-from replica.methods.binarization.bipft.binary_attention import BinarySelfAttention
 from replica.methods.binarization.bipft.binarizers import ActivationScale
+from replica.methods.binarization.bipft.binary_attention import BinarySelfAttention
+from replica.methods.binarization.bipft.binary_layers import (
+    BinaryEmbedding,
+    BinaryLinear,
+    PackedEmbedding,
+    PackedLinear,
+)
 from replica.methods.binarization.bipft.config import BiPFTConfig
-from replica.methods.binarization.bipft.binary_layers import BinaryEmbedding, BinaryLinear, PackedEmbedding, PackedLinear
 
 
 class BiPFT(Method):

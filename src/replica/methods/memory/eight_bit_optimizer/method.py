@@ -14,6 +14,7 @@ from replica.methods.memory.codes import Store, restore_types
 from replica.methods.memory.eight_bit_optimizer.config import EightBitConfig
 from replica.methods.memory.stable_embedding_layer import StableEmbedding
 
+
 class EightBit(Method):
     """AdamW, or SGD with momentum, with states in 8 bits; a stable embedding's and small tensors' stay in 32 bits."""
 

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from replica.methods.base import Context, Method
 from replica.methods.pruning.gradual_magnitude_pruning import compression
 from replica.methods.pruning.gradual_magnitude_pruning.config import GradualMagnitudePruningConfig
+from replica.methods.pruning.gradual_magnitude_pruning.schedule import PruningSteps, pruning_steps
 from replica.methods.pruning.masks import (
     MASK,
     add_mask,
@@ -16,7 +17,6 @@ from replica.methods.pruning.masks import (
     maskable_linears,
     pruned_count,
 )
-from replica.methods.pruning.gradual_magnitude_pruning.schedule import PruningSteps, pruning_steps
 
 
 class GradualMagnitudePruning(Method):

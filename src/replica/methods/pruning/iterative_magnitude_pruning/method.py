@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pruning.iterative_magnitude_pruning.config import IterativeMagnitudePruningConfig
-from replica.methods.pruning.masks import MASK, maskable_layers
 from replica.methods.pruning.iterative_magnitude_pruning.rounds import Rounds, rounds_to
+from replica.methods.pruning.masks import MASK, maskable_layers
 
 #: The module that holds the weights which every round starts from, and the optima of earlier rounds.
 KEPT = "iterative_pruning"

@@ -6,8 +6,8 @@ import torch
 from transformers import PreTrainedModel
 
 from replica.methods.base import Context, Method
-from replica.methods.pruning.pattern_lock.config import PatternLockConfig
 from replica.methods.pruning.masks import MASK, add_mask, bake_mask, maskable_linears
+from replica.methods.pruning.pattern_lock.config import PatternLockConfig
 
 
 class PatternLock(Method):

@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 from replica import meters
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
+from replica.methods.pruning.masks import MASK, maskable_layers
 from replica.methods.pruning.sparse_training.config import SparseTrainingConfig
 from replica.methods.pruning.sparse_training.densities import layer_zeros
-from replica.methods.pruning.masks import MASK, maskable_layers
 from replica.methods.pruning.sparse_training.step_cost import RULES, step_flops
 
 #: Buffer beside the mask: the mean of dense gradients by which SNFS grows.

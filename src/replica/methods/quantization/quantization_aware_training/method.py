@@ -10,8 +10,12 @@ from transformers import PreTrainedModel
 from replica.methods.base import Context, Method
 from replica.methods.pruning.masks import maskable_linears
 from replica.methods.quantization.quantization_aware_training.config import QuantizationAwareTrainingConfig
-from replica.methods.quantization.quantization_aware_training.quantized_linear import Int8Linear, QuantizedLinear, to_quantized
 from replica.methods.quantization.quantization_aware_training.packed_int8 import packed_bytes
+from replica.methods.quantization.quantization_aware_training.quantized_linear import (
+    Int8Linear,
+    QuantizedLinear,
+    to_quantized,
+)
 
 
 class QuantizationAwareTraining(Method):
