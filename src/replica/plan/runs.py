@@ -271,9 +271,7 @@ class _Section:
                 train[key] = values[0]
         return train
 
-    def _origin(
-        self, model: ModelSpec | None, teacher: ModelSpec | None, parents: dict[str, str]
-    ) -> tuple[str, str]:
+    def _origin(self, model: ModelSpec | None, teacher: ModelSpec | None, parents: dict[str, str]) -> tuple[str, str]:
         """Return the registered model at the start of the chain of parents, and the model whose tokenizer the run uses."""
         parent = parents.get("init") or parents.get("teacher")
         if model is None and parent is not None:
@@ -292,9 +290,7 @@ class _Section:
             )
         return tokenized(other)
 
-    def _together(
-        self, entry: RunEntry, task: Task, tokenized: Callable[[Task], TaskSpec]
-    ) -> tuple[TaskSpec, ...]:
+    def _together(self, entry: RunEntry, task: Task, tokenized: Callable[[Task], TaskSpec]) -> tuple[TaskSpec, ...]:
         """Return the tasks that a run trains besides its first; raises ConfigError where one model cannot score them all alike."""
         if entry.together and (entry.stage == "targets" or entry.targets or entry.beside):
             raise ConfigError("together: goes with neither stage `targets` nor `targets:` nor `beside:`")
