@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 from replica import models
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft.sparse_update import SparseLowRankUpdate, sparse_support
+from replica.methods.peft.dsee.sparse_update import SparseLowRankUpdate, sparse_support
 from replica.methods.pruning.masks import MASK, global_masks
 from replica.models import encoder_layers
 

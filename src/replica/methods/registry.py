@@ -46,6 +46,11 @@ class MethodEntry:
     needs_teacher: bool
     persistent: bool
 
+    @property
+    def family(self) -> str:
+        """Name of the folder `methods/<family>` that the method belongs to."""
+        return self.config.__module__.split(".")[2]
+
     def load(self) -> type[Method]:
         """Import and return the class that implements the method: the one subclass of `Method` that its `method.py` defines."""
         from replica.methods.base import Method

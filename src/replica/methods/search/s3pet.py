@@ -11,8 +11,8 @@ from torch import nn
 
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
-from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.places import sublayer_outputs
+from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.search.bilevel import after_adamw, second_order
 from replica.methods.search.config import S3PETConfig
 from replica.methods.search.gates import choose, probabilities

@@ -30,13 +30,12 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
         papers = sorted(
             {paper for paper, _ in measurements} | {paper for run in runs for paper, _ in source.names.get(run, [])}
         )
-        family = entry.implementation.split(".")[2]
         pages.write(
             f"methods/{name}.html",
             "method.html.j2",
             name=name,
             entry=entry,
-            family=family,
+            family=entry.family,
             first=first,
             rest=rest.strip(),
             formulas=formulas(entry.implementation),
@@ -47,16 +46,16 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
             points=[point for point in points if name in point.methods],
             axes=AXES,
         )
-        listed.append({"name": name, "family": family, "first": first, "papers": papers, "runs": len(runs)})
+        listed.append({"name": name, "family": entry.family, "first": first, "papers": papers, "runs": len(runs)})
     pages.write(
         "methods/index.html", "methods.html.j2", methods=sorted(listed, key=lambda one: (one["family"], one["name"]))
     )
 
 
 def formulas(implementation: str) -> list[tuple[str, str]]:
-    """Return (name, docstring) of the module that implements a method and of what it holds, read without importing it.
+    """Return (name, docstring) of the module that implements a method and of its members, read without importing it.
 
-    The module and the method's class come first; of the rest the public classes and functions whose docstring has a formula (an
+    The module and the method's class come first, then the other public classes and functions whose docstring has a formula (an
     equals sign) or names an equation.
     """
     module, _, attribute = implementation.partition(":")
@@ -76,11 +75,17 @@ def formulas(implementation: str) -> list[tuple[str, str]]:
                 if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_")
             ]
         for name, text in documented:
-            if name == attribute and text:
+            if text and (
+                name == attribute or (isinstance(node, ast.ClassDef) and node.name == name and _is_method(node))
+            ):
                 found.append((name, text))
             elif "=" in text or "equation" in text.lower():
                 rest.append((name, text))
     return [(name, text) for name, text in [*found, *rest] if text]
+
+
+def _is_method(node: ast.ClassDef) -> bool:
+    return any(isinstance(base, ast.Name) and base.id == "Method" for base in node.bases)
 
 
 def _settings(config: type[registry.MethodConfig]) -> list[dict[str, Any]]:
