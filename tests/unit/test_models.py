@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
 
 from .small_models import BERT, entry, same

@@ -10,7 +10,7 @@ from replica.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
 
 
 def auto_class(head: str) -> type:

@@ -11,7 +11,7 @@ from typing import Any
 from replica import models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.methods.peft.layers import select_task
 from replica.paths import Layout

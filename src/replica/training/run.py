@@ -15,7 +15,8 @@ from typing import Any
 from replica import __version__, models, tasks
 from replica.assets import manifest
 from replica.config.project import Project
-from replica.config.schema import Task, Train
+from replica.config.schema import Train
+from replica.config.task_schema import Task
 from replica.errors import INTERRUPTED, ConfigError, TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
