@@ -38,7 +38,7 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
             family=entry.family,
             first=first,
             rest=rest.strip(),
-            formulas=formulas(entry.implementation),
+            formulas=formulas(entry.module),
             settings=_settings(entry.config),
             measurements=measurements,
             runs=[{"run": run, "called": source.called(run), "seeds": len(source.runs[run].seeds)} for run in runs],
@@ -52,16 +52,18 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
     )
 
 
-def formulas(implementation: str) -> list[tuple[str, str]]:
+def formulas(module: str) -> list[tuple[str, str]]:
     """Return (name, docstring) of the module that implements a method and of its members, read without importing it.
 
     The module and the method's class come first, then the other public classes and functions whose docstring has a formula (an
     equals sign) or names an equation.
     """
-    module, _, attribute = implementation.partition(":")
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    own = [node.name for node in classes if "Method" in [getattr(base, "id", "") for base in node.bases]]
+    method = own[0] if own else classes[-1].name
     found = [("", ast.get_docstring(tree) or "")]
     rest = []
     for node in tree.body:
@@ -75,17 +77,11 @@ def formulas(implementation: str) -> list[tuple[str, str]]:
                 if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_")
             ]
         for name, text in documented:
-            if text and (
-                name == attribute or (isinstance(node, ast.ClassDef) and node.name == name and _is_method(node))
-            ):
+            if name == method and text:
                 found.append((name, text))
             elif "=" in text or "equation" in text.lower():
                 rest.append((name, text))
     return [(name, text) for name, text in [*found, *rest] if text]
-
-
-def _is_method(node: ast.ClassDef) -> bool:
-    return any(isinstance(base, ast.Name) and base.id == "Method" for base in node.bases)
 
 
 def _settings(config: type[registry.MethodConfig]) -> list[dict[str, Any]]:
