@@ -12,8 +12,8 @@ from replica.errors import ConfigError
 from replica.methods import Context, parse
 from replica.methods.peft.fact import method as fact
 from replica.methods.peft.kadaptation import method as kadaptation
-from replica.methods.peft.places import query_value
 from replica.models import body, encoder_layers
+from replica.models.architectures import query_value
 
 WIDTH, INNER = 16, 64
 

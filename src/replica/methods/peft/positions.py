@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 from replica.errors import ConfigError
+from replica.models.architectures import position_limit
 
 
 def check_length(module: nn.Module, length: int) -> None:
     """Raise ConfigError where a body or stack has fewer than `length` position embeddings."""
-    limit = getattr(module.config, "max_position_embeddings", None)
-    limit = None if limit is None else limit - (2 if "roberta" in module.config.model_type else 0)
+    limit = position_limit(module.config)
     if limit is not None and length > limit:
         raise ConfigError(f"prompt and input have {length} positions, the model {limit}: lower `tokens` or max_length")

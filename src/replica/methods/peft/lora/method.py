@@ -10,9 +10,9 @@ from torch import nn
 from replica.errors import nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
-from replica.methods.peft.places import QUERY_VALUE, upper_layers
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body, encoder_layers, fused
+from replica.models.architectures import architecture_of, upper_layers
 
 
 class LoRA(Method):
@@ -69,28 +69,28 @@ class LoRA(Method):
         """Return the linear layers to adapt by name; raises ConfigError where none fits."""
         from peft.tuners.lora import LoraLayer
 
-        kind = body(model).config.model_type
-        ends = tuple(self.config.targets) or QUERY_VALUE.get(kind) or fused.QUERY_VALUE.get(kind, ())
+        row = architecture_of(model)
+        paths = [path for path in (row.get("attention.query"), row.get("attention.value")) if path]
+        ends = tuple(self.config.targets) or tuple(path.rpartition(".")[2] for path in paths)
         linear = {
             name: module.get_base_layer() if isinstance(module, LoraLayer) else module
             for name, module in model.named_modules()
             if isinstance(module, (nn.Linear, LoraLayer)) and not name.endswith(".base_layer") and ".lora_" not in name
         }
-        found = {name: layer for name, layer in linear.items() if name.rpartition(".")[2] in ends}
-        if not found:
+        layers = {name: layer for name, layer in linear.items() if name.rpartition(".")[2] in ends}
+        if not layers:
             known = {name.rpartition(".")[2] for name in linear}
             if not ends:
                 wanted = f"some of: {', '.join(sorted(known))}"
-                self.fail(f"of architecture '{kind}' no layers are known to adapt; give `targets`, {wanted}")
-            missing = f"no linear layer of architecture '{kind}' is named {list(ends)}{nearest(ends[0], known)}"
-            self.fail(f"{missing}")
-        return self._above(model, found) if self.config.skip_layers else found
+                self.fail(f"of architecture '{row.name}' no layers are known to adapt; give `targets`, {wanted}")
+            self.fail(f"no linear layer of architecture '{row.name}' is named {list(ends)}{nearest(ends[0], known)}")
+        return self._above(model, layers) if self.config.skip_layers else layers
 
-    def _above(self, model: Any, found: dict[str, Any]) -> dict[str, Any]:
-        """Leave out what stands in the first `skip_layers` layers of a stack; raises ConfigError where nothing is left."""
-        kept = {id(layer) for _, _, layer in upper_layers(model, self.config.skip_layers)}
-        below = {id(part) for layer in encoder_layers(model) if id(layer) not in kept for part in layer.modules()}
-        above = {name: layer for name, layer in found.items() if id(layer) not in below}
+    def _above(self, model: Any, layers: dict[str, Any]) -> dict[str, Any]:
+        """Leave out the first `skip_layers` layers of each stack; raises ConfigError where that leaves none."""
+        upper = {id(layer) for _, _, layer in upper_layers(model, self.config.skip_layers)}
+        below = {id(part) for layer in encoder_layers(model) if id(layer) not in upper for part in layer.modules()}
+        above = {name: layer for name, layer in layers.items() if id(layer) not in below}
         if not above:
             self.fail(
                 f"skip_layers {self.config.skip_layers} leaves no layer of this model's "

@@ -11,6 +11,7 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.positions import check_length
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
+from replica.models.architectures import require
 
 
 class PrefixTuning(Method):
@@ -29,11 +30,7 @@ class PrefixTuning(Method):
         from peft import PrefixEncoder, PrefixTuningConfig
 
         inner = body(model)
-        if inner.config.model_type not in ("bert", "roberta", "xlm-roberta"):
-            self.fail(
-                f"architecture '{inner.config.model_type}' is not supported; "
-                "bert, roberta and xlm-roberta are, and prompt-tuning also supports t5"
-            )
+        require(model, like="bert", method=self.name)
         config = PrefixTuningConfig(
             num_virtual_tokens=self.config.tokens,
             token_dim=inner.config.hidden_size,

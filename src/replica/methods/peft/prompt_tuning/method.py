@@ -11,6 +11,7 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.positions import check_length
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
+from replica.models.architectures import require
 
 
 class PromptTuning(Method):
@@ -33,13 +34,13 @@ class PromptTuning(Method):
         from peft import PromptEmbedding, PromptTuningConfig
 
         reader = self._reader(model)
+        words = reader.get_input_embeddings()
         config = PromptTuningConfig(
             num_virtual_tokens=self.config.tokens,
-            token_dim=reader.config.hidden_size,
+            token_dim=words.embedding_dim,
             num_transformer_submodules=1,
             prompt_tuning_init="SAMPLE_VOCAB" if self.config.init == "vocabulary" else "RANDOM",
         )
-        words = reader.get_input_embeddings()
         prompt = PromptEmbedding(config, words)
         if self.config.hidden is not None:
             prompt = PromptNet(prompt.embedding, self.config.hidden)
@@ -51,20 +52,15 @@ class PromptTuning(Method):
             body(model).decoder.register_forward_pre_hook(_see_prompt, with_kwargs=True)
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count tokens x hidden size, the two layers of the net if there is one, and what is trained besides."""
-        width, hidden = body(model).config.hidden_size, self.config.hidden
+        """Count tokens x width of the word embeddings, the two layers of the net if there is one, and what is trained besides."""
+        width, hidden = self._reader(model).get_input_embeddings().embedding_dim, self.config.hidden
         own = self.config.tokens * width + (0 if hidden is None else 2 * width * hidden + hidden + width)
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
 
     def _reader(self, model: Any) -> nn.Module:
         """Return the module that reads the prompt: the encoder of T5 or BART, the body of an encoder of BERT's kind."""
-        inner = body(model)
-        kind = inner.config.model_type
-        if kind in ("t5", "mt5", "bart", "clip-bart", "clip-t5"):
-            return inner.encoder
-        if kind not in ("bert", "roberta", "xlm-roberta"):
-            self.fail(f"architecture '{kind}' is not supported; bert, roberta, xlm-roberta, t5 and bart are")
-        return inner
+        row = require(model, like="bert t5 bart", method=self.name)
+        return body(model).encoder if row.two_stacks else body(model)
 
 
 class PromptNet(nn.Module):
