@@ -25,7 +25,8 @@ EPILOG = """examples:
   replica measure bert-base-uncased --budget 4GB   which methods fit
   replica lock                         write the hub's commits and digests to config/hub.lock.yaml
   replica mirror sync FOLDER minilm    copy what a paper needs from the hub, for a machine without a network
-  replica pin                          keep the last run's text results under version control
+  replica pin                          keep the last run's evidence under version control
+  replica render                       tables and figures from the pinned evidence
   replica publish minilm               put a paper's data, checkpoints and tables up for others (docs/sharing.md)
   replica adopt minilm                 take them over, every sha256 verified: nothing is left to run
 """
@@ -140,9 +141,18 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--fail-on-change", action="store_true", help="exit with status 1 where something differs")
 
     pin = verbs.add_parser(
-        "pin", help="copy ledger, tables, figures and records of the last run to results/pinned/, for git"
+        "pin", help="pack the last run's evidence (ledger, measurements, runs) in results/pinned/, for git"
     )
     pin.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
+
+    render = verbs.add_parser(
+        "render", help="tables, figures and report site from pinned evidence; needs no data, models or training"
+    )
+    render.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: all of the pinned ledger)")
+    render.add_argument("--from", dest="source", metavar="FOLDER", help="folder of evidence (default: results/pinned)")
+    render.add_argument("--out", metavar="FOLDER", help="folder to write or renew (default: results/rendered)")
+    render.add_argument("--scale", default="laptop", help="scale of the pinned runs (default: laptop)")
+    render.add_argument("--site", action="store_true", help="also the report's site, report/index.html")
 
     publish = verbs.add_parser("publish", help="verify, pin and push finished runs with their data, through DVC")
     publish.add_argument(
@@ -210,6 +220,14 @@ def main() -> None:
             from replica.cli.compare import compare
 
             return compare(arguments)
+        if arguments.verb == "pin":
+            from replica.cli.pin import pin
+
+            return pin(arguments)
+        if arguments.verb == "render":
+            from replica.cli.render import render
+
+            return render(arguments)
         if arguments.verb in ("lock", "mirror"):
             return getattr(assets, arguments.verb)(arguments)
         if arguments.verb in ("logs", "forget"):

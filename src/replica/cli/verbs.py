@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 from argparse import Namespace
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.table import Table
 from replica.assets import manifest
 from replica.config import Project, load_project
 from replica.errors import ConfigError, nearest
-from replica.files import atomic_folder, read_result, write_json
+from replica.files import read_result
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
 from replica.plan.resources import longest_path, resources_of, widest_point
@@ -193,42 +192,4 @@ def scorecard(arguments: Namespace) -> int:
     page = path.parent / "report" / "index.html"
     if page.exists():
         console.print(f"report: {page.resolve()}")
-    return 0
-
-
-#: What of results/ is small text or pictures and worth keeping; weights, predictions and PDF stay out.
-PINNED = (
-    "claims.csv",
-    "claims.json",
-    "summary.json",
-    "papers.bib",
-    "structural/*.json",
-    "{scale}/papers/**/*",
-    "{scale}/runs/*/seed*/manifest.json",
-    "{scale}/runs/*/seed*/metrics.json",
-    "{scale}/runs/*/seed*/measures.json",
-    "{scale}/runs/*/seed*/history.jsonl",
-)
-
-
-def pin(arguments: Namespace) -> int:
-    """Copy the text results of the last run to results/pinned/, with the ledger's numbers, replacing what was pinned before."""
-    from replica.claims.ledger import numbers
-
-    results = Layout(arguments.root).results
-    _, rows = ledger_of(arguments.root, None)
-    paths = [
-        path
-        for pattern in PINNED
-        for path in sorted(results.glob(pattern.format(scale=arguments.scale)))
-        if path.is_file() and path.suffix not in (".pdf", ".png") and not path.name.startswith(".")
-    ]
-    with atomic_folder(results / "pinned") as folder:
-        for path in paths:
-            target = folder / path.relative_to(results)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
-        write_json(folder / "numbers.json", numbers(rows))
-    size = sum(path.stat().st_size for path in paths)
-    console.print(f"{len(paths)} files, {size / 1e6:.1f} MB, pinned in {results / 'pinned'}")
     return 0
