@@ -66,7 +66,8 @@ def test_mistakes_are_one_line_and_status_two(tmp_path, arguments, message):
 def test_a_paper_that_is_not_enabled_can_be_planned(tmp_path):
     folder = write_project(tmp_path, settings={"papers": ["one"]})
     other = paper(id="two")
-    (folder / "config" / "papers" / "two.yaml").write_text(json.dumps(other))  # JSON is YAML
+    (folder / "config" / "papers" / "two").mkdir()
+    (folder / "config" / "papers" / "two" / "paper.yaml").write_text(json.dumps(other))  # JSON is YAML
     done = _replica(folder, "plan", "two")
     assert done.returncode == 0, done.stderr
     assert "plan at scale laptop: two" in done.stdout

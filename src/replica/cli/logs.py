@@ -64,7 +64,7 @@ def found(arguments: Namespace) -> tuple[Plan, Run]:
     for papers in (None, "all"):
         project = load_project(arguments.root, quick=False)
         if papers:
-            project = load_project(arguments.root, quick=False, papers=list(project.paper_files))
+            project = load_project(arguments.root, quick=False, papers=list(project.paper_folders))
         made = build_plan(project, arguments.scale)
         runs = [run for run in made.runs.values() if run.seeds]
         exact = [run for run in runs if wanted == run.id or wanted in run.names]

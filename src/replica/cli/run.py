@@ -35,8 +35,8 @@ def run(arguments: Namespace) -> int:
     """
     configured = load_project(arguments.root)
     papers, claims = _named(configured, arguments.names)
-    more = [name for name in papers if name not in configured.settings.papers]
-    enabled = [*configured.settings.papers, *more] if more else None
+    more = [name for name in papers if name not in configured.enabled]
+    enabled = [*configured.enabled, *more] if more else None
     project = load_project(
         arguments.root,
         papers=enabled,
@@ -73,10 +73,10 @@ def _named(project: Project, names: list[str]) -> tuple[list[str], list[str]]:
     owned = {claim.id for paper in project.papers.values() for claim in paper.claims}
     names = list(dict.fromkeys(names))
     for name in names:
-        if name not in project.paper_files and name not in owned:
-            known = [*project.paper_files, *owned]
+        if name not in project.paper_folders and name not in owned:
+            known = [*project.paper_folders, *owned]
             raise ConfigError(f"'{name}' is neither a paper nor a claim of an enabled paper{nearest(name, known)}")
-    papers = [name for name in names if name in project.paper_files]
+    papers = [name for name in names if name in project.paper_folders]
     claims = [name for name in names if name not in papers]
     if papers and claims:
         raise ConfigError(f"name papers ({', '.join(papers)}) or claims ({', '.join(claims)}), not both in one call")

@@ -43,7 +43,7 @@ def adopt(arguments: Namespace) -> int:
     project, made = _planned(arguments.root, arguments.scale, arguments.papers)
     for name in arguments.papers:
         if name not in project.papers:
-            raise ConfigError(f"unknown paper '{name}'{nearest(name, project.paper_files)}")
+            raise ConfigError(f"unknown paper '{name}'{nearest(name, project.paper_folders)}")
     done = take_over(project, made, arguments.papers, arguments.remote, arguments.replace)
     for path in done.renewed:
         _say(f"damaged in DVC's cache and fetched again: {path}")
@@ -78,9 +78,9 @@ def _evaluate(project: Project, made: Plan, papers: list[str]) -> int:
 def _planned(root: str, scale: str | None, named: list[str]) -> tuple[Project, Plan]:
     """Return the project with its enabled papers and those named, and its plan with every trend, quick or not."""
     project = load_project(root, quick=False)
-    more = [name for name in named if name in project.paper_files and name not in project.settings.papers]
+    more = [name for name in named if name in project.paper_folders and name not in project.enabled]
     if more:
-        project = load_project(root, quick=False, papers=[*project.settings.papers, *more])
+        project = load_project(root, quick=False, papers=[*project.enabled, *more])
     return project, build_plan(project, scale)
 
 

@@ -137,7 +137,7 @@ def explain(arguments: Namespace) -> int:
         console.print(f"  ours:  {row['our_value']}{interval}  verdict: {row['verdict']}  {row['reason'] or ''}")
         if row["evidence"] == "structural":
             console.print(
-                f"  measured in {layout.structural(row['paper'])} from config/papers/{row['paper']}.yaml (measurements)"
+                f"  measured in {layout.structural(row['paper'])} from config/papers/{row['paper']}/paper.yaml (measurements)"
             )
         for run_id in _run_ids(row):
             _explain_run(layout, row["scale"], run_id, "  ")
