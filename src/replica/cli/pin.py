@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from typing import Any
 
-from replica.cli.verbs import console, ledger_of
+from replica.cli.explain import ledger_of
+from replica.cli.options import console
 from replica.files import atomic_folder, write_json, write_text
 from replica.paths import Layout
 
 #: Files below results/ that are copied as they are.
 COPIED = ("claims.csv", "claims.json", "summary.json", "papers.bib", "structural/*.json")
+
+
+def add(verbs: Any) -> None:
+    """Add the verb `pin` to the command line."""
+    verb = verbs.add_parser(
+        "pin", help="pack the last run's evidence (ledger, measurements, runs) in results/pinned/, for git"
+    )
+    verb.set_defaults(run=pin)
+    verb.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
 
 
 def pin(arguments: Namespace) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from replica.claims.ledger import merge, read_ledger, summary, to_csv, to_json
-from replica.cli.verbs import console
+from replica.cli.options import console
 from replica.config import Project, load_project
 from replica.errors import ConfigError
 from replica.files import atomic_folder, write_json, write_text
@@ -16,6 +17,19 @@ from replica.plan import build_plan
 
 #: Marks a folder that `replica render` wrote and may replace.
 MARK = "rendered.json"
+
+
+def add(verbs: Any) -> None:
+    """Add the verb `render` to the command line."""
+    verb = verbs.add_parser(
+        "render", help="tables, figures and report site from pinned evidence; needs no data, models or training"
+    )
+    verb.set_defaults(run=render)
+    verb.add_argument("papers", nargs="*", metavar="PAPER", help="papers (default: all of the pinned ledger)")
+    verb.add_argument("--from", dest="source", metavar="FOLDER", help="folder of evidence (default: results/pinned)")
+    verb.add_argument("--out", metavar="FOLDER", help="folder to write or renew (default: results/rendered)")
+    verb.add_argument("--scale", default="laptop", help="scale of the pinned runs (default: laptop)")
+    verb.add_argument("--site", action="store_true", help="also the report's site, report/index.html")
 
 
 def render(arguments: Namespace) -> int:
