@@ -11,7 +11,7 @@ from torch import nn
 
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
-from replica.methods.peft.freeze import also_trained, count, train_only
+from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.search.s3pet.bilevel import after_adamw, second_order
 from replica.methods.search.s3pet.config import S3PETConfig
 from replica.methods.search.s3pet.gates import choose, probabilities
