@@ -179,8 +179,7 @@ _KEEPING = ("pruning", "quantization", "binarization")
 
 
 def _families(run: Run) -> list[str]:
-    modules = [registry.entry(name).implementation.partition(":")[0] for name in run.spec.method_names]
-    return [module.split(".")[2] for module in modules]  # replica.methods.<family>.<module>
+    return [registry.entry(name).family for name in run.spec.method_names]
 
 
 def _host_memory(scale: Scale, weights: int, peak: float, gpus: int) -> int:

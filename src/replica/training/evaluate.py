@@ -8,11 +8,13 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from replica import models, tasks
+from replica import tasks
 from replica.assets import manifest
 from replica.config.task_schema import Task
+from replica.errors import ConfigError
 from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.methods.peft.layers import select_task
+from replica.methods.stored import load_model
 from replica.paths import MEASURES, METRICS, PREDICTIONS
 from replica.plan.run_job import RunJob
 from replica.training.selection import MEAN
@@ -39,7 +41,7 @@ def evaluate_run(job: RunJob) -> dict[str, Any]:
     for name, prepared in sorted(run.evaluate.items()):
         task = job.tasks[name]
         split = "report" if task.splits.report else "select"
-        model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
+        model, _ = load_model(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
         model.eval()
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
@@ -77,7 +79,7 @@ def _one_table(predictions: Any) -> Any:
 def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
     """Return the scores of a stored model on the select splits of the tasks that it was trained on, as `select_scores` does."""
     manifest.verify(folder)
-    model, _ = models.load(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
+    model, _ = load_model(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
     return select_scores(model, trained, prepared)
 
 
@@ -116,7 +118,7 @@ def measure_run(job: RunJob) -> dict[str, Any]:
     facts = manifest.verify(folder)
     options = job.run.measure or {}
     batch, length = options["batch_size"], options["length"]
-    model, structure = models.load(folder)
+    model, structure = load_model(folder)
     model.eval()
     measures: dict[str, Any] = {
         **facts["counts"],
@@ -126,8 +128,9 @@ def measure_run(job: RunJob) -> dict[str, Any]:
     }
     measures.update({f"latency_{key}": value for key, value in meters.latency(model, batch, length).items()})
     if options["runtime"] == "onnxruntime":
-        exporters = [registry.parse(item) for item in structure]
-        method = next(entry.create(config) for entry, config in exporters if hasattr(entry.load(), "export"))
-        measures.update(method.export(model, folder / "model.onnx", batch, length))
+        for entry, config in map(registry.parse, structure):
+            measures.update(entry.create(config).export(model, folder / "model.onnx", batch, length))
+        if not (folder / "model.onnx").is_file():
+            raise ConfigError(f"run {job.run.id}: no method of the stored model exports it to onnxruntime")
     write_json(folder / MEASURES, {"run": job.run.id, "seed": job.seed, "measures": measures})
     return measures

@@ -19,6 +19,7 @@ from replica.errors import INTERRUPTED, ConfigError, TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
+from replica.methods.stored import load_model, save_model
 from replica.paths import HISTORY, MANIFEST
 from replica.plan.plan import Run
 from replica.plan.run_job import RunJob
@@ -145,7 +146,7 @@ def _train(job: RunJob, attempt: int, parts: int, interruption: Interruption) ->
     if any(reported.values()):
         facts["reported"] = {name: values for name, values in reported.items() if values}
     with atomic_folder(job.folder) as folder:
-        models.save(model, folder, head=head, labels=labels, structure=_structure(structure, methods))
+        save_model(model, folder, head=head, labels=labels, structure=_structure(structure, methods))
         write_text(folder / HISTORY, _history(outcome.history))
         write_manifest(folder, job, facts)
     shutil.rmtree(job.state, ignore_errors=True)
@@ -239,7 +240,7 @@ def initial_model(job: RunJob, head: str, labels: int, methods: Methods) -> tupl
     options = {"head": head, "labels": labels, "seed": job.seed}
     if "init" in job.run.parents:
         by_name = {entry.name: method for entry, method in methods}
-        return models.load(parent_folder(job, "init"), **options, methods=by_name)
+        return load_model(parent_folder(job, "init"), **options, methods=by_name)
     model = job.run.spec.model
     entry = job.models[model.name]
     if model.random:
@@ -254,7 +255,7 @@ def load_teacher(job: RunJob) -> Any:
     """Return the frozen teacher in eval mode, or None."""
     task, model = job.trained_tasks[0], job.run.spec.teacher
     if "teacher" in job.run.parents:
-        teacher, _ = models.load(parent_folder(job, "teacher"))
+        teacher, _ = load_model(parent_folder(job, "teacher"))
     elif model is not None:
         entry, head = job.models[model.name], tasks.head_of(task) if task.kind == "mlm" else "text"
         if model.random:
