@@ -109,7 +109,7 @@ def test_a_refusal_names_the_method_the_architecture_the_part_and_those_that_hav
     ):
         require(shallow("mamba"), "attention.query", method="x")
     with pytest.raises(
-        ConfigError, match=r"^architecture 'vit' is not supported; supported: t5, mt5, clip-t5, opt$|opt, t5"
+        ConfigError, match=r"^architecture 'vit' is not supported; supported: opt, t5, mt5, clip-t5$"
     ):
         require(shallow("vit"), like="t5 opt")
     with pytest.raises(ConfigError, match=r"^architecture 'roberta' is not supported; supported: bert$"):
