@@ -10,7 +10,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.config.task_schema import Task
 from replica.tasks import collate, task_loss
-from replica.tasks.mlm import mask_tokens, mlm_forward, mlm_logits_at_masked, mlm_loss
+from replica.tasks.masked_words import mask_tokens, mlm_forward, mlm_logits_at_masked, mlm_loss
 
 SPECIAL = [0, 1, 2, 3, 4]
 TOKENIZER = {"pad_id": 0, "mask_id": 4, "special_ids": SPECIAL, "vocab_size": 1000}

@@ -20,7 +20,7 @@ from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
 from replica.files import read_json, sha256_file
 from replica.tasks import PreparedSplit, label_count, prepare
-from replica.tasks.pairs import document_pairs
+from replica.tasks.segments import document_pairs
 from replica.tasks.splits import held_out
 
 ROOT = Path(__file__).parents[2]

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from replica.config.heads import LABELLED
 from replica.errors import AssetError, ConfigError
 from replica.files import atomic_path, read_json, write_json
 from replica.methods import parse
 from replica.models.build import WEIGHTS, body_prefix, check_weights, from_config, make_config
-from replica.models.heads import is_head_key
+from replica.models.heads import LABELLED, is_head_key
 
 if TYPE_CHECKING:
     from torch import nn

@@ -32,6 +32,7 @@ from replica.training.loop import Loop, total_steps
 from replica.training.micro_batches import most_parts
 from replica.training.precision import choose
 from replica.training.selection import choose_candidate
+from replica.tasks import kinds
 
 #: Sentences that a teacher reads at once where its signals are stored.
 SIGNAL_BATCH = 64
@@ -82,7 +83,7 @@ def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: i
     elif "teacher" in run.spec:
         name = run.spec["teacher"]["name"]
         entry = project.model(name)
-        head = tasks.head_of(task) if task.kind == "mlm" else "text"
+        head = kinds.of(task).teacher_head(task)
         if run.spec["teacher"]["weights"] == "random":
             teacher = models.build(entry, head=head, seed=0)
         else:
@@ -159,7 +160,7 @@ def _train(
     from transformers import set_seed
 
     set_seed(seed)
-    head, labels = tasks.head_of(task), tasks.label_count(task)
+    head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
     methods = own_methods(run)
     model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
     split, whole, collate = training_data(layout, run, trained, train, seed, model, [method for _, method in methods])
@@ -356,7 +357,7 @@ def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout:
     if len(asking) != 1:
         raise ConfigError(f"run {run_id}: stage `targets` needs one method with signals to store, got {len(asking)}")
     teacher = load_teacher(project, layout, plan, run, seed, task)
-    context = Context(seed=seed, teacher=teacher, head=tasks.head_of(task))
+    context = Context(seed=seed, teacher=teacher, head=kinds.of(task).head(task))
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     sampler = tasks.LengthBucketSampler(split.lengths, size, 0)
     collate = tasks.collate(task, split.facts, seed=seed, model=teacher)
