@@ -19,8 +19,8 @@ from replica import models
 from replica.config.schema import Train
 from replica.errors import AssetError, ConfigError, TrainingError
 from replica.methods.base import Context
-from replica.methods.binarization.attention import ESTIMATORS, BinarySelfAttention
-from replica.methods.binarization.binarizers import ActivationScale, SignedBinarizer
+from replica.methods.binarization.bipft.binarizers import ActivationScale, SignedBinarizer
+from replica.methods.binarization.bipft.binary_attention import ESTIMATORS, BinarySelfAttention
 from replica.methods.registry import parse
 
 TINY = {

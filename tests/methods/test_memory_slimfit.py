@@ -15,8 +15,8 @@ from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.meters import measure_memory
 from replica.methods import Context, parse
-from replica.methods.memory import functions as slim
-from replica.methods.memory.slimfit import STATE, distance, units
+from replica.methods.memory.slimfit import compressed_functions as slim
+from replica.methods.memory.slimfit.method import STATE, distance, units
 from replica.models.structure import place_in_layers
 
 BERT = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu"}

@@ -14,7 +14,7 @@ from replica.config.schema import Measurement
 from replica.errors import ConfigError, TrainingError
 from replica.measure.structural import measure
 from replica.methods import Context, parse
-from replica.methods.pruning.slimming import COEFFICIENTS, DRAWN, draw_step
+from replica.methods.pruning.slimming_ticket.method import COEFFICIENTS, DRAWN, draw_step
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 LAYERS, HEADS, NEURONS = 2, 6, 20

@@ -14,8 +14,8 @@ from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context
 from replica.methods.pruning.masks import magnitude_mask, maskable_linears
-from replica.methods.quantization import onnx_export
-from replica.methods.quantization.linear import Int8Linear, QuantizedLinear
+from replica.methods.quantization.quantization_aware_training import onnx_export
+from replica.methods.quantization.quantization_aware_training.quantized_linear import Int8Linear, QuantizedLinear
 
 from .test_pruning_masks import batch, make, tiny, train
 

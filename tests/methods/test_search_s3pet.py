@@ -12,9 +12,9 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.search.bilevel import after_adamw, second_order
-from replica.methods.search.gates import choose, probabilities, shift, soft_gates
-from replica.methods.search.slots import STRUCTURE
+from replica.methods.search.s3pet.bilevel import after_adamw, second_order
+from replica.methods.search.s3pet.gates import choose, probabilities, shift, soft_gates
+from replica.methods.search.s3pet.slots import STRUCTURE
 from tests.methods.peft_models import context as peft_context
 from tests.methods.peft_models import tiny
 

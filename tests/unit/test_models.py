@@ -14,6 +14,7 @@ from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
+from replica.tasks import kinds
 
 from .small_models import BERT, entry, same
 
@@ -89,8 +90,8 @@ def test_head_of_a_task():
         name="t", version=1, dataset="d", kind="mlm", inputs=["text"], splits={"train": "a", "select": "b"},
         metrics=[{"name": "mlm_loss", "direction": "lower"}],
     )  # fmt: skip
-    assert models.head_of(task) == "mlm"
-    assert models.head_of(task.model_copy(update={"next_sentence": True})) == "pretraining"
+    assert kinds.of(task).head(task) == "mlm"
+    assert kinds.of(task).head(task.model_copy(update={"next_sentence": True})) == "pretraining"
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
 from replica.config.validation import explain
 from replica.errors import ConfigError, ReplicaError, nearest
-from replica.measure.structural import one_line
 from replica.meters.registry import ASSUMPTIONS, Rule, parse_meters, plain, run_meter
 from replica.methods.registry import entries, parse
 
@@ -62,6 +61,42 @@ class Request(BaseModel):
     flops: dict[str, Any]
     optimizer: dict[str, Any] | None
     storage: dict[str, Any]
+
+
+#: Options of `measure`; they are checked by `read_request`, so that a mistake is one line.
+OPTIONS = {
+    "--head": "classification, regression, tagging, span, mlm, pretraining, text2text, causal, image, ... (default: the usual)",
+    "--labels": "classes of the head (default: 2; images: 1000, small ones 10)",
+    "--batch": "examples a step (default: 32)",
+    "--length": "tokens an example, frames of sound (default: 128)",
+    "--decoder-length": "tokens of the decoder's side (default: 128)",
+    "--optimizer": "adamw, adamw8bit, sgd, adafactor, lion, galore:rank=R[,projector=int8,per_layer=true], galore8bit:..., none",
+    "--semantics": "today, or 2021: the buffers that the software of that time kept (default: today)",
+    "--attention": "eager or fused (default: eager)",
+    "--dtype": "float32, bfloat16 or float16, of weights, gradients and state (default: float32)",
+    "--budget": "memory, e.g. 16GB: also list the registered methods that fit",
+}
+
+
+def add(verbs: Any) -> None:
+    """Add the verb `measure` to the command line."""
+    verb = verbs.add_parser(
+        "measure", help="the cost of training a model: parameters, FLOPs, memory, bytes; no weights"
+    )
+    verb.set_defaults(run=measure)
+    verb.add_argument(
+        "model", metavar="MODEL", help="a registered model, or the path of a config.json of the hub's form"
+    )
+    for flag, text in OPTIONS.items():
+        verb.add_argument(flag, help=text)
+    verb.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="M[:key=value,...]",
+        help="a registered method; may be repeated",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def measure(arguments: Namespace) -> int:
@@ -258,7 +293,7 @@ def report_of(name: str, entry: ModelEntry, request: Request) -> dict[str, Any]:
 
 def build(name: str, entry: ModelEntry, request: Request, methods: list[dict[str, Any]]) -> tuple[Measured, str, int]:
     """Build a model on meta with methods in it; returns it with its head and number of labels."""
-    from replica.measure.structural import prepare
+    from replica.measure.structural import one_line, prepare
 
     head = request.head or usual_head(entry)
     labels = request.labels or (usual_labels(entry) if head == "image" else 2)
@@ -298,6 +333,8 @@ def usual_head(entry: ModelEntry) -> str:
 
 def run(name: str, head: str, meter: str, options: dict[str, Any], measured: Measured) -> dict[str, Any]:
     """Run one meter; what a model cannot do on the meta device is a ConfigError in one line."""
+    from replica.measure.structural import one_line
+
     checked = parse_meters({meter: options})[meter]
     return one_line(lambda: run_meter(meter, checked, measured), f"{name} with head '{head}': {meter}")
 

@@ -6,11 +6,11 @@ import json
 import sys
 from pathlib import Path
 
-from replica.config import asset_schema, hub_lock, schema, settings, task_schema
+from replica.config import asset_schema, hub_lock, paper_folder, settings, task_schema
 from replica.files import write_text
 
 FILES = {
-    "paper": schema.Paper,
+    "paper": paper_folder.PaperFile,
     "task": task_schema.Task,
     "scale": settings.Scale,
     "settings": settings.Settings,

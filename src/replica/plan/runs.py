@@ -116,7 +116,7 @@ class _Section:
     def resolve(self, name: str) -> str:
         if name in self.done:
             return self.done[name]
-        where = f"config/papers/{self.paper.id}.yaml: runs.{self.section}.{name}"
+        where = f"config/papers/{self.paper.id}/paper.yaml: runs.{self.section}.{name}"
         if name in self.open:
             raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
         self.open.append(name)
@@ -223,7 +223,7 @@ class _Section:
                     raise ConfigError(
                         f"evaluate: task '{other}' is none of those that this run trains{nearest(other, own)}"
                     )
-                if kinds.of(target).scored_with(target) != kinds.of(task).scored_with(task):
+                if _head(target) != _head(task):
                     raise ConfigError(
                         f"evaluate: task '{other}' needs another head than '{entry.task}', which this run trains: "
                         "it would be scored with random weights"
@@ -338,6 +338,10 @@ class _Section:
             if role in parents:
                 return plan.runs[parents[role]].spec["tokenizer"]
         return project.tokenizer_of(spec["teacher"]["name"])
+
+
+def _head(task: Task) -> tuple[Any, ...]:
+    return kinds.of(task).scored_with(task)
 
 
 def _slug(spec: dict[str, Any]) -> str:

@@ -145,14 +145,11 @@ def _chain(project: Project, plan: Plan | None, manifest: dict[str, Any]) -> dic
 
 
 def _papers(project: Project, plan: Plan | None, run: str) -> list[dict[str, Any]]:
-    from replica.config.schema import Paper
-    from replica.config.validation import validate
-    from replica.config.yaml_files import read_yaml
+    from replica.config.paper_folder import read_paper
 
     found = []
     for name in sorted(plan.runs[run].papers if plan else ()):
-        path = project.paper_files[name]
-        paper = project.papers.get(name) or validate(Paper, read_yaml(path), f"config/papers/{path.name}")
+        paper = project.papers.get(name) or read_paper(project.paper_folders[name])
         names = {
             known
             for section in plan.named.get(name, {}).values()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from replica.config.task_schema import Task
 
+
 def collate(task: Task, facts: dict[str, Any], *, seed: int = 0, model: nn.Module | None = None) -> Collator:
     """Return the function that turns rows of a `PreparedSplit` (whose `facts` these are) into a batch.
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from replica.errors import ConfigError
-from replica.files import atomic_folder, read_json, sha256_file, write_json
+from replica.files import atomic_folder, sha256_file, write_json
 from replica.tasks import kinds
 from replica.tasks.prepared import EXAMPLES, FACTS
 from replica.tasks.splits import read_splits
@@ -79,9 +79,7 @@ def prepare(
     }
     with atomic_folder(out_folder) as folder:
         for split, (table, source_rows) in tables.items():
-            encoded = kind.encode(
-                task, table, tokenizer, length, train=split == "train", asset=Path(tokenizer_folder)
-            )
+            encoded = kind.encode(task, table, tokenizer, length, train=split == "train", asset=Path(tokenizer_folder))
             count = len(encoded.rows)
             lengths = [len(ids) for ids in encoded.columns["input_ids"]] if kind.tokenized else [1] * count
             columns = {

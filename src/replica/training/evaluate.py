@@ -16,8 +16,8 @@ from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.methods.peft.layers import select_task
 from replica.paths import Layout
 from replica.plan.runs import Plan
-from replica.training.selection import MEAN
 from replica.tasks import kinds
+from replica.training.selection import MEAN
 
 #: Resamples of the bootstrap over examples; the interval's ends then move by well under a tenth of its width.
 RESAMPLES = 1000
@@ -43,7 +43,9 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     for name, prepared in sorted(run.evaluate.items()):
         task = project.task(name)
         split = "report" if task.splits.report else "select"
-        model, _ = models.load(folder, head=kinds.of(task).head(task), labels=kinds.of(task).label_count(task), seed=seed)
+        model, _ = models.load(
+            folder, head=kinds.of(task).head(task), labels=kinds.of(task).label_count(task), seed=seed
+        )
         model.eval()
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
@@ -82,7 +84,9 @@ def _one_table(predictions: Any) -> Any:
 def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
     """Return the scores of a stored model on the select splits of the tasks that it was trained on, as `select_scores` does."""
     manifest.verify(folder)
-    model, _ = models.load(folder, head=kinds.of(trained[0]).head(trained[0]), labels=kinds.of(trained[0]).label_count(trained[0]))
+    model, _ = models.load(
+        folder, head=kinds.of(trained[0]).head(trained[0]), labels=kinds.of(trained[0]).label_count(trained[0])
+    )
     return select_scores(model, trained, prepared)
 
 

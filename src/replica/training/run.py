@@ -23,6 +23,7 @@ from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
+from replica.tasks import kinds
 from replica.training import distributed, failures, out_of_memory, process
 from replica.training.cost import forward_flops
 from replica.training.data import sources, training_data
@@ -32,7 +33,6 @@ from replica.training.loop import Loop, total_steps
 from replica.training.micro_batches import most_parts
 from replica.training.precision import choose
 from replica.training.selection import choose_candidate
-from replica.tasks import kinds
 
 #: Sentences that a teacher reads at once where its signals are stored.
 SIGNAL_BATCH = 64

@@ -73,7 +73,9 @@ class Mlm(Text):
         row_numbers = (batch["labels"] != IGNORED).nonzero()[:, 0]
         sums = torch.zeros(len(rows), 3, device=losses.device)
         sums.index_add_(0, row_numbers, torch.stack([losses, torch.ones_like(losses), correct], dim=1))
-        records = [{"loss": loss, "masked": int(masked), "correct": int(right)} for loss, masked, right in sums.tolist()]
+        records = [
+            {"loss": loss, "masked": int(masked), "correct": int(right)} for loss, masked, right in sums.tolist()
+        ]
         if output.next_sentence_logits is not None and "next_sentence_label" in batch:
             answers = output.next_sentence_logits.argmax(-1).tolist()
             for row, record, answer in zip(rows, records, answers, strict=True):

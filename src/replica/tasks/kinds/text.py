@@ -22,9 +22,7 @@ class Text(Kind):
 
     def loss(self, task, model, batch):
         """Raise ConfigError: the method has to bring a loss."""
-        raise ConfigError(
-            f"task '{task.name}' is unlabelled text and has no loss; give the run a method that has one"
-        )
+        raise ConfigError(f"task '{task.name}' is unlabelled text and has no loss; give the run a method that has one")
 
     def predict(self, model, task, batch, rows, split):
         """Give each row's `length`."""
