@@ -338,7 +338,7 @@ def _loading(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     if manifest["spec"]["stage"] == "targets":
         lines = ["from safetensors.torch import load_file", "", f'signals = load_file("{shown}/signals.safetensors")']
         return {"load": "\n".join(lines), "plain": ""}
-    lines = ["from replica.models import load", "", f'model, methods = load("{shown}")']
+    lines = ["from replica.methods.stored import load_model", "", f'model, methods = load_model("{shown}")']
     return {"load": "\n".join(lines), "plain": "\n".join(_plain(folder, shown))}
 
 
@@ -349,7 +349,7 @@ def _plain(folder: Path, shown: str) -> list[str]:
     # transformers ties mT5's output layer, which is stored with weights of its own
     if about["structure"] or not _in_transformers(architecture) or architecture == "mt5":
         return []
-    from replica.models.heads import FURTHER_HEADS, HEADS, output_count
+    from replica.models.auto_classes import FURTHER_HEADS, HEADS, output_count
 
     labels = output_count(head, about["labels"])
     more = f", num_labels={labels}" if labels is not None else ""

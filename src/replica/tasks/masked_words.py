@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from replica.models.architectures import architecture_of
 from replica.tasks.columns import IGNORED
 from replica.tasks.kinds.kind import model_inputs
 
@@ -109,4 +110,4 @@ def _head(model: nn.Module) -> nn.Module | None:
     """Return the module that maps hidden states to vocabulary logits position by position, or None."""
     if hasattr(model, "cls") and hasattr(model.cls, "predictions"):
         return model.cls.predictions
-    return getattr(model, "lm_head", None) if model.config.model_type in ("roberta", "xlm-roberta") else None
+    return getattr(model, "lm_head", None) if architecture_of(model).family == "bert" else None

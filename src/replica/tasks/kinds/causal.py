@@ -14,9 +14,7 @@ class Causal(Text):
     """Predicts every word of a block but the first."""
 
     name = "causal"
-    auto_class = "AutoModelForCausalLM"
     pipeline = "text-generation"
-    decoder = True
     scored = True
     loss = Kind.loss
 

@@ -11,9 +11,7 @@ class Classification(Kind):
     """Predicts `label` from one text or two."""
 
     name = "classification"
-    auto_class = "AutoModelForSequenceClassification"
     pipeline = "text-classification"
-    labelled = True
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
         """Encode one text or a pair per row, with its class or number (`label`)."""

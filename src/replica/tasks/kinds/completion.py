@@ -13,8 +13,6 @@ class Completion(Text2text):
     """Generates the target as the input's continuation."""
 
     name = "completion"
-    auto_class = "AutoModelForCausalLM"
-    decoder = True
     sees_images = False
 
     def row_length(self, length: int) -> int:

@@ -16,7 +16,6 @@ class Image(Classification):
     """Predicts `label` from pixels."""
 
     name = "image"
-    auto_class = "AutoModelForImageClassification"
     pipeline = "image-classification"
     tokenized = False
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from replica.errors import ConfigError
+from replica.models.auto_classes import DECODERS, LABELLED
 from replica.tasks.columns import Columns
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def model_inputs(batch: dict[str, torch.Tensor], *, answers: bool = False) -> di
 
 @dataclass
 class Encoded:
-    """One split as columns (`replica.tasks.prepare.TYPES`), with the table's row of each.
+    """One split as columns (`replica.tasks.preparation.TYPES`), with the table's row of each.
 
     `examples` has one row per question of a reading task; `facts` go into the prepared folder's `facts.json`.
     """
@@ -51,15 +52,10 @@ class Kind:
     transformers, pandas and pyarrow themselves."""
 
     name: ClassVar[str]
-    #: The transformers class that builds its head, and the hub's name for models with this head.
-    auto_class: ClassVar[str]
+    #: The hub's name for its models.
     pipeline: ClassVar[str]
-    #: The head has as many outputs as the task has classes.
-    labelled: ClassVar[bool] = False
     #: The answers are texts that the model generates.
     generated: ClassVar[bool] = False
-    #: A decoder predicts each word from those before it.
-    decoder: ClassVar[bool] = False
     #: There are predictions to score.
     scored: ClassVar[bool] = True
     #: Inputs are tokens.
@@ -103,7 +99,7 @@ class Kind:
 
         Raises ConfigError for classes that are neither named nor counted.
         """
-        if self.labelled and not task.class_count:
+        if self.name in LABELLED and not task.class_count:
             raise ConfigError(
                 f"config/tasks/{task.name}.yaml: kind {self.name} needs `labels`, the classes' names in order, or `classes`, their number"
             )
@@ -115,7 +111,7 @@ class Kind:
 
     def logits_share(self, task: Task) -> float | None:
         """Return the share of tokens at which training computes the vocabulary's logits; None: at none."""
-        return 1.0 if self.decoder else None
+        return 1.0 if self.name in DECODERS else None
 
     def encode(
         self, task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int, *, train: bool, asset: Path

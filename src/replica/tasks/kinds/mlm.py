@@ -11,7 +11,6 @@ class Mlm(Text):
     """Predicts masked words."""
 
     name = "mlm"
-    auto_class = "AutoModelForMaskedLM"
     pipeline = "fill-mask"
     scored = True
     whole_batches = True

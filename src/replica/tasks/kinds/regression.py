@@ -10,7 +10,6 @@ class Regression(Classification):
     """Predicts a number from one text or two."""
 
     name = "regression"
-    labelled = False
 
     def label_count(self, task) -> int:
         """Return 1: the head has one output."""

@@ -21,7 +21,6 @@ class Span(Kind):
     """Predicts where the answer to a question begins and ends in a context."""
 
     name = "span"
-    auto_class = "AutoModelForQuestionAnswering"
     pipeline = "question-answering"
     quotes = True
 

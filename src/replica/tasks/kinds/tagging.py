@@ -12,9 +12,7 @@ class Tagging(Kind):
     """Predicts a tag at the first piece of each word."""
 
     name = "tagging"
-    auto_class = "AutoModelForTokenClassification"
     pipeline = "token-classification"
-    labelled = True
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
         """Encode lists of words; a word's first piece has its tag in `labels`, all other pieces -100."""

@@ -10,7 +10,6 @@ class Text(Kind):
     """Blocks of text without a target."""
 
     name = "text"
-    auto_class = "AutoModel"
     pipeline = "feature-extraction"
     scored = False
 

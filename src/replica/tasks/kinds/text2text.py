@@ -23,7 +23,6 @@ class Text2text(Kind):
     """Generates a label's word, a number or a text, as T5 does."""
 
     name = "text2text"
-    auto_class = "AutoModelForSeq2SeqLM"
     pipeline = "text-generation"
     generated = True
     quotes = True

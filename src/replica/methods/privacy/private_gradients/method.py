@@ -15,7 +15,7 @@ from replica.methods.privacy.private_gradients.accounting import ACCOUNTANTS, fi
 from replica.methods.privacy.private_gradients.carriers import Carriers, find_carriers, gradient_shapes, reparametrised
 from replica.methods.privacy.private_gradients.config import PrivateGradientsConfig
 from replica.methods.privacy.private_gradients.poisson_sampler import PoissonSampler
-from replica.models.heads import DECODERS
+from replica.models.auto_classes import DECODERS
 from replica.tasks.kinds.kind import model_inputs
 
 #: What a masked place adds to a score; far below any score, and finite in bfloat16.
