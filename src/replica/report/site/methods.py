@@ -1,4 +1,4 @@
-"""A page per registered method: what it is, its formulas from the code, its settings, where it is used and what it costs."""
+"""A page per registered method: description, formulas from the code, settings, uses and costs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
 
 
 def formulas(implementation: str) -> list[tuple[str, str]]:
-    """Return (name, docstring) of the module that implements a method and of what it holds, read without importing it.
+    """Return (name, docstring) of the module that implements a method and of its classes and functions, read without importing it.
 
     The module and the method's class come first; of the rest the public classes and functions whose docstring has a formula (an
     equals sign) or names an equation.
@@ -66,7 +66,7 @@ def formulas(implementation: str) -> list[tuple[str, str]]:
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     own = [node.name for node in classes if "Method" in [getattr(base, "id", "") for base in node.bases]]
     attribute = attribute or own[0]
-    found = [("", ast.get_docstring(tree) or "")]
+    documents = [("", ast.get_docstring(tree) or "")]
     rest = []
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
@@ -80,10 +80,10 @@ def formulas(implementation: str) -> list[tuple[str, str]]:
             ]
         for name, text in documented:
             if name == attribute and text:
-                found.append((name, text))
+                documents.append((name, text))
             elif "=" in text or "equation" in text.lower():
                 rest.append((name, text))
-    return [(name, text) for name, text in [*found, *rest] if text]
+    return [(name, text) for name, text in [*documents, *rest] if text]
 
 
 def _settings(config: type[registry.MethodConfig]) -> list[dict[str, Any]]:
