@@ -17,7 +17,7 @@ from replica.meters import measure_memory
 from replica.methods import Context, parse
 from replica.methods.memory.slimfit import compressed_functions as slim
 from replica.methods.memory.slimfit.method import STATE, distance, units
-from replica.models.structure import place_in_layers
+from replica.models.architectures import place_in_layers
 
 BERT = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu"}
 VIT = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64}
@@ -197,5 +197,5 @@ def test_unknown_architectures_and_activations_are_refused():
     with pytest.raises(ConfigError, match="GELU"):
         _method().prepare(_model(hidden_act="relu"), Context())
     t5 = ModelEntry(title="t5", architecture="t5", config={"d_model": 8, "d_kv": 2, "num_heads": 4, "vocab_size": 9})
-    with pytest.raises(ConfigError, match="architecture 't5' is not known"):
+    with pytest.raises(ConfigError, match="architecture 't5' is not supported"):
         _method().prepare(models.build(t5, head="text2text", device="meta"), Context())
