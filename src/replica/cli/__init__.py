@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from replica.cli import assets
+from replica.cli import assets, measure_flags
 from replica.jobs.programs import main as run_program
 
 EPILOG = """examples:
@@ -29,20 +29,6 @@ EPILOG = """examples:
   replica publish minilm               put a paper's data, checkpoints and tables up for others (docs/sharing.md)
   replica adopt minilm                 take them over, every sha256 verified: nothing is left to run
 """
-
-#: Options of `measure`; they are checked there, so that a mistake is one line.
-MEASURE = {
-    "--head": "classification, regression, tagging, span, mlm, pretraining, text2text, causal, image, ... (default: the usual)",
-    "--labels": "classes of the head (default: 2; images: 1000, small ones 10)",
-    "--batch": "examples a step (default: 32)",
-    "--length": "tokens an example, frames of sound (default: 128)",
-    "--decoder-length": "tokens of the decoder's side (default: 128)",
-    "--optimizer": "adamw, adamw8bit, sgd, adafactor, lion, galore:rank=R[,projector=int8,per_layer=true], galore8bit:..., none",
-    "--semantics": "today, or 2021: what the software of that time kept (default: today)",
-    "--attention": "eager or fused (default: eager)",
-    "--dtype": "float32, bfloat16 or float16, of weights, gradients and state (default: float32)",
-    "--budget": "memory, e.g. 16GB: also list the registered methods that fit",
-}
 
 
 class OneLine(argparse.ArgumentParser):
@@ -165,22 +151,7 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument("--scale", help="smoke, laptop or paper (default: config/config.yaml)")
         verb.add_argument("--remote", help="DVC remote (default: DVC's default)")
 
-    measure = verbs.add_parser(
-        "measure", help="what training a model costs: parameters, FLOPs, memory, bytes; no weights"
-    )
-    measure.add_argument(
-        "model", metavar="MODEL", help="a registered model, or the path of a config.json of the hub's form"
-    )
-    for flag, help_text in MEASURE.items():
-        measure.add_argument(flag, help=help_text)
-    measure.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="M[:key=value,...]",
-        help="a registered method; may be repeated",
-    )
-    measure.add_argument("--json", action="store_true", help="print JSON")
+    measure_flags.add(verbs)
     assets.add(verbs)
     return top
 

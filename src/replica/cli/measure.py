@@ -1,74 +1,38 @@
-"""`replica measure`: what training a registered or hub-style model costs, measured on the meta device without weights."""
+"""`replica measure`: the cost of training a registered or hub-style model, measured on the meta device without weights, and printed."""
 
 from __future__ import annotations
 
 import json
-import re
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+from replica.cli.measure_flags import Request, parse_budget, read_request
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
-from replica.config.validation import explain
-from replica.errors import ConfigError, ReplicaError, nearest
-from replica.measure.structural import one_line
-from replica.meters.registry import ASSUMPTIONS, Rule, parse_meters, plain, run_meter
-from replica.methods.registry import entries, parse
+from replica.errors import ConfigError, ReplicaError
+from replica.measure.runners import Measured, plain, run_meter
+from replica.measure.structural import one_line, prepare
+from replica.meters.options import Options, ParametersOptions
+from replica.meters.semantics import notes
+from replica.methods.registry import entries
 
-if TYPE_CHECKING:
-    from replica.meters.registry import Measured
-
-#: Bytes of a unit that a budget may have.
-UNITS = {
-    "KB": 1e3,
-    "MB": 1e6,
-    "GB": 1e9,
-    "TB": 1e12,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-    "M": 1e6,
-    "G": 1e9,
-    "B": 1,
-}
-#: What an optimizer may be told after a colon.
-OPTIMIZER_OPTIONS = ("rank", "projector", "per_layer")
-#: Entries of a hub's config.json that say nothing about the shape of the model.
+#: Entries of a hub's config.json that do not describe the shape of the model.
 HUB_ONLY = (
-    "model_type",
-    "architectures",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "auto_map",
-    "quantization_config",
-)
-
-
-class Request(BaseModel):
-    """What is measured of a model; checked before anything is built."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    head: str | None = None
-    labels: int | None = Field(None, ge=1, le=1_000_000)
-    methods: list[dict[str, Any]] = []
-    memory: dict[str, Any]
-    flops: dict[str, Any]
-    optimizer: dict[str, Any] | None
-    storage: dict[str, Any]
+    "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "auto_map", "quantization_config",
+)  # fmt: skip
+#: Columns of a log, which has no width of its own.
+LOG_WIDTH = 140
 
 
 def measure(arguments: Namespace) -> int:
     """Print the cost of training a model with methods, and with a budget which registered methods fit."""
     from transformers.utils import logging
-
-    from replica.cli.measure_text import print_budget, print_report
 
     logging.set_verbosity_error()
     name, entry = find_model(arguments.root, arguments.model)
@@ -84,9 +48,6 @@ def measure(arguments: Namespace) -> int:
     if budget is not None:
         print_budget(report["budget"])
     return 0
-
-
-# --- what is asked -----------------------------------------------------------------------------------------------------
 
 
 def find_model(root: str, name: str) -> tuple[str, ModelEntry]:
@@ -108,7 +69,7 @@ def find_model(root: str, name: str) -> tuple[str, ModelEntry]:
 
 
 def read_hub_config(path: Path) -> ModelEntry:
-    """Read a model's config.json of the hub's form; what it says of weights, types and own code is left out.
+    """Read a model's config.json of the hub's form; entries about weights, types and own code are left out.
 
     Raises ConfigError when it is no JSON object or names no architecture that is known here.
     """
@@ -129,112 +90,14 @@ def read_hub_config(path: Path) -> ModelEntry:
     return ModelEntry(title=str(path), architecture=architecture, config=fields)
 
 
-def read_request(arguments: Namespace) -> Request:
-    """Check the options; raises ConfigError naming the one at fault."""
-    shape = {"batch": arguments.batch, "length": arguments.length, "decoder_length": arguments.decoder_length}
-    shape = {key: value for key, value in shape.items() if value is not None}
-    rule, options = parse_optimizer(arguments.optimizer)
-    dtype = arguments.dtype or "float32"
-    memory = {
-        "batch": 32,
-        **shape,
-        "optimizer": rule,
-        **options,
-        "era": arguments.semantics or "today",
-        "attention": arguments.attention or "eager",
-        "dtype": dtype,
-    }
-    kept = {key: value for key, value in options.items() if key != "per_layer"}
-    optimizer = None if rule is None else {"rule": rule, "dtype": dtype, **kept}
-    flops = {"batch": 32, **shape, "backward": True}
-    methods = [parse_method(text) for text in arguments.method]
-    for reference in methods:
-        parse(reference)
-    try:
-        parse_meters({"memory": memory, "flops": flops, **({"optimizer": optimizer} if optimizer else {})}, "measure")
-    except ConfigError as error:
-        raise ConfigError(_as_flag(str(error))) from None
-    storage = {"default_bits": 32 if dtype == "float32" else 16}
-    try:
-        return Request(
-            head=arguments.head,
-            labels=arguments.labels,
-            methods=methods,
-            memory=memory,
-            flops=flops,
-            optimizer=optimizer,
-            storage=storage,
-        )
-    except ValidationError as error:
-        raise ConfigError(_as_flag(f"measure: {explain(error, Request)}")) from None
-
-
-def _as_flag(message: str) -> str:
-    """Name the flag that a person gave where the check names a meter's option: `measure.memory: era: …` is of `--semantics`."""
-    found = re.match(r"measure(?:\.\w+)?: (\w+): (.*)", message, re.DOTALL)
-    if not found:
-        return message
-    option, rest = found.groups()
-    if option in OPTIMIZER_OPTIONS or option in ("optimizer", "rule", "value"):
-        said = rest.removeprefix("Value error, ") if option == "value" else f"{option}: {rest}"
-        return f"--optimizer: {said.partition(' (got {')[0]}"
-    return f"--{'semantics' if option == 'era' else option.replace('_', '-')}: {rest}"
-
-
-def parse_optimizer(text: str | None) -> tuple[str | None, dict[str, Any]]:
-    """Turn `galore:rank=128` into the rule and its options; `none` means no optimizer, and nothing AdamW."""
-    name, options = _split(text or "adamw", "--optimizer")
-    if name == "none":
-        if options:
-            raise ConfigError(f"--optimizer none takes no options, and got {', '.join(options)}")
-        return None, {}
-    if name not in get_args(Rule):
-        raise ConfigError(f"unknown optimizer '{name}'{nearest(name, [*get_args(Rule), 'none'])}")
-    for key in options:
-        if key not in OPTIMIZER_OPTIONS:
-            raise ConfigError(f"--optimizer {name}: unknown option '{key}'{nearest(key, OPTIMIZER_OPTIONS)}")
-    if name.startswith("galore") and "rank" not in options:
-        raise ConfigError(f"--optimizer {name}: give its rank, e.g. {name}:rank=128")
-    return name, options
-
-
-def parse_method(text: str) -> dict[str, Any]:
-    """Turn `lora:rank=8,targets=[q,v]` into the reference `{name: lora, rank: 8, targets: [q, v]}`."""
-    name, options = _split(text, "--method")
-    return {**options, "name": name}
-
-
-def parse_budget(text: str) -> float:
-    """Return the bytes of `16GB`, `512 MiB` or `24G`; raises ConfigError for anything else, and for nothing at all."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
-    unit = UNITS.get(found.group(2).upper()) if found else None
-    if not found or unit is None or not 0 < float(found.group(1)) * unit < float("inf"):
-        raise ConfigError(f"--budget '{text}' is no amount of memory; write e.g. 16GB, 512MB or 24GiB")
-    return float(found.group(1)) * unit
-
-
-def _split(text: str, where: str) -> tuple[str, dict[str, Any]]:
-    name, _, rest = text.partition(":")
-    options = {}
-    for part in re.split(r",(?![^\[\]]*\])", rest) if rest else []:
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"{where} '{text}': '{part}' is not key=value")
-        try:
-            options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"{where} '{text}': '{value}' is no value") from None
-    return name.strip(), options
-
-
-# --- what is measured --------------------------------------------------------------------------------------------------
+# --- measuring ----------------------------------------------------------------------------------------------------------
 
 
 def report_of(name: str, entry: ModelEntry, request: Request) -> dict[str, Any]:
     """Measure a model with the request's methods; returns everything that is printed, safe for JSON."""
     measured, head, labels = build(name, entry, request, request.methods)
-    meters: dict[str, dict] = {
-        "parameters": {},
+    meters: dict[str, Options] = {
+        "parameters": ParametersOptions(),
         "flops": request.flops,
         "memory": request.memory,
         "storage": request.storage,
@@ -242,30 +105,30 @@ def report_of(name: str, entry: ModelEntry, request: Request) -> dict[str, Any]:
     if request.optimizer is not None:
         meters["optimizer"] = request.optimizer
     results = {meter: run(name, head, meter, options, measured) for meter, options in meters.items()}
-    if request.memory["era"] != "today":
-        results["memory_today"] = run(name, head, "memory", {**request.memory, "era": "today"}, measured)
+    if request.memory.era != "today":
+        today = request.memory.model_copy(update={"era": "today"})
+        results["memory_today"] = run(name, head, "memory", today, measured)
+    assumptions = {meter: options.assumption for meter, options in meters.items()}
     return {
         "model": name,
         "architecture": entry.architecture,
         "head": head,
         "labels": labels,
         "methods": plain(request.methods),
-        "request": plain({"memory": request.memory, "flops": request.flops, "optimizer": request.optimizer}),
+        "request": request.model_dump(mode="json", include={"memory", "flops", "optimizer"}, exclude_unset=True),
         **results,
-        "assumptions": {**{meter: ASSUMPTIONS[meter] for meter in meters}, "notes": notes(measured, request)},
+        "assumptions": {**assumptions, "notes": assumptions_beyond_meters(measured, request)},
     }
 
 
 def build(name: str, entry: ModelEntry, request: Request, methods: list[dict[str, Any]]) -> tuple[Measured, str, int]:
     """Build a model on meta with methods in it; returns it with its head and number of labels."""
-    from replica.measure.structural import prepare
-
     head = request.head or usual_head(entry)
     labels = request.labels or (usual_labels(entry) if head == "image" else 2)
     measurement = Measurement(model=name, head=head, labels=labels, methods=methods, meters={})
     project = SimpleNamespace(model=lambda _: entry)
     measured = one_line(lambda: prepare(project, measurement), f"{name} with head '{head}'")
-    if "decoder_length" in request.memory and not getattr(measured.model.config, "is_encoder_decoder", False):
+    if request.memory.decoder_length and not getattr(measured.model.config, "is_encoder_decoder", False):
         raise ConfigError(f"--decoder-length: {name} has no decoder beside an encoder; leave it out")
     return measured, head, labels
 
@@ -296,50 +159,48 @@ def usual_head(entry: ModelEntry) -> str:
     return "none"
 
 
-def run(name: str, head: str, meter: str, options: dict[str, Any], measured: Measured) -> dict[str, Any]:
-    """Run one meter; what a model cannot do on the meta device is a ConfigError in one line."""
-    checked = parse_meters({meter: options})[meter]
-    return one_line(lambda: run_meter(meter, checked, measured), f"{name} with head '{head}': {meter}")
+def run(name: str, head: str, meter: str, options: Options, measured: Measured) -> dict[str, Any]:
+    """Run one meter; operations that a model cannot do on the meta device raise a ConfigError of one line."""
+    return one_line(lambda: run_meter(meter, options, measured), f"{name} with head '{head}': {meter}")
 
 
-def notes(measured: Measured, request: Request) -> list[str]:
-    """Return what this measurement takes for granted beyond what each meter says."""
-    from replica.meters import semantics
-
+def assumptions_beyond_meters(measured: Measured, request: Request) -> list[str]:
+    """Return the assumptions of this measurement that follow from its options, architecture and methods."""
     memory = request.memory
-    said = [
-        f"memory: batch {memory['batch']}, no padding, {memory['attention']} attention, dropout as a GPU keeps it, "
-        f"everything in {memory['dtype']}, the rules of {memory['era']}",
-        *semantics.notes(measured.model),
+    lines = [
+        f"memory: batch {memory.batch}, no padding, {memory.attention} attention, dropout as a GPU keeps it, "
+        f"everything in {memory.dtype}, the rules of {memory.era}",
+        *notes(measured.model),
     ]
     for reference in request.methods:
-        found = entries()[reference["name"]]
-        if found.changes & {"loss", "optimizer"}:
-            what = " and ".join(sorted(found.changes & {"loss", "optimizer"}))
-            said.append(f"{found.name} changes the {what}: measured with the model's own loss and the optimizer named")
-        if found.needs_teacher:
-            said.append(f"{found.name} needs a teacher, whose memory and FLOPs are not counted")
-    return said
+        entry = entries()[reference["name"]]
+        if changes := " and ".join(sorted(entry.changes & {"loss", "optimizer"})):
+            lines.append(
+                f"{entry.name} changes the {changes}: measured with the model's own loss and the optimizer named"
+            )
+        if entry.needs_teacher:
+            lines.append(f"{entry.name} needs a teacher, whose memory and FLOPs are not counted")
+    return lines
 
 
-# --- what fits ---------------------------------------------------------------------------------------------------------
+# --- methods within a budget --------------------------------------------------------------------------------------------
 
 
 def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> list[dict[str, Any]]:
-    """Measure full training and every registered method by itself at its defaults; what fits the budget comes first.
+    """Measure full training and every registered method by itself at its defaults; methods within the budget come first.
 
     A row has `method`, `trainable`, `trainable_share`, `peak`, `fits`, or `skipped` with the reason. Methods that only change
     the loss, or need a teacher, are left out: they train what full training trains.
     """
     rows = []
     for method in [None, *sorted(entries())]:
-        found = entries()[method] if method else None
-        if found is not None and ("structure" not in found.changes or found.needs_teacher):
+        registered = entries()[method] if method else None
+        if registered is not None and ("structure" not in registered.changes or registered.needs_teacher):
             continue
         row: dict[str, Any] = {"method": method or "full training"}
         try:
             measured, head, _ = build(name, entry, request, [{"name": method}] if method else [])
-            counts = run(name, head, "parameters", {}, measured)
+            counts = run(name, head, "parameters", ParametersOptions(), measured)
             memory = run(name, head, "memory", request.memory, measured)
         except ReplicaError as error:
             rows.append({**row, "skipped": str(error)})
@@ -347,3 +208,120 @@ def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> li
         row |= {key: counts[key] for key in ("trainable", "trainable_share")}
         rows.append({**row, "peak": memory["peak"], "fits": memory["peak"] <= budget})
     return sorted(rows, key=lambda row: ("skipped" in row, not row.get("fits"), row.get("peak", 0)))
+
+
+# --- printing -----------------------------------------------------------------------------------------------------------
+
+
+def make_console() -> Console:
+    """Return a console as wide as the terminal, or wide enough for every line where there is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(console.width, LOG_WIDTH))
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print parameters, FLOPs, optimizer state, memory and stored bytes, then their assumptions."""
+    console = make_console()
+    methods = ", ".join(_reference(method) for method in report["methods"]) or "trained in full"
+    labels = f", {report['labels']} labels" if report["head"] in ("classification", "tagging", "image", "audio") else ""
+    title = f"{report['model']} ({report['architecture']}, head {report['head']}{labels}): {methods}"
+    console.print(f"[bold]{escape(title)}[/bold]")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(overflow="fold")
+    for row in _rows(report):
+        table.add_row(*map(escape, row))
+    console.print(table)
+    console.print("assumes:")
+    for meter, assumed in report["assumptions"].items():
+        for line in [f"{meter}: {assumed}"] if isinstance(assumed, str) else assumed:
+            console.print(f"  {escape(line)}")
+
+
+def print_budget(budget: dict[str, Any]) -> None:
+    """Print which methods fit, by memory and trainable share, and why others were not measured."""
+    console = make_console()
+    rows = budget["methods"]
+    measured = [row for row in rows if "skipped" not in row]
+    table = Table(title=f"what fits {gb(budget['bytes'])}, smallest peak first", title_justify="left", box=None)
+    for column, justify in (
+        ("method", "left"),
+        ("peak", "right"),
+        ("fits", "left"),
+        ("trained", "right"),
+        ("share", "right"),
+    ):
+        table.add_column(column, justify=justify, no_wrap=True)
+    for row in measured:
+        table.add_row(
+            row["method"],
+            gb(row["peak"]),
+            "yes" if row["fits"] else "no",
+            f"{row['trainable']:,}",
+            percent(row["trainable_share"]),
+        )
+    console.print()
+    console.print(table)
+    for row in rows:
+        if "skipped" in row:
+            console.print(f"not measured: {escape(row['method'])}: {escape(row['skipped'])}")
+    if not any(row["fits"] for row in measured):
+        console.print("nothing fits: try a smaller batch or length, --dtype bfloat16 or --attention fused")
+
+
+def _rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
+    counts, flops, memory, storage = (report[key] for key in ("parameters", "flops", "memory", "storage"))
+    rows = [
+        ("parameters", f"{counts['total']:,}", f"{counts['added']:+,} by methods" if counts["added"] else ""),
+        ("trained", f"{counts['trainable']:,}", percent(counts["trainable_share"])),
+        (
+            "FLOPs of a step",
+            flop(flops["total"]),
+            f"forward {flop(flops['forward'])}, backward {flop(flops['backward'])}",
+        ),
+    ]
+    if "optimizer" in report:
+        state = report["optimizer"]
+        request = dict(report["request"]["optimizer"])
+        rule = _reference({"name": request.pop("rule"), **request})
+        saved = f", {percent(state['saving'])} less than AdamW's" if abs(state["saving"]) > 5e-5 else ""
+        rows.append(("optimizer state", gb(state["bytes"]), f"{rule}{saved}"))
+    era = report["request"]["memory"]["era"]
+    era = "" if era == "today" else f", the rules of {era}"
+    rows.append(("peak memory", gb(memory["peak"]), f"reached in {memory['peak_phase']}{era}, when it holds"))
+    for category, size in memory["at_peak"].items():
+        if size:
+            rows.append((f"  {category}", gb(size), ""))
+    rows.append(("kept for backward", gb(memory["saved_bytes"]), "of the forward pass's results"))
+    if "memory_today" in report:
+        today = report["memory_today"]
+        rows.append(("peak memory today", gb(today["peak"]), f"reached in {today['peak_phase']}, the rules of today"))
+    rows.append(("stored", gb(storage["bytes"]), f"{storage['bits_per_parameter']:.4g} bits a parameter"))
+    for method, expected in counts["expected"].items():
+        if "storage_bits" in expected:
+            rows.append((f"stored by {method}", gb(expected["storage_bits"] / 8), "as the method packs it"))
+    return rows
+
+
+def _reference(method: dict[str, Any]) -> str:
+    values = ", ".join(f"{key}={value}" for key, value in method.items() if key != "name")
+    return f"{method['name']}({values})" if values else method["name"]
+
+
+def gb(size: float) -> str:
+    """Write bytes in GB (10**9) or MB (10**6)."""
+    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
+
+
+def flop(count: float) -> str:
+    """Write FLOPs with the prefix of their size."""
+    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if count >= size:
+            return f"{count / size:,.2f} {prefix}FLOP"
+    return f"{count:,.0f} FLOP"
+
+
+def percent(share: float) -> str:
+    """Write a share in per cent, with digits enough for a small one."""
+    return f"{100 * share:.2f} %" if share >= 0.01 or not share else f"{100 * share:.4f} %"

@@ -1,0 +1,165 @@
+"""The flags of `replica measure`: their help comes from the meters' options, and their values are checked as one request. No torch."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from replica.config.validation import explain
+from replica.errors import ConfigError, nearest
+from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions, Rule, StorageOptions
+from replica.meters.registry import parse_meters
+from replica.methods.registry import parse
+
+#: Flags that set an option of the memory meter, by the option's name.
+MEMORY_FLAGS = {
+    "batch": "--batch",
+    "length": "--length",
+    "decoder_length": "--decoder-length",
+    "era": "--semantics",
+    "attention": "--attention",
+    "dtype": "--dtype",
+}
+#: Options of an optimizer after its colon.
+OPTIMIZER_OPTIONS = ("rank", "projector", "per_layer")
+#: Bytes of the units of a budget.
+UNITS = {
+    "B": 1, "KB": 1e3, "M": 1e6, "MB": 1e6, "G": 1e9, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+
+class Request(BaseModel):
+    """The model's head and methods, and the options of each meter; checked before anything is built."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    head: str | None = None
+    labels: int | None = Field(None, ge=1, le=1_000_000)
+    methods: list[dict[str, Any]] = []
+    memory: MemoryOptions
+    flops: FlopsOptions
+    optimizer: OptimizerOptions | None
+    storage: StorageOptions
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb `measure` to the command line; values are checked by `read_request`, so that a mistake is one line."""
+    measure = verbs.add_parser(
+        "measure", help="what training a model costs: parameters, FLOPs, memory, bytes; no weights"
+    )
+    measure.add_argument(
+        "model", metavar="MODEL", help="a registered model, or the path of a config.json of the hub's form"
+    )
+    measure.add_argument("--head", help="classification, mlm, text2text, causal, image, … (default: the usual)")
+    measure.add_argument("--labels", help="classes of the head (default: 2; images: 1000, small ones 10)")
+    for name, flag in MEMORY_FLAGS.items():
+        field = MemoryOptions.model_fields[name]
+        choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+        default = "" if field.default is None else f" (default: {field.default})"
+        measure.add_argument(
+            flag,
+            help=f"{', '.join(choices)}{': ' if choices else ''}{field.description}{default}",
+            metavar=name.upper(),
+        )
+    rules = ", ".join(rule for rule in get_args(Rule) if not rule.startswith("galore"))
+    galore = f"galore:rank=R[,{',…,'.join(OPTIMIZER_OPTIONS[1:])}], galore8bit:…"
+    measure.add_argument("--optimizer", help=f"{rules}, {galore}, or none (default: adamw)")
+    measure.add_argument("--budget", help="memory, e.g. 16GB: also list the registered methods that fit")
+    measure.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="M[:key=value,...]",
+        help="a registered method; may be repeated",
+    )
+    measure.add_argument("--json", action="store_true", help="print JSON")
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """Check the flags; raises ConfigError naming the one at fault."""
+    flags = {name: getattr(arguments, flag.strip("-").replace("-", "_")) for name, flag in MEMORY_FLAGS.items()}
+    options = {"batch": 32, "era": "today", "attention": "eager", "dtype": "float32"}
+    options |= {name: value for name, value in flags.items() if value is not None}
+    rule, of_rule = parse_optimizer(arguments.optimizer)
+    dtype = options["dtype"]
+    meters = {
+        "memory": {**options, "optimizer": rule, **of_rule},
+        "flops": {key: options[key] for key in ("batch", "length", "decoder_length") if key in options}
+        | {"backward": True},
+        "storage": {"default_bits": 32 if dtype == "float32" else 16},
+    }
+    if rule is not None:
+        projection = {key: value for key, value in of_rule.items() if key != "per_layer"}
+        meters["optimizer"] = {"rule": rule, "dtype": dtype, **projection}
+    methods = [parse_method(text) for text in arguments.method]
+    for reference in methods:
+        parse(reference)
+    try:
+        parsed = {"optimizer": None, **parse_meters(meters, "measure")}
+        return Request(head=arguments.head, labels=arguments.labels, methods=methods, **parsed)
+    except ValidationError as error:
+        raise ConfigError(_with_flag(f"measure: {explain(error, Request)}")) from None
+    except ConfigError as error:
+        raise ConfigError(_with_flag(str(error))) from None
+
+
+def _with_flag(message: str) -> str:
+    """Name the flag instead of the meter's option: `measure.memory: era: …` becomes `--semantics: …`."""
+    match = re.match(r"measure(?:\.\w+)?: (\w+): (.*)", message, re.DOTALL)
+    if not match:
+        return message
+    option, rest = match.groups()
+    if option in OPTIMIZER_OPTIONS or option in ("optimizer", "rule", "value"):
+        reason = rest.removeprefix("Value error, ") if option == "value" else f"{option}: {rest}"
+        return f"--optimizer: {reason.partition(' (got {')[0]}"
+    return f"{MEMORY_FLAGS.get(option, f'--{option}')}: {rest}"
+
+
+def parse_optimizer(text: str | None) -> tuple[str | None, dict[str, Any]]:
+    """Turn `galore:rank=128` into the rule and its options; `none` means no optimizer, and an absent text AdamW."""
+    name, options = _split(text or "adamw", "--optimizer")
+    if name == "none":
+        if options:
+            raise ConfigError(f"--optimizer none takes no options, and got {', '.join(options)}")
+        return None, {}
+    if name not in get_args(Rule):
+        raise ConfigError(f"unknown optimizer '{name}'{nearest(name, [*get_args(Rule), 'none'])}")
+    for key in options:
+        if key not in OPTIMIZER_OPTIONS:
+            raise ConfigError(f"--optimizer {name}: unknown option '{key}'{nearest(key, OPTIMIZER_OPTIONS)}")
+    if name.startswith("galore") and "rank" not in options:
+        raise ConfigError(f"--optimizer {name}: give its rank, e.g. {name}:rank=128")
+    return name, options
+
+
+def parse_method(text: str) -> dict[str, Any]:
+    """Turn `lora:rank=8,targets=[q,v]` into the reference `{name: lora, rank: 8, targets: [q, v]}`."""
+    name, options = _split(text, "--method")
+    return {**options, "name": name}
+
+
+def parse_budget(text: str) -> float:
+    """Return the bytes of `16GB`, `512 MiB` or `24G`; raises ConfigError for anything else, and for zero."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    unit = UNITS.get(match.group(2).upper()) if match else None
+    if not match or unit is None or not 0 < float(match.group(1)) * unit < float("inf"):
+        raise ConfigError(f"--budget '{text}' is no amount of memory; write e.g. 16GB, 512MB or 24GiB")
+    return float(match.group(1)) * unit
+
+
+def _split(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    name, _, rest = text.partition(":")
+    options = {}
+    for part in re.split(r",(?![^\[\]]*\])", rest) if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{where} '{text}': '{part}' is not key=value")
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{where} '{text}': '{value}' is no value") from None
+    return name.strip(), options
