@@ -4,15 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from replica.methods.binarization.binarizers import (
+from replica.methods.binarization.bipft.binarizers import (
     ActivationScale,
     BinaryProduct,
     ProbabilityBinarizer,
     RowBinarizer,
     SignedBinarizer,
 )
-from replica.methods.binarization.layers import BinaryEmbedding, BinaryLinear, PackedEmbedding, PackedLinear
-from replica.methods.binarization.packing import pack_signs, packed_width, unpack_signs
+from replica.methods.binarization.bipft.binary_layers import (
+    BinaryEmbedding,
+    BinaryLinear,
+    PackedEmbedding,
+    PackedLinear,
+)
+from replica.methods.binarization.bipft.sign_bits import pack_signs, packed_width, unpack_signs
 
 
 def sign(values):

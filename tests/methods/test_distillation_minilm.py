@@ -20,7 +20,7 @@ from transformers import (
 
 from replica.errors import ConfigError
 from replica.methods.base import Context
-from replica.methods.distillation import attention as att
+from replica.methods.distillation import attention_signals as att
 from replica.methods.registry import parse
 
 HEADS = 4

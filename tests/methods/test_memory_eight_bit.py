@@ -13,13 +13,10 @@ from replica.errors import ConfigError
 from replica.meters.optimizers import optimizer_bytes
 from replica.meters.options import OptimizerOptions
 from replica.methods import Context, parse
-from replica.methods.memory.codes import (
-    CODES,
-    MAPS,
-    adam_errors,
-)
-from replica.methods.memory.eight_bit import ERRORS, BlockwiseOptimizer
-from replica.methods.memory.stable_embedding import StableEmbedding
+from replica.methods.memory.codes import CODES, MAPS
+from replica.methods.memory.eight_bit_optimizer.method import BlockwiseOptimizer
+from replica.methods.memory.optimizer_state_error.method import ERRORS, adam_errors
+from replica.methods.memory.stable_embedding_layer import StableEmbedding
 from tests.methods.peft_models import batch, tiny
 
 RATE = 1e-2

@@ -15,7 +15,7 @@ from replica.meters.optimizers import optimizer_bytes
 from replica.meters.options import OptimizerOptions
 from replica.methods import Context, parse
 from replica.methods.memory.codes import Store
-from replica.methods.memory.galore import GaLoreAdamW
+from replica.methods.memory.galore.method import GaLoreAdamW
 from tests.methods.peft_models import tiny
 
 RATE, SCALE, DECAY = 0.05, 0.25, 0.1

@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from replica.methods import Context, parse
-from replica.methods.pruning.compression import compression_ratio, nonzero_share
+from replica.methods.pruning.gradual_magnitude_pruning.compression import compression_ratio, nonzero_share
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 

@@ -8,11 +8,11 @@ import math
 import pytest
 
 from replica.errors import ConfigError
-from replica.methods.pruning.config import GradualMagnitudePruningConfig
-from replica.methods.pruning.densities import erdos_renyi, layer_zeros
-from replica.methods.pruning.rounds import Rounds, rounds_to
-from replica.methods.pruning.schedule import pruning_steps
-from replica.methods.pruning.step_cost import gradual_step_flops, step_flops
+from replica.methods.pruning.gradual_magnitude_pruning.config import GradualMagnitudePruningConfig
+from replica.methods.pruning.gradual_magnitude_pruning.schedule import pruning_steps
+from replica.methods.pruning.iterative_magnitude_pruning.rounds import Rounds, rounds_to
+from replica.methods.pruning.sparse_training.densities import erdos_renyi, layer_zeros
+from replica.methods.pruning.sparse_training.step_cost import gradual_step_flops, step_flops
 
 SHAPES = {
     "stem": (64, 3, 7, 7),

@@ -8,7 +8,8 @@ import torch
 from transformers import set_seed
 
 from replica import tasks
-from replica.config.schema import Task, Train
+from replica.config.schema import Train
+from replica.config.task_schema import Task
 from replica.tasks import PreparedSplit
 from replica.training.loop import Loop
 from replica.training.run import _history

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from replica.config.paper_folder import read_paper
 from replica.training.checkpoints import SEAL
 from replica.training.process import NAME
 from tests.workflow.checkout import environment, program, snakemake
@@ -203,9 +204,9 @@ class Both:
     jobs: list[Job]
 
 
-def _shorten(path: Path, kept: str) -> None:
+def _shorten(folder: Path, kept: str) -> None:
     """Leave one trend of a paper, and nothing that meters memory or draws: seconds each, and no question of the cluster's."""
-    data = yaml.safe_load(path.read_text())
+    data = read_paper(folder).model_dump(mode="json", by_alias=True, exclude_unset=True)
     data["figures"] = []
     data["claims"] = [claim for claim in data["claims"] if "memory" not in yaml.safe_dump(claim)]
     for claim in data["claims"]:
@@ -218,7 +219,7 @@ def _shorten(path: Path, kept: str) -> None:
     for measurement in data["measurements"].values():
         measurement["meters"].pop("memory", None)
     data["measurements"] = {name: entry for name, entry in data["measurements"].items() if entry["meters"]}
-    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    (folder / "paper.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
 
 
 def smoke(cluster: Cluster, site: Path, folder: Path) -> Both:
@@ -227,7 +228,7 @@ def smoke(cluster: Cluster, site: Path, folder: Path) -> Both:
     far.mkdir(parents=True)
     make_site(far, list(TRENDS))
     for paper, kept in TRENDS.items():
-        _shorten(far / "config" / "papers" / f"{paper}.yaml", kept)
+        _shorten(far / "config" / "papers" / paper, kept)
     near = Path(shutil.copytree(far, folder / "near", symlinks=True))
     with cluster.snakemake(far, "--config", "scale=smoke") as controller:
         snakemake(near, "--config", "scale=smoke")

@@ -144,7 +144,8 @@ def write_project(folder: Path, *papers: dict[str, Any], settings: dict[str, Any
     for name, value in SCALES.items():
         _dump(config / "scales" / f"{name}.yaml", value)
     for item in papers:
-        _dump(config / "papers" / f"{item['id']}.yaml", item)
+        (config / "papers" / item["id"]).mkdir(exist_ok=True)
+        _dump(config / "papers" / item["id"] / "paper.yaml", item)
     return folder
 
 

@@ -136,7 +136,7 @@ def make(root: Path, claims: list[dict] | None = None, **changes) -> Project:
         "scales/smoke.yaml": {"name": "smoke", "sections": ["laptop", "paper"], "seeds": 2, "train": {"steps": 2}},
         "scales/laptop.yaml": {"name": "laptop", "sections": ["laptop"], "seeds": 3},
         "scales/paper.yaml": {"name": "paper", "sections": ["paper"], "seeds": 1},
-        "papers/toy.yaml": {**PAPER, "claims": CLAIMS if claims is None else claims, **changes},
+        "papers/toy/paper.yaml": {**PAPER, "claims": CLAIMS if claims is None else claims, **changes},
     }  # fmt: skip
     for name, content in files.items():
         path = root / "config" / name

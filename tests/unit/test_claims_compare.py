@@ -232,7 +232,7 @@ def test_a_single_run_serves_every_seed(tmp_path):
 def test_a_typo_names_file_claim_and_the_nearest(tmp_path, ours, words):
     project = make(tmp_path, [claim("typo", value=1, ours=ours)], tables=[], figures=[])
     store(tmp_path / "results" / "structural" / "toy.json", STRUCTURAL)
-    with pytest.raises(ConfigError, match=rf"config/papers/toy.yaml: claims.typo: .*{words}"):
+    with pytest.raises(ConfigError, match=rf"config/papers/toy/paper.yaml: claims.typo: .*{words}"):
         rows_at(project, "laptop", {})
 
 

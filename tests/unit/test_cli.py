@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from replica.assets import manifest
-from replica.cli.verbs import state_of
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.files import write_json
+from replica.jobs.run_state import state_of
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.training.process import recorded
@@ -66,7 +66,8 @@ def test_mistakes_are_one_line_and_status_two(tmp_path, arguments, message):
 def test_a_paper_that_is_not_enabled_can_be_planned(tmp_path):
     folder = write_project(tmp_path, settings={"papers": ["one"]})
     other = paper(id="two")
-    (folder / "config" / "papers" / "two.yaml").write_text(json.dumps(other))  # JSON is YAML
+    (folder / "config" / "papers" / "two").mkdir()
+    (folder / "config" / "papers" / "two" / "paper.yaml").write_text(json.dumps(other))  # JSON is YAML
     done = _replica(folder, "plan", "two")
     assert done.returncode == 0, done.stderr
     assert "plan at scale laptop: two" in done.stdout

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from replica.cli import parser
-from replica.cli.measure import measure, print_budget, print_report, usual_head
-from replica.cli.measure_flags import parse_budget, parse_method, parse_optimizer
+from replica.cli.measure import measure, parse_budget, parse_method, parse_optimizer
+from replica.cli.measure_report import print_budget, print_report, usual_head
 from replica.config import load_project
 from replica.errors import ConfigError
 

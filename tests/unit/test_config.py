@@ -29,7 +29,7 @@ def _with_run(name: str, **changes):
 
 
 def test_unknown_key_names_file_key_and_nearest(tmp_path):
-    _fails(tmp_path, _with_run("plain", learning_rat=1), match=("config/papers/one.yaml", "learning_rat"))
+    _fails(tmp_path, _with_run("plain", learning_rat=1), match=("config/papers/one/paper.yaml", "learning_rat"))
 
 
 def test_unknown_training_key_is_found_in_the_run(tmp_path):
@@ -129,7 +129,7 @@ def test_table_of_an_unknown_claim_and_measurement_of_an_unknown_model(tmp_path)
 )
 def test_unknown_meter_or_option_is_found_before_anything_runs(tmp_path, meters, message):
     measured = {"m": {"model": "small", "meters": meters}}
-    _fails(tmp_path, paper(measurements=measured), match=(f"config/papers/one.yaml: measurements.m.{message}",))
+    _fails(tmp_path, paper(measurements=measured), match=(f"config/papers/one/paper.yaml: measurements.m.{message}",))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_unknown_meter_or_option_is_found_before_anything_runs(tmp_path, meters,
         ("config.yaml", "one", "config/config.yaml: expected a mapping of keys to values, got str"),
         ("models.yaml", "3", "config/models.yaml: expected a mapping of keys to values, got int"),
         ("models.yaml", "models: [a]", "config/models.yaml: models: expected a mapping of keys to values, got list"),
-        ("papers/one.yaml", "[]", "config/papers/one.yaml: expected a mapping, got list"),
+        ("papers/one/paper.yaml", "[]", "config/papers/one/paper.yaml: expected a mapping, got list"),
     ],
 )
 def test_a_file_that_is_no_mapping_is_named(tmp_path, name, text, message):
@@ -218,19 +218,19 @@ def test_two_losses_in_one_run(tmp_path):
 
 def test_duplicate_key_and_broken_yaml_name_the_line(tmp_path):
     write_project(tmp_path)
-    path = tmp_path / "config" / "papers" / "one.yaml"
+    path = tmp_path / "config" / "papers" / "one" / "paper.yaml"
     path.write_text(path.read_text() + "title: again\n")
-    with pytest.raises(ConfigError, match=r"one.yaml.*'title' stands twice"):
+    with pytest.raises(ConfigError, match=r"one/paper.yaml.*'title' stands twice"):
         _ = load_project(tmp_path).papers
     path.write_text("id: [\n")
-    with pytest.raises(ConfigError, match=r"one.yaml: not valid YAML \(line"):
+    with pytest.raises(ConfigError, match=r"one/paper.yaml: not valid YAML \(line"):
         _ = load_project(tmp_path).papers
 
 
 def test_yaml_objects_are_not_built(tmp_path):
     write_project(tmp_path)
-    (tmp_path / "config" / "papers" / "one.yaml").write_text("id: !!python/object/apply:os.system ['true']\n")
-    with pytest.raises(ConfigError, match=r"one\.yaml"):
+    (tmp_path / "config" / "papers" / "one" / "paper.yaml").write_text("id: !!python/object/apply:os.system ['true']\n")
+    with pytest.raises(ConfigError, match=r"one/paper\.yaml"):
         _ = load_project(tmp_path).papers
 
 

@@ -22,7 +22,7 @@ def test_every_command_is_one(command):
     arguments = parser().parse_args(shlex.split(command)[1:])
     project = load_project(ROOT)
     assert set(getattr(arguments, "names", [])) <= {*project.datasets, *project.models}
-    assert set(getattr(arguments, "papers", [])) <= set(project.paper_files)
+    assert set(getattr(arguments, "papers", [])) <= set(project.paper_folders)
 
 
 def test_there_are_commands_and_the_page_is_linked():

@@ -146,7 +146,9 @@ def test_a_wrong_measurement_is_named_in_the_error():
                 )
             )
 
-    with pytest.raises(ConfigError, match=r"config/papers/one.yaml: measurements.odd: .*did you mean 'layer_linears'"):
+    with pytest.raises(
+        ConfigError, match=r"config/papers/one/paper.yaml: measurements.odd: .*did you mean 'layer_linears'"
+    ):
         measure_paper(Wrong(), "one")
 
 

@@ -31,7 +31,7 @@ class OnePaper:
 
     def paper(self, name):
         content = paper(claims=[], runs={}, measurements={"odd": {"model": "smoke-bert", **self.given}})
-        return validate(Paper, content, "config/papers/one.yaml")
+        return validate(Paper, content, "config/papers/one/paper.yaml")
 
 
 COUNT = {"parameters": {}}
@@ -89,7 +89,7 @@ def test_what_cannot_be_measured_is_one_line(given, message):
         measure_paper(OnePaper(given), "one")
     said = str(caught.value)
     assert message in said and "\n" not in said
-    assert said.startswith("config/papers/one.yaml: measurements.odd") and "Traceback" not in said
+    assert said.startswith("config/papers/one/paper.yaml: measurements.odd") and "Traceback" not in said
 
 
 def test_labels_that_no_memory_holds_are_refused_before_anything_is_built():

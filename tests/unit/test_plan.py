@@ -217,7 +217,7 @@ def _together(folder, **entry):
     other = paper()
     plain = other["runs"]["laptop"]["plain"]
     plain.update({"together": ["pairs"], **entry})
-    (project / "config/papers/one.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
+    (project / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
     return build_plan(load_project(project), "laptop")
 
 

@@ -301,19 +301,6 @@ def test_commands_of_the_documentation_are_ones_that_exist(root):
     assert {"env", "report"} <= targets
 
 
-def test_every_enabled_paper_is_in_the_plots(root):
-    import yaml
-
-    from replica.config import load_project
-
-    plots = {
-        name: spec for item in yaml.safe_load((root / "dvc.yaml").read_text())["plots"] for name, spec in item.items()
-    }
-    expected = {f"results/pinned/laptop/papers/{paper}/tables/all-claims.csv" for paper in load_project(root).papers}
-    assert set(plots["papers"]["y"]) == set(plots["papers"]["x"]) == expected
-    assert all((root / name).exists() for name in expected)
-
-
 def test_pinned_numbers_are_the_ledgers(root):
     from replica.claims.ledger import numbers, read_ledger
     from replica.files import read_json

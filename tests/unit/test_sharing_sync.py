@@ -296,10 +296,10 @@ def test_two_commits_of_one_repository_are_refused(root, tmp_path):
     (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored))
     task = yaml.safe_load((root / "config/tasks/words.yaml").read_text())
     (root / "config/tasks/more.yaml").write_text(yaml.safe_dump({**task, "name": "more", "dataset": "more"}))
-    paper = yaml.safe_load((root / "config/papers/one.yaml").read_text())
+    paper = yaml.safe_load((root / "config/papers/one/paper.yaml").read_text())
     paper["runs"]["laptop"]["plain"]["task"] = "more"
     paper["runs"]["laptop"]["plain"]["evaluate"] = ["more", "words"]
-    (root / "config/papers/one.yaml").write_text(yaml.safe_dump(paper))
+    (root / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(paper))
     with pytest.raises(AssetError, match=rf"datasets/owner/data: more is locked at {NEW}, words at {REVISION}"):
         synced(root, tmp_path / "mirror")
 

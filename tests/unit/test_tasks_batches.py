@@ -9,7 +9,7 @@ from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader
 
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.errors import ConfigError
 from replica.tasks import LengthBucketSampler, PreparedSplit, collate
 

@@ -20,7 +20,7 @@ from replica import models
 from replica.assets.retrieve import retrieve_dataset
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.errors import ConfigError
 from replica.tasks import PreparedSplit, bootstrap, collate, evaluate, prepare, score, task_loss
 from replica.tasks.encode import encode_text2text

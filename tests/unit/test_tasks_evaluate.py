@@ -17,7 +17,7 @@ from torch import nn
 
 from replica import models
 from replica.config.asset_schema import ModelEntry
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.errors import ConfigError
 from replica.tasks import PreparedSplit, collate, evaluate, prepare, score, task_loss
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from replica.config import load_project
-from replica.config.schema import HeldOut
+from replica.config.task_schema import HeldOut
 from replica.tasks import METRICS, label_count
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as oracle
 
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.errors import ConfigError
 from replica.tasks import bootstrap, score
 from replica.tasks.metrics import METRICS, entities

@@ -8,7 +8,7 @@ import torch
 
 from replica import models
 from replica.config.asset_schema import ModelEntry
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.tasks import collate, task_loss
 from replica.tasks.mlm import mask_tokens, mlm_forward, mlm_logits_at_masked, mlm_loss
 

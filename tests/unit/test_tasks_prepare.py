@@ -16,7 +16,7 @@ from tokenizers import models as token_models
 from tokenizers import normalizers, pre_tokenizers, processors
 
 from replica.assets import manifest
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
 from replica.files import read_json, sha256_file
 from replica.tasks import PreparedSplit, label_count, prepare

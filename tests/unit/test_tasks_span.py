@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import models as token_models
 from tokenizers import pre_tokenizers, processors
 
-from replica.config.schema import Task
+from replica.config.task_schema import Task
 from replica.tasks.span import (
     answers_from_windows,
     best_spans,

@@ -23,7 +23,7 @@ def make_checkout(
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder / "Snakefile")
     config = folder / "config" / "config.yaml"
-    config.write_text(re.sub(r"(?s)papers: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
+    config.write_text(re.sub(r"disabled: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
     scale = folder / "config" / "scales" / "smoke.yaml"
     text = scale.read_text()
     if sections is not None:

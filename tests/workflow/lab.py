@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from replica.config.paper_folder import read_paper
 from tests.unit.published_project import SOMEBODY, clone, git, under_version_control
 
 from .checkout import ROOT, environment, make_checkout
@@ -46,13 +47,15 @@ def make_lab(folder: Path) -> Path:
     path = folder / "config" / "config.yaml"
     path.write_text(path.read_text().replace("scale: laptop", "scale: smoke"))
     for paper, kept in KEPT.items():
-        path = folder / "config" / "papers" / f"{paper}.yaml"
-        value = yaml.safe_load(path.read_text())
+        path = folder / "config" / "papers" / paper
+        value = read_paper(path).model_dump(mode="json", by_alias=True, exclude_unset=True)
         claims = [claim for claim in value["claims"] if claim["id"] in kept]
         read = set(re.findall(r"[\w-]+", yaml.safe_dump(claims)))
         measured = {name: item for name, item in value["measurements"].items() if name in read}
         value = {key: part for key, part in value.items() if key not in ("tables", "figures")}  # of the others' claims
-        path.write_text(yaml.safe_dump({**value, "claims": claims, "measurements": measured}, sort_keys=False))
+        (path / "paper.yaml").write_text(
+            yaml.safe_dump({**value, "claims": claims, "measurements": measured}, sort_keys=False)
+        )
     shutil.copytree(ROOT / "src" / "replica", folder / "src" / "replica", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
     (folder / "profiles").symlink_to("workflow/profiles")  # as in the project: plain `snakemake` takes all cores

@@ -87,7 +87,8 @@ def made(tmp_path_factory):
         "summary": "s",
     }
     text = yaml.safe_dump({**paper, "runs": {"laptop": runs}, "claims": [claim]}, sort_keys=False)
-    (folder / "config" / "papers" / "attempt.yaml").write_text(text)
+    (folder / "config" / "papers" / "attempt").mkdir()
+    (folder / "config" / "papers" / "attempt" / "paper.yaml").write_text(text)
     project = load_project(folder, quick=False)
     plan = build_plan(project, "smoke")
     wanted = sorted({f"assets/prepared/{name}/manifest.json" for name in plan.prepared})
@@ -155,8 +156,9 @@ def test_other_text_belongs_to_the_run(made, tmp_path):
     """It is part of the run's id, must suit the run's head, and a method that needs it says so."""
     _, plan, layout = made
     folder = make_checkout(tmp_path, ["attempt"])
-    path = folder / "config" / "papers" / "attempt.yaml"
-    values = yaml.safe_load((layout.root / "config" / "papers" / "attempt.yaml").read_text())
+    path = folder / "config" / "papers" / "attempt" / "paper.yaml"
+    path.parent.mkdir()
+    values = yaml.safe_load((layout.root / "config" / "papers" / "attempt" / "paper.yaml").read_text())
     del values["runs"]["laptop"]["domain"]["beside"]
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     other = build_plan(load_project(folder, quick=False), "smoke")

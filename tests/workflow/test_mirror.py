@@ -37,7 +37,8 @@ def write_checkout(folder):
     one = paper(runs={"laptop": {"student": run, "plain": other}})
     one["claims"][0]["trend"]["effect"] = "runs.student.hub-words.accuracy - runs.plain.hub-words.accuracy"
     make_checkout(folder, ["one"])
-    (folder / "config/papers/one.yaml").write_text(yaml.safe_dump(one))
+    (folder / "config/papers/one").mkdir()
+    (folder / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(one))
     task = yaml.safe_load((folder / "config/tasks/smoke-sentiment.yaml").read_text())
     task |= {"name": "hub-words", "dataset": "hub-words", "version": 1}
     (folder / "config/tasks/hub-words.yaml").write_text(yaml.safe_dump(task))

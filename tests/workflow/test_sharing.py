@@ -154,7 +154,7 @@ def test_new_version_of_a_method_plans_its_runs_and_what_follows_alone(adopted, 
 def test_changed_claim_is_compared_again_though_its_table_was_adopted(adopted, tmp_path):
     """Snakemake's records came along: it sees that the table was made for other claims."""
     folder = shutil.copytree(adopted, tmp_path / "copy", symlinks=True)
-    path = folder / "config" / "papers" / "compacter.yaml"
+    path = folder / "config" / "papers" / "compacter" / "paper.yaml"
     path.write_text(path.read_text().replace("where: abstract", "where: the abstract", 1))
     assert set(_would_run(folder)) == {"compare", "tables", "figures", "ledger", "report", "all"}
 

@@ -174,7 +174,7 @@ def test_report_of_what_is_measured_shows_a_deleted_number_as_not_run(smoke, tmp
 )
 def test_what_depends_on_a_change_of_a_papers_file_is_made_again(smoke, tmp_path, before, after, rules):
     folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
-    name = "config/scales/smoke.yaml" if rules is None else "config/papers/compacter.yaml"
+    name = "config/scales/smoke.yaml" if rules is None else "config/papers/compacter/paper.yaml"
     path = folder / name
     path.write_text(path.read_text().replace(before, after, 1))
     assert _would_run(folder) == (rules or AFTER_CLAIMS | {"adapt", "evaluate"})
@@ -182,11 +182,11 @@ def test_what_depends_on_a_change_of_a_papers_file_is_made_again(smoke, tmp_path
 
 def test_configuration_error_is_one_message_before_any_job(tmp_path):
     folder = make_checkout(tmp_path, ["compacter"])
-    path = folder / "config" / "papers" / "compacter.yaml"
+    path = folder / "config" / "papers" / "compacter" / "paper.yaml"
     path.write_text(path.read_text().replace("name: compacter", "name: compactr", 1))
     done = snakemake(folder, "--config", "scale=smoke", check=False)
     assert done.returncode != 0
-    assert "config/papers/compacter.yaml" in done.stdout and "did you mean 'compacter'" in done.stdout
+    assert "config/papers/compacter/paper.yaml" in done.stdout and "did you mean 'compacter'" in done.stdout
     assert "Traceback" not in done.stdout
     assert not (folder / "results").exists() and not (folder / "assets").exists()
 

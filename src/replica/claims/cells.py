@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from replica.claims.expressions import quoted
+from replica.config.patterns import PART, parts
 from replica.config.schema import Claim, Tolerance
 from replica.errors import ConfigError, nearest
 
@@ -118,15 +119,12 @@ def _child(node: Any, key: str) -> Any:
 
 
 def _fill(template: str, keys: tuple[str, ...], claim: Claim) -> str:
-    def key(match: re.Match[str]) -> str:
-        index = int(match.group(1))
-        if index >= len(keys):
+    for part in parts(template):
+        if part.isdigit() and int(part) >= len(keys):
             raise ConfigError(
-                f"claim {claim.id}: `ours` asks for {{{index}}}, and the cell '{'.'.join(keys)}' has {len(keys)} key(s)"
+                f"claim {claim.id}: `ours` asks for {{{part}}}, and the cell '{'.'.join(keys)}' has {len(keys)} key(s)"
             )
-        return quoted(keys[index])
-
-    return re.sub(r"\{(\d+)\}", key, template)
+    return PART.sub(lambda part: quoted(keys[int(part[1])]) if part[1].isdigit() else part[0], template)
 
 
 def _check_mirror(claim: Claim, ours: Mapping[str, Any], value: Any, keys: tuple[str, ...]) -> None:

@@ -254,7 +254,7 @@ def _history(path: Path) -> list[dict[str, Any]]:
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
     """Return the error with the file and claim it stands in."""
-    return ConfigError(f"config/papers/{paper.id}.yaml: claims.{claim}: {error}")
+    return ConfigError(f"config/papers/{paper.id}/paper.yaml: claims.{claim}: {error}")
 
 
 def shared_measure(rest: str) -> bool:

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from replica.config.patterns import NAME, PART
 from replica.errors import ConfigError, nearest
 
 
@@ -51,8 +52,6 @@ _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
 
 _SPACE = re.compile(r"\s+")
 _NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w`]|\.\w)(?!-[A-Za-z_`])")
-_ATOM = r"(?:[^\W]|`[^`]*`)"
-_NAME = re.compile(rf"{_ATOM}+(?:[.-]{_ATOM}+)*")
 _OPERATOR = re.compile(r"\*\*|[-+*/(),]")
 
 
@@ -131,7 +130,7 @@ def quoted(key: str) -> str:
     """Return a key as it can stand in an expression: as it is when it is name-like, else between backticks."""
     if "`" in key:
         raise ConfigError(f"the key '{key}' holds a backtick, which no expression can name")
-    return key if re.fullmatch(r"\w+(?:[.-]\w+)*", key) else f"`{key}`"
+    return key if NAME.fullmatch(key) and not PART.search(key) else f"`{key}`"
 
 
 def split_run(name: str, runs: Iterable[str]) -> tuple[str, str]:
@@ -154,7 +153,7 @@ def _tokenize(text: str) -> tuple[str, dict[str, str]]:
             source.append(" ")
         elif found := _NUMBER.match(text, at):
             source.append(found.group())
-        elif found := _NAME.match(text, at):
+        elif (found := NAME.match(text, at)) and not PART.search(found.group()):
             name = found.group().replace("`", "")
             if re.match(r"\s*\(", text[found.end() :]):
                 if name not in FUNCTIONS:

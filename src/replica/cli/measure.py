@@ -1,38 +1,103 @@
-"""`replica measure`: the cost of training a registered or hub-style model, measured on the meta device without weights, and printed."""
+"""`replica measure`: the cost of training a registered or hub-style model, measured on the meta device without weights.
+
+The flags' help comes from the meters' options, and their values are checked as one request. Imports torch only to measure.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from replica.cli.measure_flags import Request, parse_budget, read_request
 from replica.config.asset_schema import ModelEntry
-from replica.config.schema import Measurement
-from replica.errors import ConfigError, ReplicaError
-from replica.measure.runners import Measured, plain, run_meter
-from replica.measure.structural import one_line, prepare
-from replica.meters.options import Options, ParametersOptions
-from replica.meters.semantics import notes
-from replica.methods.registry import entries
+from replica.config.validation import explain
+from replica.errors import ConfigError, nearest
+from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions, Rule, StorageOptions
+from replica.meters.registry import parse_meters
+from replica.methods.registry import parse
+
+#: Flags that set an option of the memory meter, by the option's name.
+MEMORY_FLAGS = {
+    "batch": "--batch",
+    "length": "--length",
+    "decoder_length": "--decoder-length",
+    "era": "--semantics",
+    "attention": "--attention",
+    "dtype": "--dtype",
+}
+#: Options of an optimizer after its colon.
+OPTIMIZER_OPTIONS = ("rank", "projector", "per_layer")
+#: Bytes of the units of a budget.
+UNITS = {
+    "B": 1, "KB": 1e3, "M": 1e6, "MB": 1e6, "G": 1e9, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
 
 #: Entries of a hub's config.json that do not describe the shape of the model.
 HUB_ONLY = (
     "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "auto_map", "quantization_config",
 )  # fmt: skip
-#: Columns of a log, which has no width of its own.
-LOG_WIDTH = 140
+
+
+class Request(BaseModel):
+    """The model's head and methods, and the options of each meter; checked before anything is built."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    head: str | None = None
+    labels: int | None = Field(None, ge=1, le=1_000_000)
+    methods: list[dict[str, Any]] = []
+    memory: MemoryOptions
+    flops: FlopsOptions
+    optimizer: OptimizerOptions | None
+    storage: StorageOptions
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb `measure` to the command line; values are checked by `read_request`, so that a mistake is one line."""
+    verb = verbs.add_parser(
+        "measure", help="the cost of training a model: parameters, FLOPs, memory, bytes; no weights"
+    )
+    verb.set_defaults(run=measure)
+    verb.add_argument(
+        "model", metavar="MODEL", help="a registered model, or the path of a config.json of the hub's form"
+    )
+    verb.add_argument("--head", help="classification, mlm, text2text, causal, image, … (default: the usual)")
+    verb.add_argument("--labels", help="classes of the head (default: 2; images: 1000, small ones 10)")
+    for name, flag in MEMORY_FLAGS.items():
+        field = MemoryOptions.model_fields[name]
+        choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+        default = "" if field.default is None else f" (default: {field.default})"
+        verb.add_argument(
+            flag,
+            help=f"{', '.join(choices)}{': ' if choices else ''}{field.description}{default}",
+            metavar=name.upper(),
+        )
+    rules = ", ".join(rule for rule in get_args(Rule) if not rule.startswith("galore"))
+    galore = f"galore:rank=R[,{','.join(f'{key}=…' for key in OPTIMIZER_OPTIONS[1:])}], galore8bit:…"
+    verb.add_argument("--optimizer", help=f"{rules}, {galore}, or none (default: adamw)")
+    verb.add_argument("--budget", help="memory, e.g. 16GB: also list the registered methods that fit")
+    verb.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="M[:key=value,...]",
+        help="a registered method; may be repeated",
+    )
+    verb.add_argument("--json", action="store_true", help="print JSON")
 
 
 def measure(arguments: Namespace) -> int:
     """Print the cost of training a model with methods, and with a budget which registered methods fit."""
     from transformers.utils import logging
+
+    from replica.cli.measure_report import fitting, print_budget, print_report, report_of
 
     logging.set_verbosity_error()
     name, entry = find_model(arguments.root, arguments.model)
@@ -90,238 +155,87 @@ def read_hub_config(path: Path) -> ModelEntry:
     return ModelEntry(title=str(path), architecture=architecture, config=fields)
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------------
-
-
-def report_of(name: str, entry: ModelEntry, request: Request) -> dict[str, Any]:
-    """Measure a model with the request's methods; returns everything that is printed, safe for JSON."""
-    measured, head, labels = build(name, entry, request, request.methods)
-    meters: dict[str, Options] = {
-        "parameters": ParametersOptions(),
-        "flops": request.flops,
-        "memory": request.memory,
-        "storage": request.storage,
+def read_request(arguments: Namespace) -> Request:
+    """Check the flags; raises ConfigError naming the one at fault."""
+    flags = {name: getattr(arguments, flag.strip("-").replace("-", "_")) for name, flag in MEMORY_FLAGS.items()}
+    options = {"batch": 32, "era": "today", "attention": "eager", "dtype": "float32"}
+    options |= {name: value for name, value in flags.items() if value is not None}
+    rule, of_rule = parse_optimizer(arguments.optimizer)
+    dtype = options["dtype"]
+    meters = {
+        "memory": {**options, "optimizer": rule, **of_rule},
+        "flops": {key: options[key] for key in ("batch", "length", "decoder_length") if key in options}
+        | {"backward": True},
+        "storage": {"default_bits": 32 if dtype == "float32" else 16},
     }
-    if request.optimizer is not None:
-        meters["optimizer"] = request.optimizer
-    results = {meter: run(name, head, meter, options, measured) for meter, options in meters.items()}
-    if request.memory.era != "today":
-        today = request.memory.model_copy(update={"era": "today"})
-        results["memory_today"] = run(name, head, "memory", today, measured)
-    assumptions = {meter: options.assumption for meter, options in meters.items()}
-    return {
-        "model": name,
-        "architecture": entry.architecture,
-        "head": head,
-        "labels": labels,
-        "methods": plain(request.methods),
-        "request": request.model_dump(mode="json", include={"memory", "flops", "optimizer"}, exclude_unset=True),
-        **results,
-        "assumptions": {**assumptions, "notes": assumptions_beyond_meters(measured, request)},
-    }
+    if rule is not None:
+        projection = {key: value for key, value in of_rule.items() if key != "per_layer"}
+        meters["optimizer"] = {"rule": rule, "dtype": dtype, **projection}
+    methods = [parse_method(text) for text in arguments.method]
+    for reference in methods:
+        parse(reference)
+    try:
+        parsed = {"optimizer": None, **parse_meters(meters, "measure")}
+        return Request(head=arguments.head, labels=arguments.labels, methods=methods, **parsed)
+    except ValidationError as error:
+        raise ConfigError(_with_flag(f"measure: {explain(error, Request)}")) from None
+    except ConfigError as error:
+        raise ConfigError(_with_flag(str(error))) from None
 
 
-def build(name: str, entry: ModelEntry, request: Request, methods: list[dict[str, Any]]) -> tuple[Measured, str, int]:
-    """Build a model on meta with methods in it; returns it with its head and number of labels."""
-    head = request.head or usual_head(entry)
-    labels = request.labels or (usual_labels(entry) if head == "image" else 2)
-    measurement = Measurement(model=name, head=head, labels=labels, methods=methods, meters={})
-    project = SimpleNamespace(model=lambda _: entry)
-    measured = one_line(lambda: prepare(project, measurement), f"{name} with head '{head}'")
-    if request.memory.decoder_length and not getattr(measured.model.config, "is_encoder_decoder", False):
-        raise ConfigError(f"--decoder-length: {name} has no decoder beside an encoder; leave it out")
-    return measured, head, labels
+def _with_flag(message: str) -> str:
+    """Name the flag instead of the meter's option: `measure.memory: era: …` becomes `--semantics: …`."""
+    match = re.match(r"measure(?:\.\w+)?: (\w+): (.*)", message, re.DOTALL)
+    if not match:
+        return message
+    option, rest = match.groups()
+    if option in OPTIMIZER_OPTIONS or option in ("optimizer", "rule", "value"):
+        reason = rest.removeprefix("Value error, ") if option == "value" else f"{option}: {rest}"
+        return f"--optimizer: {reason.partition(' (got {')[0]}"
+    return f"{MEMORY_FLAGS.get(option, f'--{option}')}: {rest}"
 
 
-def usual_labels(entry: ModelEntry) -> int:
-    """Return the classes of the images that a model of this size is made for: ImageNet's, or CIFAR-10's and MNIST's."""
-    side = entry.config.get("image_size", 224)
-    return 10 if isinstance(side, int) and side <= 64 else 1000
+def parse_optimizer(text: str | None) -> tuple[str | None, dict[str, Any]]:
+    """Turn `galore:rank=128` into the rule and its options; `none` means no optimizer, and an absent text AdamW."""
+    name, options = _split(text or "adamw", "--optimizer")
+    if name == "none":
+        if options:
+            raise ConfigError(f"--optimizer none takes no options, and got {', '.join(options)}")
+        return None, {}
+    if name not in get_args(Rule):
+        raise ConfigError(f"unknown optimizer '{name}'{nearest(name, [*get_args(Rule), 'none'])}")
+    for key in options:
+        if key not in OPTIMIZER_OPTIONS:
+            raise ConfigError(f"--optimizer {name}: unknown option '{key}'{nearest(key, OPTIMIZER_OPTIONS)}")
+    if name.startswith("galore") and "rank" not in options:
+        raise ConfigError(f"--optimizer {name}: give its rank, e.g. {name}:rank=128")
+    return name, options
 
 
-def usual_head(entry: ModelEntry) -> str:
-    """Return the head under which an architecture is usually fine-tuned."""
-    from replica.models.build import make_config
-    from replica.models.heads import has_head
-
-    config = make_config(entry.architecture, entry.config, head="none", labels=2)
-    if getattr(config, "is_encoder_decoder", False) and has_head(config, "text2text"):
-        return "text2text"
-    for head, sign in (
-        ("image", "image"),
-        ("ctc", "ctc"),
-        ("classification", "mlm"),
-        ("causal", "causal"),
-        ("projection", "projection"),
-    ):
-        if has_head(config, sign) and has_head(config, head):
-            return head
-    return "none"
+def parse_method(text: str) -> dict[str, Any]:
+    """Turn `lora:rank=8,targets=[q,v]` into the reference `{name: lora, rank: 8, targets: [q, v]}`."""
+    name, options = _split(text, "--method")
+    return {**options, "name": name}
 
 
-def run(name: str, head: str, meter: str, options: Options, measured: Measured) -> dict[str, Any]:
-    """Run one meter; operations that a model cannot do on the meta device raise a ConfigError of one line."""
-    return one_line(lambda: run_meter(meter, options, measured), f"{name} with head '{head}': {meter}")
+def parse_budget(text: str) -> float:
+    """Return the bytes of `16GB`, `512 MiB` or `24G`; raises ConfigError for anything else, and for zero."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    unit = UNITS.get(match.group(2).upper()) if match else None
+    if not match or unit is None or not 0 < float(match.group(1)) * unit < float("inf"):
+        raise ConfigError(f"--budget '{text}' is no amount of memory; write e.g. 16GB, 512MB or 24GiB")
+    return float(match.group(1)) * unit
 
 
-def assumptions_beyond_meters(measured: Measured, request: Request) -> list[str]:
-    """Return the assumptions of this measurement that follow from its options, architecture and methods."""
-    memory = request.memory
-    lines = [
-        f"memory: batch {memory.batch}, no padding, {memory.attention} attention, dropout as a GPU keeps it, "
-        f"everything in {memory.dtype}, the rules of {memory.era}",
-        *notes(measured.model),
-    ]
-    for reference in request.methods:
-        entry = entries()[reference["name"]]
-        if changes := " and ".join(sorted(entry.changes & {"loss", "optimizer"})):
-            lines.append(
-                f"{entry.name} changes the {changes}: measured with the model's own loss and the optimizer named"
-            )
-        if entry.needs_teacher:
-            lines.append(f"{entry.name} needs a teacher, whose memory and FLOPs are not counted")
-    return lines
-
-
-# --- methods within a budget --------------------------------------------------------------------------------------------
-
-
-def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> list[dict[str, Any]]:
-    """Measure full training and every registered method by itself at its defaults; methods within the budget come first.
-
-    A row has `method`, `trainable`, `trainable_share`, `peak`, `fits`, or `skipped` with the reason. Methods that only change
-    the loss, or need a teacher, are left out: they train what full training trains.
-    """
-    rows = []
-    for method in [None, *sorted(entries())]:
-        registered = entries()[method] if method else None
-        if registered is not None and ("structure" not in registered.changes or registered.needs_teacher):
-            continue
-        row: dict[str, Any] = {"method": method or "full training"}
+def _split(text: str, where: str) -> tuple[str, dict[str, Any]]:
+    name, _, rest = text.partition(":")
+    options = {}
+    for part in re.split(r",(?![^\[\]]*\])", rest) if rest else []:
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"{where} '{text}': '{part}' is not key=value")
         try:
-            measured, head, _ = build(name, entry, request, [{"name": method}] if method else [])
-            counts = run(name, head, "parameters", ParametersOptions(), measured)
-            memory = run(name, head, "memory", request.memory, measured)
-        except ReplicaError as error:
-            rows.append({**row, "skipped": str(error)})
-            continue
-        row |= {key: counts[key] for key in ("trainable", "trainable_share")}
-        rows.append({**row, "peak": memory["peak"], "fits": memory["peak"] <= budget})
-    return sorted(rows, key=lambda row: ("skipped" in row, not row.get("fits"), row.get("peak", 0)))
-
-
-# --- printing -----------------------------------------------------------------------------------------------------------
-
-
-def make_console() -> Console:
-    """Return a console as wide as the terminal, or wide enough for every line where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, LOG_WIDTH))
-
-
-def print_report(report: dict[str, Any]) -> None:
-    """Print parameters, FLOPs, optimizer state, memory and stored bytes, then their assumptions."""
-    console = make_console()
-    methods = ", ".join(_reference(method) for method in report["methods"]) or "trained in full"
-    labels = f", {report['labels']} labels" if report["head"] in ("classification", "tagging", "image", "audio") else ""
-    title = f"{report['model']} ({report['architecture']}, head {report['head']}{labels}): {methods}"
-    console.print(f"[bold]{escape(title)}[/bold]")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, justify="right")
-    table.add_column(overflow="fold")
-    for row in _rows(report):
-        table.add_row(*map(escape, row))
-    console.print(table)
-    console.print("assumes:")
-    for meter, assumed in report["assumptions"].items():
-        for line in [f"{meter}: {assumed}"] if isinstance(assumed, str) else assumed:
-            console.print(f"  {escape(line)}")
-
-
-def print_budget(budget: dict[str, Any]) -> None:
-    """Print which methods fit, by memory and trainable share, and why others were not measured."""
-    console = make_console()
-    rows = budget["methods"]
-    measured = [row for row in rows if "skipped" not in row]
-    table = Table(title=f"what fits {gb(budget['bytes'])}, smallest peak first", title_justify="left", box=None)
-    for column, justify in (
-        ("method", "left"),
-        ("peak", "right"),
-        ("fits", "left"),
-        ("trained", "right"),
-        ("share", "right"),
-    ):
-        table.add_column(column, justify=justify, no_wrap=True)
-    for row in measured:
-        table.add_row(
-            row["method"],
-            gb(row["peak"]),
-            "yes" if row["fits"] else "no",
-            f"{row['trainable']:,}",
-            percent(row["trainable_share"]),
-        )
-    console.print()
-    console.print(table)
-    for row in rows:
-        if "skipped" in row:
-            console.print(f"not measured: {escape(row['method'])}: {escape(row['skipped'])}")
-    if not any(row["fits"] for row in measured):
-        console.print("nothing fits: try a smaller batch or length, --dtype bfloat16 or --attention fused")
-
-
-def _rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
-    counts, flops, memory, storage = (report[key] for key in ("parameters", "flops", "memory", "storage"))
-    rows = [
-        ("parameters", f"{counts['total']:,}", f"{counts['added']:+,} by methods" if counts["added"] else ""),
-        ("trained", f"{counts['trainable']:,}", percent(counts["trainable_share"])),
-        (
-            "FLOPs of a step",
-            flop(flops["total"]),
-            f"forward {flop(flops['forward'])}, backward {flop(flops['backward'])}",
-        ),
-    ]
-    if "optimizer" in report:
-        state = report["optimizer"]
-        request = dict(report["request"]["optimizer"])
-        rule = _reference({"name": request.pop("rule"), **request})
-        saved = f", {percent(state['saving'])} less than AdamW's" if abs(state["saving"]) > 5e-5 else ""
-        rows.append(("optimizer state", gb(state["bytes"]), f"{rule}{saved}"))
-    era = report["request"]["memory"]["era"]
-    era = "" if era == "today" else f", the rules of {era}"
-    rows.append(("peak memory", gb(memory["peak"]), f"reached in {memory['peak_phase']}{era}, when it holds"))
-    for category, size in memory["at_peak"].items():
-        if size:
-            rows.append((f"  {category}", gb(size), ""))
-    rows.append(("kept for backward", gb(memory["saved_bytes"]), "of the forward pass's results"))
-    if "memory_today" in report:
-        today = report["memory_today"]
-        rows.append(("peak memory today", gb(today["peak"]), f"reached in {today['peak_phase']}, the rules of today"))
-    rows.append(("stored", gb(storage["bytes"]), f"{storage['bits_per_parameter']:.4g} bits a parameter"))
-    for method, expected in counts["expected"].items():
-        if "storage_bits" in expected:
-            rows.append((f"stored by {method}", gb(expected["storage_bits"] / 8), "as the method packs it"))
-    return rows
-
-
-def _reference(method: dict[str, Any]) -> str:
-    values = ", ".join(f"{key}={value}" for key, value in method.items() if key != "name")
-    return f"{method['name']}({values})" if values else method["name"]
-
-
-def gb(size: float) -> str:
-    """Write bytes in GB (10**9) or MB (10**6)."""
-    return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"
-
-
-def flop(count: float) -> str:
-    """Write FLOPs with the prefix of their size."""
-    for prefix, size in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6)):
-        if count >= size:
-            return f"{count / size:,.2f} {prefix}FLOP"
-    return f"{count:,.0f} FLOP"
-
-
-def percent(share: float) -> str:
-    """Write a share in per cent, with digits enough for a small one."""
-    return f"{100 * share:.2f} %" if share >= 0.01 or not share else f"{100 * share:.4f} %"
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"{where} '{text}': '{value}' is no value") from None
+    return name.strip(), options

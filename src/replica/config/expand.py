@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any, get_args
 
+from replica.config.patterns import fill
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Stage, Task
+from replica.config.schema import Paper, RunEntry, Stage
 from replica.config.settings import Scale
+from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 
@@ -20,17 +22,17 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
     raw = {
         name: entry.model_dump(by_alias=True, exclude_unset=True) for name, entry in paper.runs.get(section, {}).items()
     }
-    where = f"config/papers/{paper.id}.yaml: runs.{section}"
+    where = f"config/papers/{paper.id}/paper.yaml: runs.{section}"
     found: dict[str, RunEntry] = {}
     for name in raw:
         merged = _merge_base(raw, name, where, ())
         matrix = merged.pop("matrix", {})
         for values in itertools.product(*matrix.values()):
             chosen = dict(zip(matrix, values, strict=True))
-            final = _substitute(name, chosen)
+            final = fill(name, chosen)
             if final in found:
                 raise ConfigError(f"{where}.{name}: two runs are named '{final}'; put every matrix key into the name")
-            found[final] = validate(RunEntry, _substitute(merged, chosen), f"{where}.{final}")
+            found[final] = validate(RunEntry, fill(merged, chosen), f"{where}.{final}")
             if found[final].stage is None:
                 raise ConfigError(f"{where}.{final}: a run needs a `stage`: {', '.join(get_args(Stage))}")
     return found
@@ -52,21 +54,6 @@ def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ..
         else:
             inherited[key] = value
     return inherited
-
-
-def _substitute(value: Any, chosen: dict[str, Any]) -> Any:
-    """Replace `{key}` in every string; a string that is nothing but `{key}` becomes the value with its own type."""
-    if isinstance(value, str):
-        for key, item in chosen.items():
-            if value == f"{{{key}}}":
-                return item
-            value = value.replace(f"{{{key}}}", str(item))
-        return value
-    if isinstance(value, dict):
-        return {_substitute(k, chosen): _substitute(v, chosen) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_substitute(item, chosen) for item in value]
-    return value
 
 
 def model_at(project: Project, name: str, scale: Scale) -> str:

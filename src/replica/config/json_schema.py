@@ -6,12 +6,12 @@ import json
 import sys
 from pathlib import Path
 
-from replica.config import asset_schema, hub_lock, schema, settings
+from replica.config import asset_schema, hub_lock, paper_folder, settings, task_schema
 from replica.files import write_text
 
 FILES = {
-    "paper": schema.Paper,
-    "task": schema.Task,
+    "paper": paper_folder.PaperFile,
+    "task": task_schema.Task,
     "scale": settings.Scale,
     "settings": settings.Settings,
     "dataset": asset_schema.DatasetEntry,

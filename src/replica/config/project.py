@@ -9,8 +9,10 @@ from typing import Any
 
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.hub_lock import apply_lock, read_lock
-from replica.config.schema import Paper, Task
+from replica.config.paper_folder import FILE, read_paper
+from replica.config.schema import Paper
 from replica.config.settings import Scale, Settings
+from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest
@@ -30,28 +32,37 @@ class Project:
     def paper(self, name: str) -> Paper:
         """Return a paper of `config/papers/`; raises ConfigError with the nearest known name."""
         if name not in self.papers:
-            raise ConfigError(f"unknown paper '{name}'{nearest(name, self.paper_files)}")
+            raise ConfigError(f"unknown paper '{name}'{nearest(name, self.paper_folders)}")
         return self.papers[name]
 
     @cached_property
-    def paper_files(self) -> dict[str, Path]:
-        """Every paper's file by the paper's name."""
-        return {path.stem: path for path in sorted((self.root / "config" / "papers").glob("*.yaml"))}
+    def paper_folders(self) -> dict[str, Path]:
+        """Every paper's folder by the paper's name."""
+        folders = {}
+        for path in sorted((self.root / "config" / "papers").iterdir()):
+            if path.suffix == ".yaml":
+                raise ConfigError(f"config/papers/{path.name}: a paper is a folder; rename it {path.stem}/{FILE}")
+            if path.is_dir():
+                folders[path.name] = path
+        return folders
+
+    @cached_property
+    def enabled(self) -> list[str]:
+        """Names of the enabled papers: those of the setting `papers`, or all that are not `disabled`."""
+        for key in ("papers", "disabled"):
+            for name in getattr(self.settings, key) or ():
+                if name not in self.paper_folders:
+                    raise ConfigError(
+                        f"config/config.yaml: {key}: unknown paper '{name}'{nearest(name, self.paper_folders)}"
+                    )
+        if self.settings.papers is not None:
+            return self.settings.papers
+        return [name for name in self.paper_folders if name not in self.settings.disabled]
 
     @cached_property
     def papers(self) -> dict[str, Paper]:
         """The enabled papers by name."""
-        found = {}
-        for name in self.settings.papers:
-            if name not in self.paper_files:
-                raise ConfigError(
-                    f"config/config.yaml: papers: unknown paper '{name}'{nearest(name, self.paper_files)}"
-                )
-            where = f"config/papers/{name}.yaml"
-            found[name] = validate(Paper, read_yaml(self.paper_files[name]), where)
-            if found[name].id != name:
-                raise ConfigError(f"{where}: id is '{found[name].id}', but the file is named '{name}'")
-        return found
+        return {name: read_paper(self.paper_folders[name]) for name in self.enabled}
 
     def scale(self, name: str) -> Scale:
         """Return a scale by name."""
@@ -91,7 +102,7 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
         raise ConfigError(f"{config}: no such folder; run from the root of a checkout")
     values = dict(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"))
     values.update({key: value for key, value in overrides.items() if value is not None})
-    for key in ("papers", "claims"):
+    for key in ("papers", "disabled", "claims"):
         if isinstance(values.get(key), str):
             values[key] = [name for name in values[key].replace(",", " ").split() if name]
     settings = validate(Settings, values, "config/config.yaml")

@@ -30,7 +30,8 @@ class Scale(Strict):
 class Settings(Strict):
     """config/config.yaml: what is enabled and where assets come from."""
 
-    papers: list[str]
+    papers: list[str] | None = Field(None, description="the papers of this call; all that are not disabled when absent")
+    disabled: list[str] = Field([], description="papers of config/papers/ that are left out")
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     quick: bool = Field(True, description="of the laptop's trends only those marked quick")
     claims: list[str] | None = Field(None, description="run what the verdicts of these need and no more, quick or not")

@@ -50,7 +50,7 @@ def project_and_plan(root: str, scale: str, run: str) -> tuple[Project, Plan]:
     project = load_project(root, quick=False)
     plan = build_plan(project, scale)
     if run not in plan.runs:
-        project = load_project(root, quick=False, papers=list(project.paper_files))
+        project = load_project(root, quick=False, papers=list(project.paper_folders))
         plan = build_plan(project, scale)
         plan.run(run)  # ConfigError with the nearest id
     return project, plan

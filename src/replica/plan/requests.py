@@ -55,7 +55,7 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
     Raises ConfigError naming the claim and the nearest name for an unknown run, measurement, task or metric, and for a metric of
     a task that the run is not scored on or a measure of a run that is not measured.
     """
-    where = f"config/papers/{paper.id}.yaml: claims."
+    where = f"config/papers/{paper.id}/paper.yaml: claims."
     for claim in paper.claims:
         try:
             for name in _names(_ours(claim)):
@@ -68,15 +68,15 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
         for name in _names(_arms(paper)):
             _check(project, paper, name, entries["laptop"])
     except ConfigError as error:
-        raise ConfigError(f"config/papers/{paper.id}.yaml: tables: {error}") from None
+        raise ConfigError(f"config/papers/{paper.id}/paper.yaml: tables: {error}") from None
     known = {claim.id for claim in paper.claims}
     for table in paper.tables:
         for name in table.claims:
             if name not in known:
-                where = f"config/papers/{paper.id}.yaml: tables.{table.id}"
+                where = f"config/papers/{paper.id}/paper.yaml: tables.{table.id}"
                 raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, known)}")
     for name, measurement in paper.measurements.items():
-        where = f"config/papers/{paper.id}.yaml: measurements.{name}"
+        where = f"config/papers/{paper.id}/paper.yaml: measurements.{name}"
         options = meters_of(measurement, f"{where}.meters")
         try:
             if measurement.datasets:

@@ -14,8 +14,9 @@ from typing import Any
 from replica.config.asset_schema import ModelEntry
 from replica.config.heads import DECODERS
 from replica.config.project import Project
-from replica.config.schema import Task, Train
+from replica.config.schema import Train
 from replica.config.settings import Scale
+from replica.config.task_schema import Task
 from replica.plan.memory_estimate import (
     DEVICE_BASE,
     FLOAT,

@@ -14,8 +14,9 @@ from typing import Any
 from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
 from replica.config.heads import GENERATED
 from replica.config.project import Project
-from replica.config.schema import Paper, RunEntry, Task, Train
+from replica.config.schema import Paper, RunEntry, Train
 from replica.config.settings import Scale
+from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
@@ -115,7 +116,7 @@ class _Section:
     def resolve(self, name: str) -> str:
         if name in self.done:
             return self.done[name]
-        where = f"config/papers/{self.paper.id}.yaml: runs.{self.section}.{name}"
+        where = f"config/papers/{self.paper.id}/paper.yaml: runs.{self.section}.{name}"
         if name in self.open:
             raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
         self.open.append(name)

@@ -12,12 +12,10 @@ from replica.claims.evidence import Evidence, Missing, shared_measure
 from replica.claims.expressions import UnknownName, names, parse, split_run
 from replica.claims.statistics import aggregate, t_interval
 from replica.config.expand import expand_section
+from replica.config.patterns import fill, matches, natural, pattern
 from replica.config.schema import Figure, Paper
 from replica.errors import ConfigError, nearest
 
-#: A name with parts in braces, which stand for whatever is stored there.
-_PATTERN = re.compile(r"[A-Za-z][\w.`-]*\{\w+\}[\w.`{}-]*")
-_PART = re.compile(r"\{(\w+)\}")
 #: Of a heat map's pattern: the part that makes columns; all others make rows.
 COLUMN = "column"
 
@@ -141,7 +139,7 @@ class Numbers:
                 self._bars(made, entry)
             elif isinstance(entry, dict) and set(entry) == {"x", "y"}:
                 self._curve(made, entry["x"], entry["y"])
-            elif isinstance(entry, str) and _PATTERN.search(entry):
+            elif isinstance(entry, str) and pattern(entry):
                 self._along(made, entry)
             elif isinstance(entry, str) and len(split_list(entry)) == 1:
                 self._add(made, label, entry)
@@ -154,7 +152,7 @@ class Numbers:
         """Return the panels of a heat map, one for each series."""
         found = []
         for label, text in figure.series.items():
-            if not isinstance(text, str) or not _PATTERN.search(text):
+            if not isinstance(text, str) or not pattern(text):
                 raise ConfigError(f"series '{label}': a heat map takes a name with parts in braces")
             made = Panel(label)
             try:
@@ -261,14 +259,12 @@ class Numbers:
 
     def _expanded(self, text: str) -> list[tuple[dict[str, str], str]]:
         """Return, for everything that is stored where a pattern points, what its parts in braces stand for and the expression with it."""
-        pattern = _PATTERN.search(text).group().replace("`", "")  # type: ignore[union-attr]
-        section = self.evidence.section_of(_as_run(pattern))
-        expression = re.compile(_PART.sub(r"(?P<\1>[^.]+)", re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}")))
-        hits = [found for name in self.evidence.names(pattern, section) if (found := expression.fullmatch(name))]
+        name = pattern(text) or ""
+        section = self.evidence.section_of(_as_run(name))
+        hits = matches(name, self.evidence.names(name, section))
         if not hits:
-            raise Missing(f"nothing is stored as {pattern}; a run made before this was stored is to be made again")
-        hits.sort(key=lambda hit: [natural(part) for part in hit.groups()])
-        return [(hit.groupdict(), _PART.sub(lambda part, hit=hit: hit[part[1]], text)) for hit in hits]
+            raise Missing(f"nothing is stored as {name}; a run made before this was stored is to be made again")
+        return [(hit, fill(text, hit)) for hit in hits]
 
     def _along(self, made: Series, text: str) -> None:
         """Add a point for everything that is stored where a pattern points; x is the number that its part in braces stands for."""
@@ -348,11 +344,6 @@ def _growth(counts: list[float | None], steps: list[float]) -> list[float | None
         found.append((now - before[1]) / (step - before[0]))
         before = (step, now)
     return found
-
-
-def natural(text: str) -> list[tuple[int, float, str]]:
-    """Return a key that sorts numbers in words as numbers, and before letters."""
-    return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in re.split(r"(\d+)", text) if part]
 
 
 def split_list(text: str) -> list[str]:

@@ -158,14 +158,11 @@ def _chain(project: Project, plan: Plan | None, manifest: dict[str, Any]) -> dic
 
 
 def _papers(project: Project, plan: Plan | None, run: str) -> list[dict[str, Any]]:
-    from replica.config.schema import Paper
-    from replica.config.validation import validate
-    from replica.config.yaml_files import read_yaml
+    from replica.config.paper_folder import read_paper
 
     found = []
     for name in sorted(plan.runs[run].papers if plan else ()):
-        path = project.paper_files[name]
-        paper = project.papers.get(name) or validate(Paper, read_yaml(path), f"config/papers/{path.name}")
+        paper = project.papers.get(name) or read_paper(project.paper_folders[name])
         names = {
             known
             for section in plan.named.get(name, {}).values()
@@ -354,7 +351,7 @@ def _loading(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     if manifest["spec"]["stage"] == "targets":
         lines = ["from safetensors.torch import load_file", "", f'signals = load_file("{shown}/signals.safetensors")']
         return {"load": "\n".join(lines), "plain": ""}
-    lines = ["from replica.models import load", "", f'model, methods = load("{shown}")']
+    lines = ["from replica.methods.stored import load_model", "", f'model, methods = load_model("{shown}")']
     return {"load": "\n".join(lines), "plain": "\n".join(_plain(folder, shown))}
 
 

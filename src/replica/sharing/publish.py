@@ -321,6 +321,6 @@ def names(project: Project, plan: Plan, given: Iterable[str]) -> tuple[list[str]
                 f"'{name}' fits {len(fitting)} runs: {', '.join(sorted(fitting)[:4])}, …; give a whole id"
             )
         else:
-            known = [*project.paper_files, *plan.runs]
+            known = [*project.paper_folders, *plan.runs]
             raise ConfigError(f"no paper and no run '{name}' at scale {plan.scale}{nearest(name, known)}")
     return papers, runs

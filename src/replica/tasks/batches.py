@@ -16,7 +16,7 @@ from replica.tasks.mlm import mask_tokens, mlm_loss
 if TYPE_CHECKING:
     from torch import nn
 
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
 
 
 def collate(task: Task, facts: dict[str, Any], *, seed: int = 0, model: nn.Module | None = None) -> Collator:

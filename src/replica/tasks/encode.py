@@ -12,7 +12,7 @@ from replica.errors import ConfigError, nearest
 from replica.tasks.splits import column
 
 if TYPE_CHECKING:
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
     from replica.tasks.tokenizer import TextTokenizer
 
 Columns = dict[str, list[Any]]

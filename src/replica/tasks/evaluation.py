@@ -22,7 +22,7 @@ from replica.tasks.tokenizer import TextTokenizer
 if TYPE_CHECKING:
     from torch import nn
 
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
     from replica.tasks.prepared import PreparedSplit
 
 #: Entries of a batch that say what is right; they are not given to a model that predicts.

@@ -19,7 +19,7 @@ from replica.tasks.captions import cider, phrase_recall, vqa_accuracy
 from replica.tasks.span import exact_match, token_f1
 
 if TYPE_CHECKING:
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
 
 
 @dataclass(frozen=True)

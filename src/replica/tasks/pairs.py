@@ -13,7 +13,7 @@ from replica.tasks.encode import Columns
 from replica.tasks.splits import column
 
 if TYPE_CHECKING:
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
     from replica.tasks.tokenizer import TextTokenizer
 
 #: Share of pairs that aim at a random shorter length (BERT's `short_seq_prob`), and of those whose second segment is

@@ -21,7 +21,7 @@ from replica.tasks.splits import read_splits
 from replica.tasks.tokenizer import TextTokenizer
 
 if TYPE_CHECKING:
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
 
 #: Column: its type in the prepared parquet files. Every file has `example_id` (0… in order, unique per split), `row`
 #: (the row of the data set's split that it comes from) and `length` (tokens; for images 1). The others by kind: all

@@ -12,7 +12,7 @@ from replica.tasks.metrics import METRICS, MetricEntry
 if TYPE_CHECKING:
     import pandas as pd
 
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
 
 #: Cells of a resampling product held in memory at a time.
 _CELLS = 20_000_000

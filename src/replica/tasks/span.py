@@ -15,7 +15,7 @@ from replica.tasks.encode import Columns
 from replica.tasks.splits import column
 
 if TYPE_CHECKING:
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
     from replica.tasks.tokenizer import TextTokenizer
 
 #: Start and end candidates tried per window, and the longest answer in tokens (both as in BERT's SQuAD program).

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from replica.config.schema import HeldOut
+from replica.config.task_schema import HeldOut
 from replica.errors import AssetError, ConfigError, nearest
 
 if TYPE_CHECKING:
-    from replica.config.schema import Task
+    from replica.config.task_schema import Task
 
 #: Enters the hash of held-out rows, so that they never move.
 _SALT = b"replica-held-out"

@@ -9,7 +9,8 @@ import numpy as np
 
 from replica import tasks
 from replica.config.project import Project
-from replica.config.schema import Task, Train
+from replica.config.schema import Train
+from replica.config.task_schema import Task
 from replica.errors import ConfigError
 from replica.methods.base import Method
 from replica.paths import Layout

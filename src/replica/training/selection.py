@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from replica.assets import manifest
-from replica.config.schema import Metric, Task
+from replica.config.task_schema import Metric, Task
 from replica.errors import TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers
 from replica.paths import Layout

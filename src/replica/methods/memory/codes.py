@@ -206,26 +206,3 @@ def restore_types(optimizer: torch.optim.Optimizer, state_dict: dict) -> None:
         for name, value in state_dict["state"].get(number, {}).items():
             if isinstance(value, torch.Tensor):
                 optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)
-
-
-def adam_errors(
-    first: torch.Tensor, second: torch.Tensor, name: str, block: int | None, epsilon: float = 1e-8
-) -> dict[str, float]:
-    """Return what quantization by a code and block does to Adam's two moments, and to the update that they make.
-
-    first, second: mean absolute error of each moment; update: mean of |u8 - u32| / |u32|, u = m / (sqrt(v) + epsilon), over the values
-    whose 32-bit update is not zero (the paper's relative Adam error).
-    """
-    kept = []
-    for values, signed in ((first, True), (second, False)):
-        code = code_for(name, values, signed, block)
-        kept.append(dequantize(*quantize(values, code, block), code, block))
-    exact = first / (second.sqrt() + epsilon)
-    rough = kept[0] / (kept[1].sqrt() + epsilon)
-    moved = exact != 0
-    relative = ((rough - exact).abs() / exact.abs())[moved]
-    return {
-        "first": float((kept[0] - first).abs().mean()),
-        "second": float((kept[1] - second).abs().mean()),
-        "update": float(relative.mean()) if relative.numel() else 0.0,
-    }

@@ -63,6 +63,9 @@ def formulas(implementation: str) -> list[tuple[str, str]]:
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    own = [node.name for node in classes if "Method" in [getattr(base, "id", "") for base in node.bases]]
+    attribute = attribute or own[0]
     found = [("", ast.get_docstring(tree) or "")]
     rest = []
     for node in tree.body:
