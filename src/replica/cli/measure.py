@@ -138,7 +138,7 @@ def read_hub_config(path: Path) -> ModelEntry:
 
     Raises ConfigError when it is no JSON object or names no architecture that is known here.
     """
-    from replica.models.build import known_fields
+    from replica.models.factory import known_fields
 
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
