@@ -68,22 +68,21 @@ def _method_cost(measured: Measured, options: MethodCostOptions) -> dict:
     costs = {}
     for name, method in measured.methods.items():
         own = {option: value for option, value in values.items() if option in accepted[name]}
-        cost = method.cost(measured.model, **own) if hasattr(method, "cost") else {}
-        costs[name] = {"expected": method.expected(measured.model), **cost}
+        costs[name] = {"expected": method.expected(measured.model), **method.cost(measured.model, **own)}
     return _with_single(costs)
 
 
 def _options_of(method: Method) -> list[str]:
     """Return the names of the arguments of a method's `cost` besides the model."""
-    return list(inspect.signature(method.cost).parameters)[1:] if hasattr(method, "cost") else []
+    return list(inspect.signature(method.cost).parameters)[1:]
 
 
 def _config(measured: Measured, options: ConfigOptions) -> dict:
     configs = {}
     for name, method in measured.methods.items():
         configs[name] = method.config.model_dump()
-        if options.total_steps is not None and hasattr(method, "schedule"):
-            configs[name]["schedule"] = method.schedule(method.config, options.total_steps)
+        if options.total_steps is not None and (schedule := method.schedule(options.total_steps)):
+            configs[name]["schedule"] = schedule
     numbers = {k: v for k, v in measured.model.config.to_dict().items() if isinstance(v, (bool, int, float))}
     return {"model": numbers, **_with_single(configs)}
 
