@@ -108,9 +108,7 @@ def test_a_refusal_names_the_method_the_architecture_the_part_and_those_that_hav
         match=r"^method 'x': architecture 'mamba' has no known query projection; known: bert, .*t5.*wav2vec2$",
     ):
         require(shallow("mamba"), "attention.query", method="x")
-    with pytest.raises(
-        ConfigError, match=r"^architecture 'vit' is not supported; supported: opt, t5, mt5, clip-t5$"
-    ):
+    with pytest.raises(ConfigError, match=r"^architecture 'vit' is not supported; supported: opt, t5, mt5, clip-t5$"):
         require(shallow("vit"), like="t5 opt")
     with pytest.raises(ConfigError, match=r"^architecture 'roberta' is not supported; supported: bert$"):
         require(shallow("roberta"), like="bert", copies=False)
