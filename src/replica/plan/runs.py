@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
-from replica.config.heads import GENERATED
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Train
 from replica.config.settings import Scale
@@ -24,6 +23,7 @@ from replica.methods import registry
 from replica.plan.plan import Plan, Prepared, Run
 from replica.plan.requests import check_chosen, check_claims, requested_runs
 from replica.plan.run_spec import ModelSpec, RunSpec, TaskSpec
+from replica.tasks import kinds
 
 #: Raised when a change of the training loop changes what a run computes.
 TRAINING_VERSION = 1
@@ -135,7 +135,7 @@ class _Section:
             raise ConfigError(f"{where}: tune: give one key with the values to try, got {entry.tune}")
         [(key, values)] = entry.tune.items()
         task = self.builder.project.tasks.get(entry.task or "")
-        if task is not None and task.kind == "text":
+        if task is not None and not kinds.of(task).scored:
             raise ConfigError(f"{where}: tune: task '{entry.task}' is unlabelled and has no score to choose by")
         candidates = {}
         for value in values:
@@ -321,7 +321,7 @@ class _Section:
         own = [entry.task, *entry.together]
         names = entry.evaluate
         if names is None:
-            names = [] if candidate or task.kind == "text" or entry.stage == "targets" else own
+            names = [] if candidate or not kinds.of(task).scored or entry.stage == "targets" else own
         tasks = []
         for name in names:
             scored = task_at(self.builder.project, name, self.builder.scale)
@@ -343,7 +343,7 @@ class _Section:
 
 def _head(task: Task) -> tuple[Any, ...]:
     """Return a key of the task's head: one model can be scored on all tasks with the same key."""
-    return task.kind, task.next_sentence, task.class_count if task.kind not in GENERATED else 0
+    return kinds.of(task).scored_with(task)
 
 
 def _slug(spec: RunSpec) -> str:
@@ -364,6 +364,8 @@ def build_plan(project: Project, scale: str | None = None, papers: list[str] | N
     chosen = project.scale(scale or project.settings.scale)
     builder = _Builder(project, chosen)
     check_chosen(project)
+    for task in project.tasks.values():
+        kinds.of(task).check(task)
     for name in papers or project.papers:
         paper = project.paper(name)
         entries = {section: expand_section(paper, section) for section in SECTIONS}

@@ -17,6 +17,7 @@ from replica.methods.peft.layers import select_task
 from replica.methods.stored import load_model
 from replica.paths import MEASURES, METRICS, PREDICTIONS
 from replica.plan.run_job import RunJob
+from replica.tasks import kinds
 from replica.training.selection import MEAN
 
 #: Resamples of the bootstrap over examples; the interval's ends then move by well under a tenth of its width.
@@ -41,7 +42,8 @@ def evaluate_run(job: RunJob) -> dict[str, Any]:
     for name, prepared in sorted(run.evaluate.items()):
         task = job.tasks[name]
         split = "report" if task.splits.report else "select"
-        model, _ = load_model(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
+        head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
+        model, _ = load_model(folder, head=head, labels=labels, seed=seed)
         model.eval()
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
@@ -79,7 +81,8 @@ def _one_table(predictions: Any) -> Any:
 def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
     """Return the scores of a stored model on the select splits of the tasks that it was trained on, as `select_scores` does."""
     manifest.verify(folder)
-    model, _ = load_model(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
+    head, labels = kinds.of(trained[0]).head(trained[0]), kinds.of(trained[0]).label_count(trained[0])
+    model, _ = load_model(folder, head=head, labels=labels)
     return select_scores(model, trained, prepared)
 
 
@@ -109,7 +112,7 @@ def select_scores(
 
 def measure_run(job: RunJob) -> dict[str, Any]:
     """Measure the cost of a finished run: parameters, nonzeros, stored bytes, FLOPs, latency; writes measures.json."""
-    from replica import meters
+    from replica.meters.timing import latency
     from replica.methods import registry
 
     folder = job.folder
@@ -126,7 +129,7 @@ def measure_run(job: RunJob) -> dict[str, Any]:
         "batch_size": batch,
         "length": length,
     }
-    measures.update({f"latency_{key}": value for key, value in meters.latency(model, batch, length).items()})
+    measures.update({f"latency_{key}": value for key, value in latency(model, batch, length).items()})
     if options["runtime"] == "onnxruntime":
         for entry, config in map(registry.parse, structure):
             measures.update(entry.create(config).export(model, folder / "model.onnx", batch, length))

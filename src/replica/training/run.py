@@ -23,6 +23,7 @@ from replica.methods.stored import load_model, save_model
 from replica.paths import HISTORY, MANIFEST
 from replica.plan.plan import Run
 from replica.plan.run_job import RunJob
+from replica.tasks import kinds
 from replica.training import distributed, failures, out_of_memory, process, signals
 from replica.training.cost import forward_flops
 from replica.training.data import sources, training_data
@@ -70,7 +71,7 @@ def _train(job: RunJob, attempt: int, parts: int, interruption: Interruption) ->
 
     # model, data, methods
     task = job.trained_tasks[0]
-    head, labels = tasks.head_of(task), tasks.label_count(task)
+    head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
     methods = own_methods(job.run)
     model, structure = initial_model(job, head, labels, methods)
     split, whole, collate = training_data(job, train, model, [method for _, method in methods])
@@ -179,7 +180,7 @@ def _store_signals(job: RunJob, batch_size: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     precision = choose("auto")
     teacher = load_teacher(job).to(device)
-    context = Context(seed=job.seed, teacher=teacher, head=tasks.head_of(task))
+    context = Context(seed=job.seed, teacher=teacher, head=kinds.of(task).head(task))
     split = tasks.PreparedSplit.read(job.layout.prepared(job.run.data), "train")
     collate = tasks.collate(task, split.facts, seed=job.seed, model=teacher)
 
@@ -257,7 +258,7 @@ def load_teacher(job: RunJob) -> Any:
     if "teacher" in job.run.parents:
         teacher, _ = load_model(parent_folder(job, "teacher"))
     elif model is not None:
-        entry, head = job.models[model.name], tasks.head_of(task) if task.kind == "mlm" else "text"
+        entry, head = job.models[model.name], kinds.of(task).teacher_head(task)
         if model.random:
             teacher = models.build(entry, head=head, seed=0)
         else:
