@@ -1,4 +1,4 @@
-"""Learning-rate rewinding beside gradual pruning (Zafrir et al. 2021, released code, option --lr_rewind)."""
+"""Learning-rate rewinding for gradual pruning (Zafrir et al. 2021, released code, option --lr_rewind)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def erdos_renyi(shapes: Shapes, sparsity: float, *, kernel: bool = True) -> dict
 
     The density of a layer is eps * (sum of its dimensions) / (product of its dimensions), over (out, in) and with `kernel` over all of
     its dimensions. eps makes the whole as sparse as asked: sum_l density_l n_l = sum_l (n_l - floor(S n_l)). A layer whose density would
-    exceed 1 is dense instead: the ones with the largest ratio first, what they had to lose is taken from the others, and eps is
+    exceed 1 is dense instead: the ones with the largest ratio first, the others lose the zeros that these had, and eps is
     solved again. Raises ConfigError for a sparsity that no eps gives.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -40,8 +40,8 @@ def erdos_renyi(shapes: Shapes, sparsity: float, *, kernel: bool = True) -> dict
     dense: set[str] = set()
     while len(dense) < len(shapes):
         others = [name for name in shapes if name not in dense]
-        kept = sum(sizes[name] - zeros[name] for name in others) - sum(zeros[name] for name in dense)
-        eps = kept / sum(raw[name] * sizes[name] for name in others)
+        nonzero = sum(sizes[name] - zeros[name] for name in others) - sum(zeros[name] for name in dense)
+        eps = nonzero / sum(raw[name] * sizes[name] for name in others)
         largest = max(raw[name] for name in others)
         if eps * largest <= 1:
             if eps <= 0:
