@@ -11,8 +11,8 @@ from transformers import ViTConfig, ViTForImageClassification
 from replica.errors import ConfigError
 from replica.methods import Context, parse
 from replica.methods.peft import kronecker, tensors
-from replica.methods.peft.places import query_value
 from replica.models import body, encoder_layers
+from replica.models.architectures import query_value
 
 WIDTH, INNER = 16, 64
 

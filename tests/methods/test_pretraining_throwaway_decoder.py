@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from replica import models
 from replica.config import load_project
 from replica.config.schema import Measurement
 from replica.errors import ConfigError
 from replica.measure.structural import measure
 from replica.methods import Context, parse
+from replica.methods.stored import load_model, save_model
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 CONFIG = BertConfig(
@@ -123,8 +123,8 @@ def test_what_is_stored_loads_into_a_plain_bert(tmp_path):
     model = own.finalize(model).eval()
     assert set(model.state_dict()) == set(tiny().state_dict())
     torch.testing.assert_close(model(**batch()).logits, tiny().eval()(**batch()).logits)
-    models.save(model, tmp_path, head="mlm", labels=2, structure=[])
-    loaded, _ = models.load(tmp_path, head="classification", labels=2)
+    save_model(model, tmp_path, head="mlm", labels=2, structure=[])
+    loaded, _ = load_model(tmp_path, head="classification", labels=2)
     plain = BertForSequenceClassification(CONFIG)
     plain.load_state_dict(loaded.state_dict())
     assert not any("decoder" in name for name, _ in loaded.named_parameters() if name.startswith("bert."))

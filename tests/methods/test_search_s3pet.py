@@ -15,6 +15,7 @@ from replica.methods import Context, parse
 from replica.methods.search.s3pet.bilevel import after_adamw, second_order
 from replica.methods.search.s3pet.gates import choose, probabilities, shift, soft_gates
 from replica.methods.search.s3pet.slots import STRUCTURE
+from replica.methods.stored import load_model, save_model
 from tests.methods.peft_models import context as peft_context
 from tests.methods.peft_models import tiny
 
@@ -290,9 +291,9 @@ def test_retrains_the_chosen_slots_alone_from_a_fresh_start(tmp_path):
     _steps(model, method, context, train, 3)
     model = method.finalize(model)
     stored = [{"name": "s3pet", "budget": 0.02}]
-    models.save(model, tmp_path, head="text2text", labels=0, structure=stored)
+    save_model(model, tmp_path, head="text2text", labels=0, structure=stored)
     again = _method(budget=0.02, phase="retrain")
-    loaded, structure = models.load(tmp_path, head="text2text", methods={"s3pet": again})
+    loaded, structure = load_model(tmp_path, head="text2text", methods={"s3pet": again})
     again.prepare(loaded, Context(seed=7, restored=frozenset(item["name"] for item in structure)))
     kept = getattr(loaded, STRUCTURE)
     assert torch.equal(kept.chosen, getattr(model, STRUCTURE).chosen) and not kept.searching

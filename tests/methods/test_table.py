@@ -12,6 +12,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.methods import Context, entries, parse
 from replica.methods.registry import CHANGES
+from replica.methods.stored import load_model, save_model
 
 from .table import ROWS, Row
 
@@ -202,8 +203,8 @@ def test_training_lowers_the_loss_and_storage_keeps_the_result(row, tmp_path):
     model = method.finalize(model).eval()
     stored = method.config.model_dump(exclude_defaults=True, mode="json")
     kept = [{"name": row.method, **stored}] if entry.persistent else []
-    models.save(model, tmp_path, head=row.head, labels=2, structure=kept)
-    loaded, structure = models.load(tmp_path)
+    save_model(model, tmp_path, head=row.head, labels=2, structure=kept)
+    loaded, structure = load_model(tmp_path)
     assert structure == kept
     batch = _batch(row)
     inputs = {key: value for key, value in batch.items() if key != "example_id" and key != "next_sentence_label"}

@@ -147,7 +147,7 @@ def read_hub_config(path: Path) -> ModelEntry:
 
     Raises ConfigError when it is no JSON object or names no architecture that is known here.
     """
-    from replica.models.build import known_fields
+    from replica.models.factory import known_fields
 
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -313,8 +313,8 @@ def usual_labels(entry: ModelEntry) -> int:
 
 def usual_head(entry: ModelEntry) -> str:
     """Return the head under which an architecture is usually fine-tuned."""
-    from replica.models.build import make_config
-    from replica.models.heads import has_head
+    from replica.models.auto_classes import has_head
+    from replica.models.factory import make_config
 
     config = make_config(entry.architecture, entry.config, head="none", labels=2)
     if getattr(config, "is_encoder_decoder", False) and has_head(config, "text2text"):

@@ -351,7 +351,7 @@ def _loading(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     if manifest["spec"]["stage"] == "targets":
         lines = ["from safetensors.torch import load_file", "", f'signals = load_file("{shown}/signals.safetensors")']
         return {"load": "\n".join(lines), "plain": ""}
-    lines = ["from replica.models import load", "", f'model, methods = load("{shown}")']
+    lines = ["from replica.methods.stored import load_model", "", f'model, methods = load_model("{shown}")']
     return {"load": "\n".join(lines), "plain": "\n".join(_plain(folder, shown))}
 
 

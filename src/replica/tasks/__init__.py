@@ -25,7 +25,7 @@ _WITH_TORCH = {
     "bootstrap": "replica.tasks.scoring",
     "collate": "replica.tasks.batches",
     "evaluate": "replica.tasks.evaluation",
-    "head_of": "replica.models.heads",
+    "head_of": "replica.models.auto_classes",
     "score": "replica.tasks.scoring",
     "task_loss": "replica.tasks.batches",
 }

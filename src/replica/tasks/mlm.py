@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from replica.methods.base import NOT_MODEL_INPUTS
+from replica.models.architectures import architecture_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,4 +120,4 @@ def _head(model: nn.Module) -> nn.Module | None:
     """Return the module that maps hidden states to vocabulary logits position by position, or None."""
     if hasattr(model, "cls") and hasattr(model.cls, "predictions"):
         return model.cls.predictions
-    return getattr(model, "lm_head", None) if model.config.model_type in ("roberta", "xlm-roberta") else None
+    return getattr(model, "lm_head", None) if architecture_of(model).family == "bert" else None

@@ -8,12 +8,13 @@ from numbers import Number
 from pathlib import Path
 from typing import Any
 
-from replica import models, tasks
+from replica import tasks
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.task_schema import Task
 from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.methods.peft.layers import select_task
+from replica.methods.stored import load_model
 from replica.paths import Layout
 from replica.plan.runs import Plan
 from replica.training.selection import MEAN
@@ -42,7 +43,7 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     for name, prepared in sorted(run.evaluate.items()):
         task = project.task(name)
         split = "report" if task.splits.report else "select"
-        model, _ = models.load(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
+        model, _ = load_model(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
         model.eval()
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
@@ -81,7 +82,7 @@ def _one_table(predictions: Any) -> Any:
 def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
     """Return the scores of a stored model on the select splits of the tasks that it was trained on, as `select_scores` does."""
     manifest.verify(folder)
-    model, _ = models.load(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
+    model, _ = load_model(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
     return select_scores(model, trained, prepared)
 
 
@@ -121,7 +122,7 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
     facts = manifest.verify(folder)
     options = run.measure or {}
     batch, length = options["batch_size"], options["length"]
-    model, structure = models.load(folder)
+    model, structure = load_model(folder)
     model.eval()
     found: dict[str, Any] = {
         **facts["counts"],

@@ -21,6 +21,7 @@ from replica.errors import INTERRUPTED, ConfigError, TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
+from replica.methods.stored import load_model, save_model
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
 from replica.training import distributed, failures, out_of_memory, process
@@ -64,7 +65,7 @@ def initial_model(
     by_name = {entry.name: method for entry, method in methods}
     if "init" in run.parents:
         folder = parent_folder(layout, plan, run, "init", seed)
-        return models.load(folder, head=head, labels=labels, seed=seed, methods=by_name)
+        return load_model(folder, head=head, labels=labels, seed=seed, methods=by_name)
     name = run.spec["model"]["name"]
     entry = project.model(name)
     if run.spec["model"]["weights"] == "random":
@@ -78,7 +79,7 @@ def initial_model(
 def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: int, task: Task) -> Any:
     """Return the frozen teacher in eval mode, or None."""
     if "teacher" in run.parents:
-        teacher, _ = models.load(parent_folder(layout, plan, run, "teacher", seed))
+        teacher, _ = load_model(parent_folder(layout, plan, run, "teacher", seed))
     elif "teacher" in run.spec:
         name = run.spec["teacher"]["name"]
         entry = project.model(name)
@@ -235,7 +236,7 @@ def _train(
         "parts": parts,
     }
     with atomic_folder(out) as folder:
-        models.save(model, folder, head=head, labels=labels, structure=structure)
+        save_model(model, folder, head=head, labels=labels, structure=structure)
         write_text(folder / "history.jsonl", _history(outcome.history))
         write_manifest(folder, plan, run, seed, layout, facts)
     shutil.rmtree(state, ignore_errors=True)

@@ -28,8 +28,8 @@ from replica.methods.peft.layers import (
     TaskLayers,
     fill,
 )
-from replica.methods.peft.places import Place, sublayer_outputs
 from replica.models import body
+from replica.models.architectures import Place, sublayer_outputs
 
 #: Name under which the body of a model owns the matrices A that its adapters share.
 RULE = "hypercomplex_rule"

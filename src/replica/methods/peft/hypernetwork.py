@@ -15,8 +15,8 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.config import HyperformerConfig
 from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.layers import FullLinear
-from replica.methods.peft.places import sublayer_outputs
 from replica.models import body
+from replica.models.architectures import sublayer_outputs
 
 #: Name under which the body of a model owns its hypernetworks.
 NAME = "hyperformer"

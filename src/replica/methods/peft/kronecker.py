@@ -12,8 +12,8 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.layers import fill, glorot_bound
-from replica.methods.peft.places import query_value
 from replica.models import body
+from replica.models.architectures import query_value
 
 #: Name under which the body owns the shared matrices, and each transformer layer its own.
 NAME = "kronecker"

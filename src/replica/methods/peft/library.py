@@ -11,8 +11,8 @@ from replica.errors import ConfigError, nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
 from replica.methods.peft.layers import fill
-from replica.methods.peft.places import QUERY_VALUE, upper_layers
 from replica.models import body, encoder_layers, fused
+from replica.models.architectures import architecture_of, position_limit, require, upper_layers
 
 
 class LoRA(Method):
@@ -69,8 +69,9 @@ class LoRA(Method):
         """Return the linear layers to adapt by name; raises ConfigError where none fits."""
         from peft.tuners.lora import LoraLayer
 
-        kind = body(model).config.model_type
-        ends = tuple(self.config.targets) or QUERY_VALUE.get(kind) or fused.QUERY_VALUE.get(kind, ())
+        row = architecture_of(model)
+        query_value = [path for path in (row.get("attention.query"), row.get("attention.value")) if path]
+        ends = tuple(self.config.targets) or tuple(path.rpartition(".")[2] for path in query_value)
         linear = {
             name: module.get_base_layer() if isinstance(module, LoraLayer) else module
             for name, module in model.named_modules()
@@ -82,9 +83,9 @@ class LoRA(Method):
             if not ends:
                 wanted = f"some of: {', '.join(sorted(known))}"
                 raise ConfigError(
-                    f"method 'lora': of architecture '{kind}' no layers are known to adapt; give `targets`, {wanted}"
+                    f"method 'lora': of architecture '{row.name}' no layers are known to adapt; give `targets`, {wanted}"
                 )
-            missing = f"no linear layer of architecture '{kind}' is named {list(ends)}{nearest(ends[0], known)}"
+            missing = f"no linear layer of architecture '{row.name}' is named {list(ends)}{nearest(ends[0], known)}"
             raise ConfigError(f"method 'lora': {missing}")
         return self._above(model, found) if self.config.skip_layers else found
 
@@ -121,13 +122,13 @@ class PromptTuning(Method):
         from peft import PromptEmbedding, PromptTuningConfig
 
         reader = _reader(model)
+        words = reader.get_input_embeddings()
         config = PromptTuningConfig(
             num_virtual_tokens=self.config.tokens,
-            token_dim=reader.config.hidden_size,
+            token_dim=words.embedding_dim,
             num_transformer_submodules=1,
             prompt_tuning_init="SAMPLE_VOCAB" if self.config.init == "vocabulary" else "RANDOM",
         )
-        words = reader.get_input_embeddings()
         prompt = PromptEmbedding(config, words)
         if self.config.hidden is not None:
             prompt = PromptNet(prompt.embedding, self.config.hidden)
@@ -139,8 +140,8 @@ class PromptTuning(Method):
             body(model).decoder.register_forward_pre_hook(_see_prompt, with_kwargs=True)
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count tokens x hidden size, the two layers of the net if there is one, and what is trained besides."""
-        width, hidden = body(model).config.hidden_size, self.config.hidden
+        """Count tokens x width of the word embeddings, the two layers of the net if there is one, and what is trained besides."""
+        width, hidden = _reader(model).get_input_embeddings().embedding_dim, self.config.hidden
         own = self.config.tokens * width + (0 if hidden is None else 2 * width * hidden + hidden + width)
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
 
@@ -175,11 +176,7 @@ class PrefixTuning(Method):
         from peft import PrefixEncoder, PrefixTuningConfig
 
         inner = body(model)
-        if inner.config.model_type not in ("bert", "roberta", "xlm-roberta"):
-            raise ConfigError(
-                f"method 'prefix-tuning': architecture '{inner.config.model_type}' is not supported; "
-                "bert, roberta and xlm-roberta are, and prompt-tuning also supports t5"
-            )
+        require(model, like="bert", method="prefix-tuning")
         config = PrefixTuningConfig(
             num_virtual_tokens=self.config.tokens,
             token_dim=inner.config.hidden_size,
@@ -200,20 +197,12 @@ class PrefixTuning(Method):
 
 def _reader(model: Any) -> nn.Module:
     """Return the module that reads the prompt: the encoder of T5 or BART, the body of an encoder of BERT's kind."""
-    inner = body(model)
-    kind = inner.config.model_type
-    if kind in ("t5", "mt5", "bart", "clip-bart", "clip-t5"):
-        return inner.encoder
-    if kind not in ("bert", "roberta", "xlm-roberta"):
-        raise ConfigError(
-            f"method 'prompt-tuning': architecture '{kind}' is not supported; bert, roberta, xlm-roberta, t5 and bart are"
-        )
-    return inner
+    row = require(model, like="bert t5 bart", method="prompt-tuning")
+    return body(model).encoder if row.two_stacks else body(model)
 
 
 def _room(module: nn.Module, length: int) -> None:
-    limit = getattr(module.config, "max_position_embeddings", None)
-    limit = None if limit is None else limit - (2 if "roberta" in module.config.model_type else 0)
+    limit = position_limit(module.config)
     if limit is not None and length > limit:
         raise ConfigError(f"prompt and input have {length} positions, the model {limit}: lower `tokens` or max_length")
 

@@ -12,7 +12,7 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.memory.slimfit.compressed_functions import SlimAttention, SlimGELU, SlimLinear, SlimNorm
 from replica.models import body, encoder_layers
-from replica.models.structure import place_in_layers
+from replica.models.architectures import place_in_layers
 
 #: Name under which the model owns the scores and the copy of its weights while it is trained.
 STATE = "slimfit_state"

@@ -12,13 +12,12 @@ from torch import nn
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.freeze import also_trained, count, train_only
-from replica.methods.peft.places import sublayer_outputs
 from replica.methods.search.s3pet.bilevel import after_adamw, second_order
 from replica.methods.search.s3pet.config import S3PETConfig
 from replica.methods.search.s3pet.gates import choose, probabilities
 from replica.methods.search.s3pet.slots import SLOTS, STRUCTURE, Gated, Parallel, Sequential, Slot, Structure, refresh
 from replica.models import body, encoder_layers
-from replica.models.structure import place_in_layers
+from replica.models.architectures import place_in_layers, sublayer_outputs
 
 #: Architectures whose matrices are known, and the names of those that get slots. T5's cross-attention gets none.
 MATRICES = {

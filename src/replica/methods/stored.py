@@ -11,21 +11,21 @@ import torch
 from replica.config.heads import LABELLED
 from replica.errors import AssetError, ConfigError
 from replica.files import atomic_path, read_json, write_json
-from replica.methods import parse
-from replica.models.build import WEIGHTS, body_prefix, check_weights, from_config, make_config
-from replica.models.heads import is_head_key
+from replica.methods.registry import parse
+from replica.models.auto_classes import is_head_key
+from replica.models.factory import WEIGHTS, body_prefix, check_weights, from_config, make_config
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
-    from replica.methods import Method
+    from replica.methods.base import Method
 
 DESCRIPTION = "model.json"
 _KEYS = {"architecture", "config", "head", "labels", "structure", "tied"}
 
 
-def save(
+def save_model(
     model: PreTrainedModel, folder: Path | str, *, head: str, labels: int, structure: list[dict[str, Any]]
 ) -> None:
     """Write a model's tensors and description into a folder.
@@ -66,7 +66,7 @@ def save(
     write_json(folder / DESCRIPTION, description)
 
 
-def load(
+def load_model(
     folder: Path | str,
     *,
     head: str | None = None,
@@ -99,8 +99,8 @@ def load(
     for reference in description["structure"]:
         instance = (methods or {}).get(reference["name"])
         if instance is None:
-            found, values = parse(reference)
-            instance = found.create(values)
+            method, values = parse(reference)
+            instance = method.create(values)
         instance.restore(model)
     from safetensors.torch import load_file
 

@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from replica.config.heads import label_count
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
-from replica.models.heads import auto_class, check_head, is_head_key, supported_attention
+from replica.models.auto_classes import auto_class, check_head, is_head_key, supported_attention
 
 if TYPE_CHECKING:
     from replica.config.asset_schema import ModelEntry
