@@ -33,7 +33,6 @@ class PruningSteps:
     end: int
     last_update: int
     interval: int
-    total: int
 
     def updates_at(self, step: int) -> bool:
         """Whether the masks are recomputed before this step: every `interval` from `start`, and at `last_update`."""
@@ -63,7 +62,6 @@ def pruning_steps(config: GradualMagnitudePruningConfig, total_steps: int) -> Pr
         end=min(round(config.end * total_steps), last),
         last_update=last,
         interval=max(1, round(config.interval * total_steps)),
-        total=total_steps,
     )
 
 
@@ -125,7 +123,7 @@ class GradualMagnitudePruning(Method):
             "policy_end": steps.end,
             "last_mask_update": steps.last_update,
             "interval": steps.interval,
-            "total": steps.total,
+            "total": total_steps,
             "initial_sparsity": steps.sparsity(steps.start, config.sparsity),
             "final_sparsity": steps.sparsity(steps.last_update, config.sparsity),
         }

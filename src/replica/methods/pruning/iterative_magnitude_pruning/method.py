@@ -24,17 +24,10 @@ class Rounds:
     """Train, prune `rate` of the weights that are left, start again: `rounds` times (Frankle and Carbin 2019, section 2).
 
     A round is one training and the cut after it, so that `rounds` trainings lead to the last mask and one more trains its ticket.
-    Raises ConfigError for a rate outside (0, 1) or fewer than one round.
     """
 
     rate: float = 0.2
     rounds: int = 11
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise ConfigError(f"a rate of {self.rate} is not in (0, 1)")
-        if self.rounds < 1:
-            raise ConfigError(f"{self.rounds} rounds: at least one is needed")
 
     def sparsity(self, number: int) -> float:
         """Return the sparsity after round `number` (0: dense), 1 - (1 - rate)^number."""

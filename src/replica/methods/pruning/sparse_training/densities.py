@@ -16,10 +16,8 @@ def layer_zeros(shapes: Shapes, sparsity: float, distribution: Distribution = "u
     """Return how many weights of each layer are zero, floor(s_l n_l), by name.
 
     `shapes` are the weights' shapes with outputs and inputs first, as torch has them: (out, in) or (out, in, height, width). Layers that
-    stay dense by decision are left out of it and out of the budget. Raises ConfigError for a sparsity outside [0, 1).
+    stay dense by decision are left out of it and out of the budget.
     """
-    if not 0 <= sparsity < 1:
-        raise ConfigError(f"sparsity {sparsity} is not in [0, 1)")
     if distribution == "uniform":
         return {name: _floor(sparsity * math.prod(shape)) for name, shape in shapes.items()}
     densities = erdos_renyi(shapes, sparsity, kernel=distribution == "erk")
