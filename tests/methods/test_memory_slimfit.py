@@ -197,5 +197,5 @@ def test_unknown_architectures_and_activations_are_refused():
     with pytest.raises(ConfigError, match="GELU"):
         _method().prepare(_model(hidden_act="relu"), Context())
     t5 = ModelEntry(title="t5", architecture="t5", config={"d_model": 8, "d_kv": 2, "num_heads": 4, "vocab_size": 9})
-    with pytest.raises(ConfigError, match="architecture 't5' is not known"):
+    with pytest.raises(ConfigError, match="architecture 't5' is not supported"):
         _method().prepare(models.build(t5, head="text2text", device="meta"), Context())

@@ -10,7 +10,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft.activation_density import activations, density_loss
+from replica.methods.peft.deft.method import activations, density_loss
 
 from .peft_models import batch, context, tiny
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft.sparse_update import SparseLowRankUpdate, sparse_support
+from replica.methods.peft.dsee.sparse_update import SparseLowRankUpdate, sparse_support
 from replica.methods.pruning.masks import MASK, global_masks
 from replica.methods.stored import load_model, save_model
 from replica.models import encoder_layers

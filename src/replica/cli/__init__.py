@@ -13,6 +13,7 @@ from replica.cli import (
     pin,
     plan,
     publishing,
+    render,
     run,
     status,
     watch,
@@ -38,12 +39,13 @@ EPILOG = """examples:
   replica lock                         write the hub's commits and digests to config/hub.lock.yaml
   replica mirror sync FOLDER minilm    copy a paper's data and models from the hub, for a machine without a network
   replica pin                          keep the evidence of the last run under version control
+  replica render                       tables and figures from the pinned evidence
   replica publish minilm               upload a paper's data, checkpoints and tables for others (docs/sharing.md)
   replica adopt minilm                 download them, every sha256 verified: no run is left to do
 """
 
 #: The modules of the verbs, in the order of the help. Each adds its verbs with their options; `run=` is the function behind a verb.
-VERBS = (plan, run, status, watch, logs, explain, diff, pin, publishing, measure, hub_assets)
+VERBS = (plan, run, status, watch, logs, explain, diff, pin, render, publishing, measure, hub_assets)
 
 
 def parser() -> argparse.ArgumentParser:

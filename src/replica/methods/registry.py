@@ -7,6 +7,7 @@ version, and `method.py`, the class that does the work, which is imported when a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,47 +42,47 @@ class MethodEntry:
     name: str
     version: int
     config: type[MethodConfig]
-    implementation: str
     changes: frozenset[str]
     needs_teacher: bool
     persistent: bool
+
+    @property
+    def family(self) -> str:
+        """Name of the folder `methods/<family>` that holds the method."""
+        return self.config.__module__.split(".")[2]
+
+    @property
+    def module(self) -> str:
+        """Name of the module of the method's class: `method` in the folder of its configuration."""
+        return f"{self.config.__module__.rpartition('.')[0]}.method"
 
     def load(self) -> type[Method]:
         """Import and return the class that implements the method: the one subclass of `Method` that its `method.py` defines."""
         from replica.methods.base import Method
 
-        name, _, attribute = self.implementation.partition(":")
-        module = importlib.import_module(name)
-        if attribute:
-            return getattr(module, attribute)
         classes = [
             value
-            for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == name
+            for value in vars(importlib.import_module(self.module)).values()
+            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == self.module
         ]
         if len(classes) != 1:
-            raise TypeError(f"{name} must define one subclass of Method, it defines {[c.__name__ for c in classes]}")
+            names = [value.__name__ for value in classes]
+            raise TypeError(f"{self.module} must define one subclass of Method, it defines {names}")
         return classes[0]
 
     def create(self, config: MethodConfig) -> Method:
         """Return the method with this configuration; it knows the name that it is registered under."""
-        implementation = self.load()(config)
-        implementation.name = self.name
-        return implementation
+        method = self.load()(config)
+        method.name = self.name
+        return method
 
 
 _ENTRIES: dict[str, MethodEntry] = {}
 
 
 def method(
-    name: str,
-    *,
-    version: int,
-    implementation: str | None = None,
-    changes: set[str],
-    needs_teacher: bool = False,
-    persistent: bool = False,
-):
+    name: str, *, version: int, changes: set[str], needs_teacher: bool = False, persistent: bool = False
+) -> Callable[[type[MethodConfig]], type[MethodConfig]]:
     """Register the decorated configuration class as the method `name`.
 
     Raises ValueError for a name taken twice or an unknown entry of `changes`: both are mistakes of the programmer.
@@ -92,15 +93,7 @@ def method(
     def register(config: type[MethodConfig]) -> type[MethodConfig]:
         if name in _ENTRIES:
             raise ValueError(f"method '{name}' is registered twice")
-        _ENTRIES[name] = MethodEntry(
-            name,
-            version,
-            config,
-            implementation or f"{config.__module__.rpartition('.')[0]}.method",
-            frozenset(changes),
-            needs_teacher,
-            persistent,
-        )
+        _ENTRIES[name] = MethodEntry(name, version, config, frozenset(changes), needs_teacher, persistent)
         return config
 
     return register
@@ -108,9 +101,9 @@ def method(
 
 @cache
 def entries() -> dict[str, MethodEntry]:
-    """Return every registered method by name, importing the families' configurations once."""
+    """Return every registered method by name, importing their configurations once."""
     root = Path(__file__).parent
-    for path in sorted([*root.glob("*/config.py"), *root.glob("*/*/config.py")]):
+    for path in sorted(root.glob("*/*/config.py")):
         importlib.import_module(".".join(("replica.methods", *path.relative_to(root).with_suffix("").parts)))
     return _ENTRIES
 

@@ -201,8 +201,7 @@ _KEEPING = ("pruning", "quantization", "binarization")
 def _families(run: Run) -> list[str]:
     from replica.methods import registry
 
-    modules = [registry.entry(item["name"]).implementation.partition(":")[0] for item in run.spec.get("methods", [])]
-    return [module.split(".")[2] for module in modules]  # replica.methods.<family>.<module>
+    return [registry.entry(item["name"]).family for item in run.spec.get("methods", [])]
 
 
 def _host_memory(scale: Scale, weights: int, peak: float, gpus: int) -> int:

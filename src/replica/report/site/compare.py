@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from replica.claims.evidence import AGAIN
 from replica.claims.numbers import significant, text
+from replica.claims.run_files import AGAIN
 from replica.claims.statistics import aggregate
 from replica.files import read_result
 from replica.report.sheets import Sheet

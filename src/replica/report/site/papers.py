@@ -10,8 +10,9 @@ from typing import Any
 
 from replica.claims.cells import cells, row_name
 from replica.claims.compare import Row
-from replica.claims.evidence import AGAIN, Evidence, Missing
+from replica.claims.evidence import Evidence, Missing
 from replica.claims.expressions import UnknownName, names
+from replica.claims.run_files import AGAIN
 from replica.config.schema import Claim, Figure, Paper
 from replica.errors import ConfigError
 from replica.files import read_result

@@ -11,6 +11,7 @@ from replica.methods.base import Context, Method
 from replica.methods.pruning.removal import cut_inputs, cut_outputs
 from replica.methods.pruning.slimming_ticket.config import SlimmingTicketConfig
 from replica.models import body, encoder_layers
+from replica.models.architectures import require
 
 #: Parameter of the layer that reads the heads or the neurons: one coefficient for each.
 COEFFICIENTS = "slimming_coefficients"
@@ -18,9 +19,6 @@ COEFFICIENTS = "slimming_coefficients"
 KEPT = "slimming_kept"
 DRAWN = "slimming_drawn"
 INITIAL = "slimming_initial"
-
-#: Architectures whose layers are built like BERT's.
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra")
 
 
 class SlimmingTicket(Method):
@@ -37,7 +35,7 @@ class SlimmingTicket(Method):
         """Put coefficients in and keep a copy of the weights; with random scores, cut at once."""
         if self.name in context.restored:
             return
-        _check_architecture(model)
+        require(model, like="bert", method=self.name)
         for reader, units in _readers(model):
             _add_coefficients(reader, units)
         inner = body(model)
@@ -56,7 +54,7 @@ class SlimmingTicket(Method):
 
     def restore(self, model: PreTrainedModel) -> None:
         """Give the layers the sizes of the stored ticket; raises ConfigError where the configuration does not hold them."""
-        _check_architecture(model)
+        require(model, like="bert", method=self.name)
         heads, neurons, depth = self.config.kept_heads, self.config.kept_neurons, len(encoder_layers(model))
         if heads is None or neurons is None or len(heads) != depth or len(neurons) != depth:
             self.fail(f"kept_heads and kept_neurons must give one number for each of {depth} layers")
@@ -193,14 +191,6 @@ def _readers(model: PreTrainedModel) -> list[tuple[nn.Linear, int]]:
         attention, feed_forward = layer.attention.output.dense, layer.output.dense
         readers += [(attention, attention.in_features // size), (feed_forward, feed_forward.in_features)]
     return readers
-
-
-def _check_architecture(model: PreTrainedModel) -> None:
-    kind = body(model).config.model_type
-    if kind not in ARCHITECTURES:
-        raise ConfigError(
-            f"method 'slimming-ticket': architecture '{kind}' is not supported; {', '.join(ARCHITECTURES)} are"
-        )
 
 
 def _add_coefficients(reader: nn.Linear, units: int) -> None:
