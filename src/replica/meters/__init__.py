@@ -59,7 +59,7 @@ an MB 10**6, a GB 10**9. FLOPs count 2 per multiply-add, matrix products and con
 never become sparse: `flops`, `sparse_flops`. Methods that take `padded_twice` in `method_cost` give it as `micronet`.
 
 `method_cost: {…}`: <method>: {expected: {…}, … what the method's `cost(model, **options)` gives}
-`config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(config, total_steps)` gives}},
+`config: {total_steps: null}`: <method>: {field: value …, schedule: {… what the method's `schedule(total_steps)` returns}},
     model: {… numbers of its configuration}. In both, the keys of a measurement's only method also stand at the top.
 
 A measurement that names a `dataset` (or several, counted as one) instead of a `model` has one meter:

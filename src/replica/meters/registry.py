@@ -287,22 +287,22 @@ def _method_cost(measured: Measured, options: dict) -> dict:
             raise ConfigError(f"method_cost: no method of the measurement takes '{option}'{nearest(option, known)}")
     for name, method in measured.methods.items():
         mine = {option: value for option, value in options.items() if option in takes[name]}
-        given = method.cost(measured.model, **mine) if hasattr(method, "cost") else {}
-        costs[name] = {"expected": method.expected(measured.model), **given}
+        costs[name] = {"expected": method.expected(measured.model), **method.cost(measured.model, **mine)}
     return _with_single(costs)
 
 
 def _options_of(method: Any) -> list[str]:
     """Return the names of what a method's `cost` takes besides the model."""
-    return list(inspect.signature(method.cost).parameters)[1:] if hasattr(method, "cost") else []
+    return list(inspect.signature(method.cost).parameters)[1:]
 
 
 def _config(measured: Measured, options: dict) -> dict:
     configs = {}
     for name, method in measured.methods.items():
         configs[name] = method.config.model_dump()
-        if options["total_steps"] is not None and hasattr(method, "schedule"):
-            configs[name]["schedule"] = method.schedule(method.config, options["total_steps"])
+        schedule = {} if options["total_steps"] is None else method.schedule(options["total_steps"])
+        if schedule:
+            configs[name]["schedule"] = schedule
     numbers = {k: v for k, v in measured.model.config.to_dict().items() if isinstance(v, (bool, int, float))}
     return {"model": numbers, **_with_single(configs)}
 

@@ -19,7 +19,7 @@ class LearningRateRewinding(Method):
         u = t - (t1 - t0) after it. Right after a rewind inside or at the end of the window u can be less than W, and the factor a little
         over 1 (50/49 in the published setting).
         """
-        warmup, steps = context.warmup_steps, self.schedule(self.config, context.total_steps)
+        warmup, steps = context.warmup_steps, self.schedule(context.total_steps)
         start, end, decay = steps["window_start"], steps["window_end"], steps["decay_steps"]
         if step < warmup:
             return step / warmup
@@ -31,9 +31,9 @@ class LearningRateRewinding(Method):
             counted = step - (end - start)
         return max(0.0, (decay - counted) / max(1, decay - warmup))
 
-    @staticmethod
-    def schedule(config: LearningRateRewindingConfig, total_steps: int) -> dict[str, int]:
+    def schedule(self, total_steps: int) -> dict[str, int]:
         """Return the schedule in steps for a run of `total_steps`; `decay_steps` is N', over which the rate falls to zero."""
+        config = self.config
         start, end = round(config.start * total_steps), round(config.end * total_steps)
         return {
             "window_start": start,

@@ -138,10 +138,9 @@ class SlimmingTicket(Method):
             "neurons_cut_share": 1 - sum(neurons) / every,
         }
 
-    @staticmethod
-    def schedule(config: SlimmingTicketConfig, total_steps: int) -> dict[str, float]:
+    def schedule(self, total_steps: int) -> dict[str, float]:
         """Return at which step the ticket is drawn where the first epoch has `total_steps`, and that as a share of the epoch."""
-        step = draw_step(config, total_steps)
+        step = draw_step(self.config, total_steps)
         return {"draw_step": step, "epoch_steps": total_steps, "draw_epochs": step / total_steps}
 
     def _choose(self, scores: list[torch.Tensor]) -> list[torch.Tensor]:
