@@ -15,13 +15,13 @@ from transformers import (
     RobertaModel,
 )
 
-from replica import models
 from replica.config.schema import Train
 from replica.errors import AssetError, ConfigError, TrainingError
 from replica.methods.base import Context
-from replica.methods.binarization.attention import ESTIMATORS, BinarySelfAttention
-from replica.methods.binarization.binarizers import ActivationScale, SignedBinarizer
+from replica.methods.binarization.bipft.binarizers import ActivationScale, SignedBinarizer
+from replica.methods.binarization.bipft.binary_attention import ESTIMATORS, BinarySelfAttention
 from replica.methods.registry import parse
+from replica.methods.stored import load_model, save_model
 
 TINY = {
     "vocab_size": 53,
@@ -224,9 +224,9 @@ def test_first_training_batch_sets_every_scale_and_stored_scales_are_not_set_aga
     model, _, _ = trained(steps=1)
     scales = {name: m for name, m in model.named_modules() if isinstance(m, ActivationScale)}
     assert all(scale.initialised for scale in scales.values())
-    models.save(model, tmp_path, head="classification", labels=2, structure=[{"name": "bipft"}])
+    save_model(model, tmp_path, head="classification", labels=2, structure=[{"name": "bipft"}])
     again = method()
-    loaded, structure = models.load(tmp_path, methods={"bipft": again})
+    loaded, structure = load_model(tmp_path, methods={"bipft": again})
     again.prepare(loaded, Context(restored=frozenset(item["name"] for item in structure)))
     kept = {name: value.clone() for name, value in loaded.state_dict().items()}
     assert all(torch.equal(kept[name], value) for name, value in model.state_dict().items())
@@ -292,8 +292,8 @@ def test_packed_model_gives_the_latent_models_logits(tmp_path, estimators):
     packed = found.finalize(model)
     assert torch.equal(logits(packed), wanted)
     item = {"name": "bipft", **found.config.model_dump(exclude_defaults=True, mode="json")}
-    models.save(packed, tmp_path, head="classification", labels=2, structure=[item])
-    loaded, structure = models.load(tmp_path)
+    save_model(packed, tmp_path, head="classification", labels=2, structure=[item])
+    loaded, structure = load_model(tmp_path)
     assert structure == [item] and item["form"] == "packed"
     assert torch.equal(logits(loaded), wanted)
     # the stored bytes: a header, and what the method says
@@ -304,9 +304,9 @@ def test_packed_model_gives_the_latent_models_logits(tmp_path, estimators):
 
 def test_fine_tuning_from_a_latent_model_trains_on_and_then_packs(tmp_path):
     pretrained, _, _ = trained(kind=BertForMaskedLM)
-    models.save(pretrained, tmp_path, head="mlm", labels=2, structure=[{"name": "bipft"}])
+    save_model(pretrained, tmp_path, head="mlm", labels=2, structure=[{"name": "bipft"}])
     tuned = method(store="packed")
-    model, structure = models.load(tmp_path, head="classification", labels=2, methods={"bipft": tuned})
+    model, structure = load_model(tmp_path, head="classification", labels=2, methods={"bipft": tuned})
     tuned.prepare(model, Context(restored=frozenset(item["name"] for item in structure)))
     for name, value in pretrained.bert.state_dict().items():
         assert torch.equal(model.bert.state_dict()[name], value)
@@ -322,8 +322,8 @@ def test_masked_language_head_stays_tied_to_the_latent_embedding_and_is_kept_whe
     wanted = logits(model)
     found.finalize(model)
     item = {"name": "bipft", **found.config.model_dump(exclude_defaults=True, mode="json")}
-    models.save(model, tmp_path, head="mlm", labels=2, structure=[item])
-    loaded, _ = models.load(tmp_path)
+    save_model(model, tmp_path, head="mlm", labels=2, structure=[item])
+    loaded, _ = load_model(tmp_path)
     assert torch.equal(logits(loaded), wanted)
 
 
@@ -348,9 +348,9 @@ def test_a_packed_model_cannot_be_trained_on(tmp_path):
     model, found, _ = trained(store="packed")
     found.finalize(model)
     item = {"name": "bipft", **found.config.model_dump(exclude_defaults=True, mode="json")}
-    models.save(model, tmp_path, head="classification", labels=2, structure=[item])
+    save_model(model, tmp_path, head="classification", labels=2, structure=[item])
     with pytest.raises(AssetError, match="packed"):
-        models.load(tmp_path, methods={"bipft": method()})
+        load_model(tmp_path, methods={"bipft": method()})
 
 
 def test_attentions_are_the_binarized_probabilities():

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
 
 from replica.methods.base import Context
-from replica.methods.binarization import cost
+from replica.methods.binarization.bipft import binary_cost as cost
 from replica.methods.registry import parse
 
 H, INNER, L, V, P = 768, 3072, 12, 30522, 512

@@ -15,7 +15,7 @@ from transformers import (
 
 from replica.errors import ConfigError
 from replica.methods.base import Context
-from replica.methods.distillation.logits import soft_target_loss
+from replica.methods.distillation.logit_distillation.method import soft_target_loss
 from replica.methods.registry import parse
 
 SMALL = {

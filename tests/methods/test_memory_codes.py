@@ -10,7 +10,6 @@ import torch
 from replica.methods.memory.codes import (
     CODES,
     MAPS,
-    adam_errors,
     code_for,
     dequantize,
     dynamic_map,
@@ -19,6 +18,7 @@ from replica.methods.memory.codes import (
     quantize,
     search_table,
 )
+from replica.methods.memory.optimizer_state_error.method import adam_errors
 
 
 def seeds(number: int = 0) -> torch.Generator:

@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from replica import models
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft.places import sublayer_outputs
+from replica.methods.stored import load_model, save_model
+from replica.models.architectures import sublayer_outputs
 from tests.methods.peft_models import batch, prepared, tiny, train
 
 SMALL = {"reduction": 4}
@@ -213,7 +213,7 @@ def test_stored_model_is_loaded_equal(reference, kind, tmp_path):
     model = method.finalize(model)
     head = "text2text" if kind == "t5" else "classification"
     structure = [{"name": reference} if isinstance(reference, str) else reference]
-    models.save(model, tmp_path, head=head, labels=2, structure=structure)
+    save_model(model, tmp_path, head=head, labels=2, structure=structure)
     from safetensors.torch import load_file
 
     assert sum("rule" in name for name in load_file(tmp_path / "model.safetensors")) == (
@@ -225,7 +225,7 @@ def test_stored_model_is_loaded_equal(reference, kind, tmp_path):
         if structure == [ADAPTERS[2]]
         else 0
     )
-    loaded, found = models.load(tmp_path)
+    loaded, found = load_model(tmp_path)
     assert found == structure
     with torch.no_grad():
         assert torch.equal(loaded(**batch(kind)).logits, model.eval()(**batch(kind)).logits)
@@ -240,8 +240,8 @@ def test_stored_model_is_loaded_equal(reference, kind, tmp_path):
 def test_stored_adapters_go_with_the_body_under_another_head(tmp_path):
     model, _ = prepared({"name": "compacter", **SMALL}, "bert")
     torch.nn.init.normal_(model.bert.hypercomplex_rule.weight)
-    models.save(model, tmp_path, head="classification", labels=2, structure=[{"name": "compacter", **SMALL}])
-    tagger, _ = models.load(tmp_path, head="tagging", labels=3)
+    save_model(model, tmp_path, head="classification", labels=2, structure=[{"name": "compacter", **SMALL}])
+    tagger, _ = load_model(tmp_path, head="tagging", labels=3)
     assert torch.equal(tagger.bert.hypercomplex_rule.weight, model.bert.hypercomplex_rule.weight)
     with torch.no_grad():
         inputs = {key: value for key, value in batch("bert").items() if key != "labels"}

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn.utils import prune
 
-from replica import models
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft.sparse_update import SparseLowRankUpdate, sparse_support
+from replica.methods.peft.dsee.sparse_update import SparseLowRankUpdate, sparse_support
 from replica.methods.pruning.masks import MASK, global_masks
+from replica.methods.stored import load_model, save_model
 from replica.models import encoder_layers
 
 from .peft_models import batch, tiny
@@ -195,8 +195,8 @@ def test_a_stored_model_trains_on_without_being_pruned_again(tmp_path):
     method.draw(model)
     finished = method.finalize(model)
     fields = {"name": "dsee", **method.config.model_dump(exclude_defaults=True, mode="json")}
-    models.save(finished, tmp_path, head="classification", labels=2, structure=[fields])
-    loaded, _ = models.load(tmp_path)
+    save_model(finished, tmp_path, head="classification", labels=2, structure=[fields])
+    loaded, _ = load_model(tmp_path)
     assert torch.equal(logits(loaded), logits(finished))
     again = parse(fields)[0].create(method.config)
     again.prepare(loaded, Context(total_steps=4, restored=frozenset({"dsee"})))
@@ -246,8 +246,8 @@ def test_gpt2s_layers_are_masked_and_cut_as_berts_and_stored(tmp_path):
     torch.testing.assert_close(said(finished), gated, rtol=1e-4, atol=1e-5)
     assert all(block.attn.c_attn.query.weight.shape == (24, 32) for block in encoder_layers(finished))
     fields = {"name": "dsee", **config.model_dump(exclude_defaults=True, mode="json")}
-    models.save(finished, tmp_path, head="completion", labels=2, structure=[fields])
-    loaded, _ = models.load(tmp_path)
+    save_model(finished, tmp_path, head="completion", labels=2, structure=[fields])
+    loaded, _ = load_model(tmp_path)
     assert torch.equal(said(loaded), said(finished))
     prompt = {"input_ids": batch("gpt2")["input_ids"][:2], "max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
     whole = loaded.generate(**prompt)

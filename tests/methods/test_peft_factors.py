@@ -10,9 +10,10 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft import kronecker, tensors
-from replica.methods.peft.places import query_value
+from replica.methods.peft.fact import method as fact
+from replica.methods.peft.kadaptation import method as kadaptation
 from replica.models import body, encoder_layers
+from replica.models.architectures import query_value
 
 WIDTH, INNER = 16, 64
 
@@ -81,7 +82,7 @@ def test_starts_as_the_pretrained_model_and_merges_into_what_it_computes(referen
     model, method = prepared(reference)
     torch.testing.assert_close(logits(model), logits(plain))
     for name, module in model.named_modules():
-        if name.endswith((tensors.NAME, kronecker.NAME)):
+        if name.endswith((fact.NAME, kadaptation.NAME)):
             randomise(module)
     moved = logits(model)
     assert (moved - logits(plain)).abs().max() > 1e-2
@@ -169,7 +170,7 @@ def test_kadaptation_started_as_the_released_code_never_leaves_zero():
     shared = body(model).kronecker
     for layer in encoder_layers(model):
         for part in ("query", "value"):
-            left, right = kronecker.factors(shared, layer.kronecker, part)
+            left, right = kadaptation.factors(shared, layer.kronecker, part)
             assert not (left.t() @ right).any()
 
 

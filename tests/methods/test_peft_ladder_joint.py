@@ -13,8 +13,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.peft.side import stacks_of
-from replica.methods.peft.side_start import fisher
+from replica.methods.peft.ladder_side_tuning.side_network import fisher, stacks_of
 
 from .test_clip_t5 import IMAGES, PROJECT, PROJECTION
 from .test_clip_t5 import TINY as T5

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from replica.methods.peft.intrinsic_said.method import Fastfood, hadamard
 from replica.methods.peft.layers import (
     Adapter,
     FullLinear,
@@ -15,7 +16,6 @@ from replica.methods.peft.layers import (
     LowRankLinear,
     Rule,
 )
-from replica.methods.peft.subspace import Fastfood, hadamard
 
 
 def randomised(layer: torch.nn.Module) -> torch.nn.Module:

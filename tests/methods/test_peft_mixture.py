@@ -10,6 +10,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
+from replica.methods.stored import load_model, save_model
 
 from .peft_models import batch, context, tiny
 
@@ -172,10 +173,10 @@ def test_what_each_stage_trains(tmp_path):
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(".mixture.adapters.1." in name or ".mixture.gate." in name for name in names) and len(names) == 4 + 4
     stored = [{"name": NAME, "layers": [1], "adapters": 2, "which": 1}]
-    models.save(first.finalize(model), tmp_path, head="mlm", labels=0, structure=stored)
+    save_model(first.finalize(model), tmp_path, head="mlm", labels=0, structure=stored)
 
     second = mixda(layers=[1], adapters=2, stage="task")
-    loaded, structure = models.load(tmp_path, head="classification", labels=2, methods={NAME: second})
+    loaded, structure = load_model(tmp_path, head="classification", labels=2, methods={NAME: second})
     given = context("bert")
     given.restored = frozenset(item["name"] for item in structure)
     assert torch.equal(

@@ -18,7 +18,7 @@ from replica.errors import AssetError, ConfigError
 from replica.measure.structural import measure
 from replica.methods import Context, parse
 from replica.methods.peft.layers import select_task
-from replica.methods.peft.places import sublayer_outputs
+from replica.models.architectures import sublayer_outputs
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 #: BART base with 200 more words, and the projection: 2048 -> 768 and 5 -> 768 with biases and norms, two images.
@@ -169,7 +169,7 @@ def test_cross_attention_has_an_adapter_in_every_decoder_layer():
         "feed-forward",
     ] * 2
     assert len({id(place.module) for place in places}) == len(places) == 2 * 2 + 2 * 3
-    with pytest.raises(ConfigError, match="cross_attention"):
+    with pytest.raises(ConfigError, match="no known cross-attention output layer"):
         sublayer_outputs(models.build(PROJECT.model("smoke-bert"), head="none"), cross_attention=True)
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from replica import models
 from replica.config import load_project
 from replica.config.schema import Measurement
 from replica.errors import ConfigError
 from replica.measure.structural import measure
 from replica.methods import Context, parse
+from replica.methods.stored import load_model, save_model
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 CONFIG = BertConfig(
@@ -59,7 +59,7 @@ def reached(model, position: int) -> torch.Tensor:
     """Which encoder states the first block's output at a position depends on, by its gradient."""
     decoder = model.bert.throwaway_decoder
     given = batch()
-    decoder.given = (given["attention_mask"], given["labels"])
+    decoder.mask_and_labels = (given["attention_mask"], given["labels"])
     states = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
     decoder(states)[:, position, 0].sum().backward()
     return states.grad.abs().sum(-1) > 0
@@ -86,7 +86,7 @@ def test_all_are_keys_at_the_end_and_in_eval_mode():
 def test_readmitted_positions_stay_readmitted():
     model = prepared(blocks=3, readmitted=[0.3, 0.6, 1.0]).train()
     decoder = model.bert.throwaway_decoder
-    decoder.given = (None, torch.zeros(64, 32, dtype=torch.long))
+    decoder.mask_and_labels = (None, torch.zeros(64, 32, dtype=torch.long))
     seen = []
     for block in decoder.blocks:
         block.forward = lambda states, mask: (seen.append(mask[:, 0, 0] == 0), states)[1]
@@ -123,8 +123,8 @@ def test_what_is_stored_loads_into_a_plain_bert(tmp_path):
     model = own.finalize(model).eval()
     assert set(model.state_dict()) == set(tiny().state_dict())
     torch.testing.assert_close(model(**batch()).logits, tiny().eval()(**batch()).logits)
-    models.save(model, tmp_path, head="mlm", labels=2, structure=[])
-    loaded, _ = models.load(tmp_path, head="classification", labels=2)
+    save_model(model, tmp_path, head="mlm", labels=2, structure=[])
+    loaded, _ = load_model(tmp_path, head="classification", labels=2)
     plain = BertForSequenceClassification(CONFIG)
     plain.load_state_dict(loaded.state_dict())
     assert not any("decoder" in name for name, _ in loaded.named_parameters() if name.startswith("bert."))

@@ -12,9 +12,9 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.privacy.accounting import find_noise, spent
-from replica.methods.privacy.gradients import clipped_sum
-from replica.methods.privacy.sampling import PoissonSampler
+from replica.methods.privacy.private_gradients.accounting import find_noise, spent
+from replica.methods.privacy.private_gradients.method import clipped_sum
+from replica.methods.privacy.private_gradients.poisson_sampler import PoissonSampler
 from tests.methods.peft_models import batch as sentences
 from tests.methods.peft_models import context as sentences_context
 from tests.methods.peft_models import prepared

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from replica.methods import Context
-from replica.methods.privacy.carriers import Carriers, find_carriers
+from replica.methods.privacy.private_gradients.carriers import Carriers, find_carriers
 from tests.methods.test_privacy import _method, _model, _rows
 
 

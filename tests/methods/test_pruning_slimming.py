@@ -14,7 +14,8 @@ from replica.config.schema import Measurement
 from replica.errors import ConfigError, TrainingError
 from replica.measure.structural import measure
 from replica.methods import Context, parse
-from replica.methods.pruning.slimming import COEFFICIENTS, DRAWN, draw_step
+from replica.methods.pruning.slimming_ticket.method import COEFFICIENTS, DRAWN, draw_step
+from replica.methods.stored import load_model, save_model
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 LAYERS, HEADS, NEURONS = 2, 6, 20
@@ -179,8 +180,8 @@ def test_a_stored_ticket_loads_under_another_head_and_trains_without_penalty(tmp
     search(slimming, model, 2, 10)
     ticket = slimming.finalize(model)
     structure = [{"name": "slimming-ticket", **slimming.config.model_dump(exclude_defaults=True, mode="json")}]
-    models.save(ticket, tmp_path, head="classification", labels=2, structure=structure)
-    loaded, found = models.load(tmp_path, head="tagging", labels=3)
+    save_model(ticket, tmp_path, head="classification", labels=2, structure=structure)
+    loaded, found = load_model(tmp_path, head="tagging", labels=3)
     assert found == structure
     ids = batch()["input_ids"]
     torch.testing.assert_close(loaded.bert(ids).last_hidden_state, ticket.bert(ids).last_hidden_state)

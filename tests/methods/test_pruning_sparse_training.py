@@ -10,10 +10,10 @@ from torch import nn
 
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.pruning.hard_concrete import HardConcrete
-from replica.methods.pruning.iterative import prune_smallest, repulsion
+from replica.methods.pruning.hard_concrete_mask.method import HardConcrete
+from replica.methods.pruning.iterative_magnitude_pruning.method import prune_smallest, repulsion
 from replica.methods.pruning.masks import MASK
-from replica.methods.pruning.sparse_training import exchange
+from replica.methods.pruning.sparse_training.method import exchange
 from replica.models.residual import ResidualConfig, ResidualForImageClassification
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.ao.quantization import MinMaxObserver, MovingAverageMinMaxObserver
 
 from replica.errors import ConfigError
-from replica.methods.quantization.fake_quantize import (
+from replica.methods.quantization.quantization_aware_training.fake_quantize import (
     RangeObserver,
     activation_grid,
     fake_quantize,
@@ -15,7 +15,7 @@ from replica.methods.quantization.fake_quantize import (
     quantize_weight,
     weight_scale,
 )
-from replica.methods.quantization.packing import pack, packed_bytes, unpack
+from replica.methods.quantization.quantization_aware_training.packed_int8 import pack, packed_bytes, unpack
 
 
 @pytest.mark.parametrize(("low", "high", "zero_point"), [(-128, 127, 0), (0, 255, 37), (0, 255, 255)])

@@ -14,8 +14,9 @@ from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context
 from replica.methods.pruning.masks import magnitude_mask, maskable_linears
-from replica.methods.quantization import onnx_export
-from replica.methods.quantization.linear import Int8Linear, QuantizedLinear
+from replica.methods.quantization.quantization_aware_training import onnx_export
+from replica.methods.quantization.quantization_aware_training.quantized_linear import Int8Linear, QuantizedLinear
+from replica.methods.stored import load_model, save_model
 
 from .test_pruning_masks import batch, make, tiny, train
 
@@ -139,8 +140,8 @@ def test_the_file_holds_int8_and_comes_back_bit_equal(tmp_path, packed):
     others = sum(p.numel() for p in model.parameters()) - linears
     model = quantize.finalize(lock.finalize(model))
     reference = {"name": "quantization-aware-training", **fields}
-    models.save(model, tmp_path, head="classification", labels=2, structure=[reference])
-    loaded, structure = models.load(tmp_path)
+    save_model(model, tmp_path, head="classification", labels=2, structure=[reference])
+    loaded, structure = load_model(tmp_path)
     assert structure == [reference]
     assert torch.equal(logits(loaded), simulated)
     stored = (tmp_path / "model.safetensors").stat().st_size

@@ -12,9 +12,10 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.search.bilevel import after_adamw, second_order
-from replica.methods.search.gates import choose, probabilities, shift, soft_gates
-from replica.methods.search.slots import STRUCTURE
+from replica.methods.search.s3pet.bilevel import after_adamw, second_order
+from replica.methods.search.s3pet.gates import choose, probabilities, shift, soft_gates
+from replica.methods.search.s3pet.slots import STRUCTURE
+from replica.methods.stored import load_model, save_model
 from tests.methods.peft_models import context as peft_context
 from tests.methods.peft_models import tiny
 
@@ -290,9 +291,9 @@ def test_retrains_the_chosen_slots_alone_from_a_fresh_start(tmp_path):
     _steps(model, method, context, train, 3)
     model = method.finalize(model)
     stored = [{"name": "s3pet", "budget": 0.02}]
-    models.save(model, tmp_path, head="text2text", labels=0, structure=stored)
+    save_model(model, tmp_path, head="text2text", labels=0, structure=stored)
     again = _method(budget=0.02, phase="retrain")
-    loaded, structure = models.load(tmp_path, head="text2text", methods={"s3pet": again})
+    loaded, structure = load_model(tmp_path, head="text2text", methods={"s3pet": again})
     again.prepare(loaded, Context(seed=7, restored=frozenset(item["name"] for item in structure)))
     kept = getattr(loaded, STRUCTURE)
     assert torch.equal(kept.chosen, getattr(model, STRUCTURE).chosen) and not kept.searching
@@ -354,5 +355,5 @@ def test_bert_has_slots_at_its_matrices_norms_and_sublayers():
 
 def test_other_architectures_are_refused():
     vit = ModelEntry(title="v", architecture="vit", config={"num_hidden_layers": 1})
-    with pytest.raises(ConfigError, match="architecture 'vit' is not known; known: t5, bert"):
+    with pytest.raises(ConfigError, match="architecture 'vit' is not supported; supported: bert"):
         _method().prepare(models.build(vit, head="image", device="meta"), Context(head="image"))

@@ -86,9 +86,3 @@ def test_licence_and_terms_change_no_run(tmp_path):
             entry |= {"licence": "another", "terms": "others", "redistribute": "unknown"}
         path.write_text(yaml.safe_dump(values))
     assert set(build_plan(load_project(root), "laptop").runs) == before
-
-
-def test_pinned_results_are_those_of_the_plan():
-    runs = build_plan(load_project(ROOT), "laptop").runs
-    pinned = {path.name for path in (ROOT / "results" / "pinned" / "laptop" / "runs").iterdir()}
-    assert pinned <= set(runs)

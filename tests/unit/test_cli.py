@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from replica.assets import manifest
-from replica.cli.verbs import state_of
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.files import write_json
+from replica.jobs.run_state import state_of
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.training.process import recorded

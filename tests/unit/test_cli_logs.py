@@ -96,4 +96,4 @@ def test_forget_removes_marks_and_leaves_checkpoints(folder, run, capsys, monkey
     assert code == 0 and str(mark) in out
     assert not mark.exists() and not (mark.parent / "memory.json").exists() and checkpoint.exists() and other.exists()
     assert _replica(folder, capsys, monkeypatch, "forget", run.id)[0] == 0 and not other.exists()
-    assert "nothing was remembered" in _replica(folder, capsys, monkeypatch, "forget", run.id)[1]
+    assert "no failure was remembered" in _replica(folder, capsys, monkeypatch, "forget", run.id)[1]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from replica.cli import options
 from replica.cli import run as module
 from replica.config import load_project
 from replica.errors import ConfigError
@@ -40,7 +41,8 @@ def call(folder, monkeypatch):
 
     def made(code, *names, **changes):
         console = Console(record=True, width=200, force_terminal=False)
-        monkeypatch.setattr(module, "console", console)
+        for each in (module, options):
+            monkeypatch.setattr(each, "console", console)
         seen = []
 
         def command(*arguments):

@@ -14,7 +14,6 @@ import pytest
 from rich.console import Console
 
 from replica.cli import watch as module
-from replica.cli.verbs import state_of
 from replica.config import load_project
 from replica.files import write_json
 from replica.jobs.planned import jobs
@@ -72,7 +71,7 @@ class Site:
         self.marks._unmark_incomplete(job.output)
 
     def look(self):
-        return Watcher(self.layout, self.plan, self.jobs, state_of).look()
+        return Watcher(self.layout, self.plan, self.jobs).look()
 
 
 def test_jobs_are_those_of_the_plan(folder):
@@ -281,7 +280,7 @@ def test_a_workflow_says_it_beside_its_own_output_whatever_a_look_finds(folder):
         elif len(said) == 3:
             enough.set()
 
-    ended = module.beside(site.project, site.plan, say, every=0.01)
+    ended = module.progress_thread(site.project, site.plan, say, every=0.01)
     assert enough.wait(60)
     ended.set()
     assert "jobs are done; the rest is about" in said[0] and "of one job at a time" in said[0]

@@ -14,6 +14,8 @@ from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
+from replica.models.auto_classes import HEADS
+from replica.tasks import kinds
 
 from .small_models import BERT, entry, same
 
@@ -38,7 +40,7 @@ def test_bert_has_the_parameters_that_arithmetic_gives():
     assert all(x.is_meta for x in model.parameters())
 
 
-@pytest.mark.parametrize("head", [h for h in models.HEADS if h not in ("text2text", "image")])
+@pytest.mark.parametrize("head", [h for h in HEADS if h not in ("text2text", "image")])
 def test_every_head_stands_on_bert_on_meta_and_for_real(head):
     meta = models.build(entry(), head=head, labels=5, device="meta")
     real = models.build(entry(), head=head, labels=5)
@@ -89,8 +91,8 @@ def test_head_of_a_task():
         name="t", version=1, dataset="d", kind="mlm", inputs=["text"], splits={"train": "a", "select": "b"},
         metrics=[{"name": "mlm_loss", "direction": "lower"}],
     )  # fmt: skip
-    assert models.head_of(task) == "mlm"
-    assert models.head_of(task.model_copy(update={"next_sentence": True})) == "pretraining"
+    assert kinds.of(task).head(task) == "mlm"
+    assert kinds.of(task).head(task.model_copy(update={"next_sentence": True})) == "pretraining"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
+from replica.methods.stored import load_model, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = load_project(ROOT)
@@ -258,8 +259,8 @@ def test_a_convolutional_model_is_built_by_seed_stored_and_read_back(tmp_path):
     entry = PROJECT.model("lenet-5")
     first, second = (models.build(entry, head="image", labels=10, seed=4) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    models.save(first, tmp_path, head="image", labels=10, structure=[])
-    again, _ = models.load(tmp_path)
+    save_model(first, tmp_path, head="image", labels=10, structure=[])
+    again, _ = load_model(tmp_path)
     images = torch.rand(2, 1, 28, 28)
     assert torch.equal(first(pixel_values=images).logits, again(pixel_values=images).logits)
     assert len(models.encoder_layers(first)) == 3

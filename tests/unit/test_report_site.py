@@ -18,8 +18,9 @@ from replica.claims.cells import cells, row_name
 from replica.claims.compare import report
 from replica.claims.ledger import merge
 from replica.claims.numbers import text
+from replica.claims.run_files import pack
 from replica.errors import ConfigError
-from replica.files import write_json
+from replica.files import write_json, write_text
 from replica.plan import build_plan
 from replica.report import site
 from replica.report.marks import MARKS
@@ -221,8 +222,7 @@ def test_a_deleted_measurement_turns_its_cell_to_not_run_on_every_page(tmp_path,
         return "".join(path.read_text(encoding="utf-8") for path in sorted((root / "report").rglob("*.html")))
 
     assert number in written()
-    pinned = results / "pinned" / "laptop" / "runs" / plain
-    shutil.copytree(results / "laptop" / "runs" / plain, pinned)
+    write_text(results / "pinned" / "laptop" / "runs" / f"{plain}.json", pack(results / "laptop" / "runs" / plain))
     (results / "laptop" / "runs" / plain / "seed0" / "metrics.json").unlink()
     content = written()
     assert number not in content, "neither the old number nor its pinned copy"
@@ -233,9 +233,10 @@ def test_a_run_that_is_only_pinned_has_a_page_that_says_so(tmp_path, built):
     root = tmp_path / "checkout"
     shutil.copytree(built["root"], root)
     results = root / "results"
-    (results / "pinned" / "laptop").mkdir(parents=True)
-    shutil.move(results / "laptop" / "runs", results / "pinned" / "laptop" / "runs")
-    run = next(path.name for path in (results / "pinned" / "laptop" / "runs").iterdir())
+    for path in (results / "laptop" / "runs").iterdir():
+        write_text(results / "pinned" / "laptop" / "runs" / f"{path.name}.json", pack(path))
+    shutil.rmtree(results / "laptop" / "runs")
+    run = next(path.stem for path in (results / "pinned" / "laptop" / "runs").iterdir())
     site.write(make(root), built["rows"], "laptop", results, root / "report" / "index.html")
     assert "Pinned:" in (root / "report" / "site" / "runs" / f"{run}.html").read_text(encoding="utf-8")
     assert stored.stored_runs(results, "laptop")[run].pinned

@@ -301,13 +301,6 @@ def test_commands_of_the_documentation_are_ones_that_exist(root):
     assert {"env", "report"} <= targets
 
 
-def test_pinned_numbers_are_the_ledgers(root):
-    from replica.claims.ledger import numbers, read_ledger
-    from replica.files import read_json
-
-    assert read_json(root / "results/pinned/numbers.json") == numbers(read_ledger(root / "results/pinned/claims.json"))
-
-
 def test_numbers_of_a_ledger_leave_out_what_was_not_measured():
     from replica.claims.ledger import numbers
 

@@ -12,6 +12,7 @@ from replica.config import load_project
 from replica.errors import AssetError
 from replica.methods import parse
 from replica.methods.base import Context
+from replica.methods.stored import save_model
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.sharing.cards import write_card
@@ -39,7 +40,7 @@ def made(project, plan, name, *, methods=(), metrics=METRICS, head="classificati
         found, config = parse(reference)
         found.create(config).prepare(model, Context())
         structure.append(reference)
-    models.save(model, folder, head=head, labels=2, structure=structure)
+    save_model(model, folder, head=head, labels=2, structure=structure)
     parents = {role: {"run": parent, "seed": 0, "manifest": "0" * 64} for role, parent in run.parents.items()}
     manifest.write(
         folder,

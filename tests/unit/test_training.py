@@ -17,6 +17,7 @@ from replica.config import load_project
 from replica.config.schema import Train
 from replica.errors import AssetError, TrainingError
 from replica.files import read_result, write_json
+from replica.methods.stored import save_model
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.tasks.metrics import METRICS, MetricEntry
@@ -87,7 +88,7 @@ def _store_candidate(project, plan, layout, candidate, seed, selection):
     folder = layout.run("laptop", candidate, 0)
     folder.mkdir(parents=True)
     model = models.build(project.model("small"), head="classification", labels=2, seed=seed)
-    models.save(model, folder, head="classification", labels=2, structure=[])
+    save_model(model, folder, head="classification", labels=2, structure=[])
     manifest.write(folder, run=candidate, seed=0, selection=selection)
     generator = np.random.default_rng(0)
     rows = {"example_id": range(6), "row": range(6), "length": [5] * 6, "label": [0, 1, 0, 1, 1, 1]}

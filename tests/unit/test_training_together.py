@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from replica import models
 from replica.assets import generated, manifest, smoke_tokenizer
 from replica.assets.rows import write_parquet
 from replica.config import load_project
 from replica.errors import INTERRUPTED
 from replica.files import read_json
 from replica.methods.base import Context
+from replica.methods.stored import load_model
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.tasks import prepare
@@ -77,7 +77,7 @@ def test_only_adapters_of_tasks_that_came_change_and_a_resumed_run_has_the_same_
     start, _ = initial_model(PROJECT, layout, PLAN, run, 0, "text2text", 2, methods)
     for _, method in methods:
         method.prepare(start, Context(seed=0, head="text2text"))
-    trained, _ = models.load(stored)
+    trained, _ = load_model(stored)
     for task in range(len(TASKS)):
         mine = [name for name in start.state_dict() if f".adapter.down.{task}." in name]
         changed = [not torch.equal(start.state_dict()[name], trained.state_dict()[name]) for name in mine]
@@ -113,7 +113,7 @@ def test_a_choice_among_rates_is_by_the_mean_of_the_tasks(layout):
     run = PLAN.run(NAMES["single"])
     if not (layout.run("smoke", run.id, 0) / manifest.NAME).exists():
         assert train_run(PROJECT, PLAN, run.id, 0, layout) == 0
-    model, _ = models.load(layout.run("smoke", run.id, 0))
+    model, _ = load_model(layout.run("smoke", run.id, 0))
     trained = [PROJECT.task(name) for name in run.tasks]
     scores = evaluate.select_scores(model, trained, [layout.prepared(name) for name in run.trained_data])
     parts = [scores[f"{task.name}.{task.primary.name}"] for task in trained]

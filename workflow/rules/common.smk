@@ -66,9 +66,9 @@ BIBLIOGRAPHY = f"{PREFIX}papers.bib"
 onstart:
     # What `replica watch` shows, as a line a minute in the log of this call.
     from snakemake.logging import logger
-    from replica.cli.watch import beside
+    from replica.cli.watch import progress_thread
 
-    beside(PROJECT, PLAN, logger.info)
+    progress_thread(PROJECT, PLAN, logger.info)
 
 
 wildcard_constraints:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from replica.claims.expressions import Expression, UnknownName, parse, split_run
+from replica.claims.run_files import read_file, read_lines
 from replica.config.expand import expand_section, task_at
 from replica.config.project import Project
 from replica.config.schema import Paper
-from replica.errors import ConfigError, ResultError, nearest
-from replica.files import read_result
+from replica.errors import ConfigError, nearest
 
 #: Measures that differ from seed to seed; every other one counts something that all seeds share.
 _TIMED = ("latency",)
@@ -24,8 +23,6 @@ FILES = {
     "reported": ("metrics.json", "reported number"),
     "counts": ("manifest.json", "count"),
 }
-#: How a stored result that cannot be read is made again.
-AGAIN = "remove the file and run `snakemake` again"
 
 
 class Missing(Exception):
@@ -68,9 +65,9 @@ class Evidence:
         self.project, self.paper, self.scale = project, paper, scale
         self.results, self.run_ids = Path(results), run_ids
         self.structural_file = self.results / "structural" / f"{paper.id}.json"
-        self._stored = cache(lambda path, key: read_result(path, [key], AGAIN)[key] if path.is_file() else None)
+        self._stored = cache(read_file)
         self._entries = cache(lambda section: expand_section(paper, section))
-        self._lines = cache(_history)
+        self._read_lines = cache(read_lines)
 
     def structural(self) -> dict[str, float | None] | None:
         """Return the paper's structural measurements by dotted name; None where the file is missing."""
@@ -133,8 +130,7 @@ class Evidence:
     def lines(self, name: str, section: str, seed: int = 0) -> tuple[str, list[dict[str, Any]]]:
         """Return the key of a `history.<run>.<key>` name, and the lines of the run's history; `Missing` where there is none."""
         _, run_id, key = self.run_of(f"runs.{name.removeprefix('history.')}", section)
-        path = self._folder(run_id, seed) / "history.jsonl"
-        return key, self._lines(path)
+        return key, self._lines(run_id, seed)
 
     def names(self, pattern: str, section: str) -> list[str]:
         """Return the names that are stored where a name with `{}` parts points: of a history, of a run's reported numbers, or structural.
@@ -144,18 +140,20 @@ class Evidence:
         space, _, rest = pattern.partition(".")
         if space not in ("runs", "history"):
             if (stored := self.structural()) is None:
-                raise Missing(f"not measured: {self.structural_file} is missing (`snakemake structural` makes it)")
+                raise Missing(
+                    f"not measured: {self._shown(self.structural_file)} is missing (`snakemake structural` makes it)"
+                )
             return list(stored)
         run, run_id, key = self.run_of(f"runs.{rest}", section)
         if space == "history":
-            lines = self._lines(self._folder(run_id, 0) / "history.jsonl")
+            lines = self._lines(run_id, 0)
             return [f"history.{run}.{key}" for key in sorted({key for line in lines for key in line})]
         what = key.partition(".")[0]
         if what not in FILES:
             raise UnknownName(f"'{pattern}': only {', '.join(FILES)} of a run have parts to go through")
         path = self._folder(run_id, 0) / FILES[what][0]
         if (stored := self._stored(path, what)) is None:
-            raise Missing(f"not measured: {path} is missing")
+            raise Missing(f"not measured: {self._shown(path)} is missing")
         return [f"runs.{run}.{what}.{key}" for key in flat(stored)]
 
     def scored_on(self, name: str, section: str) -> str | None:
@@ -179,13 +177,15 @@ class Evidence:
                 raise UnknownName(f"'{name}' is no measurement of the paper{hint}")
         stored = self.structural()
         if stored is None:
-            raise Missing(f"not measured: {self.structural_file} is missing (`snakemake structural` makes it)")
+            raise Missing(
+                f"not measured: {self._shown(self.structural_file)} is missing (`snakemake structural` makes it)"
+            )
         for name in names:
             measurement = max((m for m in self.paper.measurements if name.startswith(f"{m}.")), key=len)
             if reason := self.unavailable(measurement):
                 raise Missing(f"not measured: {reason}")
             if not any(other.startswith(f"{measurement}.") for other in stored):
-                raise Missing(f"not measured: {self.structural_file} holds no '{measurement}'")
+                raise Missing(f"not measured: {self._shown(self.structural_file)} holds no '{measurement}'")
             if name in stored and stored[name] is None:
                 raise Missing(f"the meter gave no number for {name}")
             if name not in stored:
@@ -195,13 +195,23 @@ class Evidence:
     def _folder(self, run_id: str, seed: int) -> Path:
         return self.results / self.scale / "runs" / run_id / f"seed{seed}"
 
+    def _shown(self, path: Path) -> Path:
+        """Return a path as a checkout has it, below results/, wherever the folder of results lies."""
+        return Path("results") / path.relative_to(self.results)
+
+    def _lines(self, run_id: str, seed: int) -> list[dict[str, Any]]:
+        path = self._folder(run_id, seed) / "history.jsonl"
+        if (lines := self._read_lines(path)) is None:
+            raise Missing(f"not measured: {self._shown(path)} is missing")
+        return lines
+
     def _run_value(self, run_id: str, rest: str, seed: int) -> tuple[float, tuple[float, float] | None]:
         if rest.partition(".")[0] in FILES:
             return self._number(run_id, FILES[rest.partition(".")[0]][0], rest, seed), None
         path = self._folder(run_id, seed) / "metrics.json"
         scored = self._stored(path, "tasks")
         if scored is None:
-            raise Missing(f"not measured: {path} is missing")
+            raise Missing(f"not measured: {self._shown(path)} is missing")
         task, metric = self._task_and_metric(rest)
         if task not in scored:
             raise UnknownName(f"run {run_id} is not scored on task '{task}'{nearest(task, scored)}")
@@ -213,7 +223,7 @@ class Evidence:
             metric = next(iter(scored[task]))  # a stand-in task may be scored by another metric
         entry = scored[task][metric]
         if entry["value"] is None:
-            raise Missing(entry.get("reason") or f"{path} holds no value for {task}.{metric}")
+            raise Missing(entry.get("reason") or f"{self._shown(path)} holds no value for {task}.{metric}")
         low, high = entry.get("low"), entry.get("high")
         return float(entry["value"]), None if low is None or high is None else (float(low), float(high))
 
@@ -231,25 +241,13 @@ class Evidence:
         what, _, key = rest.partition(".")
         stored = self._stored(path, what)
         if stored is None:
-            raise Missing(f"not measured: {path} is missing")
+            raise Missing(f"not measured: {self._shown(path)} is missing")
         found = flat(stored)
         if key not in found:
             raise UnknownName(f"run {run_id} has no {FILES[what][1]} '{key}'{nearest(key, found)}")
         if found[key] is None:
-            raise Missing(f"{path} holds no value for {key}")
+            raise Missing(f"{self._shown(path)} holds no value for {key}")
         return float(found[key])  # type: ignore[arg-type]
-
-
-def _history(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        raise Missing(f"not measured: {path} is missing")
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
-    if not all(isinstance(line, dict) for line in lines):
-        raise ResultError(f"{path}: corrupt, not lines of JSON; {AGAIN}")
-    return lines
 
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:

@@ -1,4 +1,4 @@
-"""`replica logs RUN`: what a run's jobs said, and how each seed stands. `replica forget RUN`: let a failed run be tried again."""
+"""`replica logs RUN`: state of each seed and the ends of its jobs' logs. `replica forget RUN`: let a failed run be tried again."""
 
 from __future__ import annotations
 
@@ -8,73 +8,89 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from replica.cli.verbs import console, state_of
+from replica.cli.options import console, print_text, scale_option, shortened
 from replica.config import load_project
 from replica.errors import ConfigError, ReplicaError, nearest
+from replica.jobs.run_state import state_of
 from replica.paths import Layout
 from replica.plan import Plan, Run, build_plan
 from replica.training import failures, out_of_memory
 
-#: Where SLURM's own logs of jobs may lie: the profiles' folder, and the executor's default.
+#: Folders of SLURM's own logs of jobs: the profiles' folder, and the executor's default.
 SLURM_LOGS = ("logs/slurm", ".snakemake/slurm_logs")
 #: How many of SLURM's newest logs are read where their names do not hold the run (jobs of an array).
 LOOKED_AT = 200
 
 
+def add(verbs: Any) -> None:
+    """Add the verbs `logs` and `forget` to the command line."""
+    show = verbs.add_parser("logs", help="the state of a run's seeds and the ends of its jobs' logs, SLURM's included")
+    show.set_defaults(run=logs)
+    show.add_argument("--lines", type=int, default=20, help="last lines of every log, 0 for all (default: 20)")
+    show.add_argument("--paths", action="store_true", help="print the files' names alone")
+    retry = verbs.add_parser("forget", help="forget a run's remembered failures, so that it is tried again")
+    retry.set_defaults(run=forget)
+    for verb in (show, retry):
+        verb.add_argument("run_name", metavar="RUN", help="a run's id, a part of it, or a paper's name for it")
+        scale_option(verb)
+        verb.add_argument("--seed", type=int, help="one seed (default: all)")
+
+
 def logs(arguments: Namespace) -> int:
     """Print state, remembered failure and the end of the logs of one run's seeds."""
     layout = Layout(arguments.root)
-    made, run = found(arguments)
+    plan, run = find_run(arguments)
     seeds = sorted(run.seeds) if arguments.seed is None else [arguments.seed]
     if arguments.paths:
-        for path in files(layout, made.scale, run.id, arguments.seed):
+        for path in files(layout, plan.scale, run.id, arguments.seed):
             print(path)
         return 0
     console.print(f"[bold]{run.id}[/bold]  ({', '.join(sorted(run.names))})", highlight=False)
     for seed in seeds:
-        console.print(f"seed {seed}: {_standing(layout, made, run, seed)}", highlight=False, markup=False)
-    paths = list(files(layout, made.scale, run.id, arguments.seed))
+        print_text(f"seed {seed}: {_state(layout, plan, run, seed)}")
+    paths = list(files(layout, plan.scale, run.id, arguments.seed))
     for path in paths:
         _show(path, arguments.lines)
     if not paths:
-        console.print(f"no log of this run at scale {made.scale}: none of its jobs was started here")
+        console.print(f"no log of this run at scale {plan.scale}: none of its jobs was started here")
     return 0
 
 
 def forget(arguments: Namespace) -> int:
-    """Remove what a run's seeds remember of failures and memory, so that the next call tries them as if for the first time."""
+    """Remove the remembered failures and memory shortages of a run's seeds, so that the next call tries them as if for the first time."""
     layout = Layout(arguments.root)
-    made, run = found(arguments)
+    plan, run = find_run(arguments)
     seeds = sorted(run.seeds) if arguments.seed is None else [arguments.seed]
-    removed = failures.forget(layout, made.scale, run.id, seeds)
+    removed = failures.forget(layout, plan.scale, run.id, seeds)
     for path in removed:
         console.print(f"removed {path}", highlight=False)
     if not removed:
-        console.print(f"{run.id}: nothing was remembered")
+        console.print(f"{run.id}: no failure was remembered")
     return 0
 
 
-def found(arguments: Namespace) -> tuple[Plan, Run]:
-    """Return the plan and the run that a person means: by id, by a part of it, or by a paper's name for it.
+def find_run(arguments: Namespace) -> tuple[Plan, Run]:
+    """Return the plan and the run that the name means: by id, by a part of it, or by a paper's name for it.
 
     Enabled papers come first, then all papers' files; ConfigError where none or several fit.
     """
-    wanted, known = arguments.run, []
+    wanted, known = arguments.run_name, []
     for papers in (None, "all"):
         project = load_project(arguments.root, quick=False)
         if papers:
             project = load_project(arguments.root, quick=False, papers=list(project.paper_folders))
-        made = build_plan(project, arguments.scale)
-        runs = [run for run in made.runs.values() if run.seeds]
+        plan = build_plan(project, arguments.scale)
+        runs = [run for run in plan.runs.values() if run.seeds]
         exact = [run for run in runs if wanted == run.id or wanted in run.names]
         fitting = exact or [run for run in runs if wanted in run.id]
         if len(fitting) == 1:
-            return made, fitting[0]
+            return plan, fitting[0]
         if fitting:
-            raise ConfigError(f"'{wanted}' fits {len(fitting)} runs: {_some(run.id for run in fitting)}")
+            raise ConfigError(f"'{wanted}' fits {len(fitting)} runs: {shortened(sorted(run.id for run in fitting), 8)}")
         known = [run.id for run in runs]
-    raise ConfigError(f"no run '{wanted}' at scale {made.scale}{nearest(wanted, known)}")
+    raise ConfigError(f"no run '{wanted}' at scale {plan.scale}{nearest(wanted, known)}")
 
 
 def files(layout: Layout, scale: str, run_id: str, seed: int | None = None) -> Iterator[Path]:
@@ -95,10 +111,10 @@ def files(layout: Layout, scale: str, run_id: str, seed: int | None = None) -> I
     yield from sorted(named, key=_when)
 
 
-def _standing(layout: Layout, made: Plan, run: Run, seed: int) -> str:
-    folder = layout.resume(made.scale, run.id, seed)
+def _state(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
+    folder = layout.resume(plan.scale, run.id, seed)
     try:
-        text = state_of(layout, made, run, seed)
+        text = state_of(layout, plan, run, seed)
     except ReplicaError as error:
         text = str(error)
     steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
@@ -126,14 +142,9 @@ def _show(path: Path, lines: int) -> None:
     shown = text[-lines:] if lines else text
     left = f", the last {len(shown)} of {len(text)} lines" if len(shown) < len(text) else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(_when(path)))
-    console.print(f"\n== {path} ({when}{left})", highlight=False, markup=False)
+    print_text(f"\n== {path} ({when}{left})")
     for line in shown:
         print(line)
-
-
-def _some(names: Iterator[str]) -> str:
-    names = sorted(names)
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _when(path: Path) -> float:

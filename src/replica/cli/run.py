@@ -10,10 +10,12 @@ import time
 from argparse import Namespace
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 from rich.live import Live
 
-from replica.cli.verbs import console, ledger_of, state_of
+from replica.cli.explain import ledger_of
+from replica.cli.options import all_option, console, print_text, scale_option
 from replica.cli.watch import EVERY, duration, line, picture
 from replica.config import Project, load_project
 from replica.errors import ConfigError, ReplicaError, nearest
@@ -28,10 +30,32 @@ from replica.plan.outputs import claimed_papers, paper_inputs
 SHOWN = 20
 
 
-def run(arguments: Namespace) -> int:
-    """Run Snakemake for what was named, show how far it is, and print the verdicts; returns Snakemake's exit status.
+def add(verbs: Any) -> None:
+    """Add the verb `run` to the command line."""
+    verb = verbs.add_parser(
+        "run",
+        help="regenerate papers or single claims, with live progress and the verdicts at the end",
+        epilog="The first line is the call of Snakemake; its output goes to logs/run/. Stopped, the same call goes on.",
+    )
+    verb.set_defaults(run=run)
+    verb.add_argument(
+        "names",
+        nargs="*",
+        metavar="PAPER|CLAIM",
+        help="papers with all their trends, or claims with the runs that their verdicts need (default: the whole report)",
+    )
+    scale_option(verb)
+    all_option(verb)
+    verb.add_argument("--profile", metavar="NAME", help="slurm, slurm-gres, workstation or your own (default: here)")
+    verb.add_argument("--dry-run", action="store_true", help="list the jobs that would run, and why")
+    verb.add_argument("--snakemake", metavar="OPTIONS", help='further options of Snakemake, e.g. "--keep-going"')
 
-    Its output goes to a file below logs/run/, and to the terminal where it failed. A call that is stopped goes on when it is repeated.
+
+def run(arguments: Namespace) -> int:
+    """Run Snakemake for papers or claims, show its progress and print the verdicts; returns Snakemake's exit status.
+
+    Snakemake's output goes to a file below logs/run/, and to the terminal where it failed. A call that is stopped goes on when it is
+    repeated.
     """
     configured = load_project(arguments.root)
     papers, claims = _named(configured, arguments.names)
@@ -44,27 +68,27 @@ def run(arguments: Namespace) -> int:
         claims=claims or None,
         scale=arguments.scale,
     )
-    made = build_plan(project)
-    command = _command(made.scale, papers, claims, enabled, arguments)
+    plan = build_plan(project)
+    command = _command(plan.scale, papers, claims, enabled, arguments)
     console.print(shlex.join(command[2:]), style="dim", highlight=False, markup=False)
     if arguments.dry_run:
         return subprocess.run(command, cwd=arguments.root).returncode
     root, begun = Path(arguments.root), time.monotonic()
-    needed = _needed(project, made, papers or claimed_papers(project) or list(project.papers))
+    needed = _needed(project, plan, papers or claimed_papers(project) or list(project.papers))
     log = root / "logs" / "run" / f"{time.strftime('%Y%m%d-%H%M%S')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
         # in a session of its own, so that a key pressed in the terminal reaches it once, through here, and not twice
         child = subprocess.Popen(command, cwd=root, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
         with _passed_on(child):
-            status = _follow(child, Watcher(Layout(root), made, needed, state_of))
+            status = _follow(child, Watcher(Layout(root), plan, needed))
     if status:
         ends = log.read_text(encoding="utf-8").splitlines()[-SHOWN:]
-        console.print("\n".join(ends), highlight=False, markup=False)
-        console.print(f"Snakemake ended with status {status}; all it said: {log}", highlight=False, markup=False)
+        print_text("\n".join(ends))
+        print_text(f"Snakemake ended with status {status}; its whole output: {log}")
         return status
-    console.print(f"done in {duration(time.monotonic() - begun)}; what Snakemake said: {log}", highlight=False)
-    _verdicts(root, made.scale, papers or claimed_papers(project), claims)
+    console.print(f"done in {duration(time.monotonic() - begun)}; output of Snakemake: {log}", highlight=False)
+    _verdicts(root, plan.scale, papers or claimed_papers(project), claims)
     return 0
 
 
@@ -86,7 +110,7 @@ def _named(project: Project, names: list[str]) -> tuple[list[str], list[str]]:
 def _command(
     scale: str, papers: list[str], claims: list[str], enabled: list[str] | None, arguments: Namespace
 ) -> list[str]:
-    """Return the call of Snakemake: the target `paper` for what was named, else what it makes by itself.
+    """Return the call of Snakemake: the target `paper` for papers and claims, else the default target.
 
     `enabled` are the papers to enable for this call where one is named that the configuration does not.
     """
@@ -109,16 +133,16 @@ def _command(
 
 
 def _needed(project: Project, plan: Plan, papers: list[str]) -> list[Job]:
-    """Return the jobs that the papers' claims need, with all that these wait for."""
+    """Return the jobs that the papers' claims need, and the jobs before them."""
     known = {job.output: job for job in jobs(project, plan)}
     waiting = [file for name in papers for file in paper_inputs(project, plan, name)]
-    found: dict[str, Job] = {}
+    needed: dict[str, Job] = {}
     while waiting:
         output = waiting.pop()
-        if output in known and output not in found:
-            found[output] = known[output]
+        if output in known and output not in needed:
+            needed[output] = known[output]
             waiting += known[output].before
-    return [job for output, job in known.items() if output in found]
+    return [job for output, job in known.items() if output in needed]
 
 
 @contextmanager
@@ -142,13 +166,13 @@ def _follow(child: subprocess.Popen, watcher: Watcher) -> int:
 
     def shown() -> str | None:
         try:
-            found = watcher.look()
+            progress = watcher.look()
         except (ReplicaError, OSError) as error:
             return f"progress: {error}"
         if live is not None:
-            live.update(picture(found, console.height), refresh=True)
+            live.update(picture(progress, console.height), refresh=True)
             return None
-        return line(found)
+        return line(progress)
 
     def ended(seconds: float) -> bool:
         with suppress(subprocess.TimeoutExpired):
@@ -158,14 +182,14 @@ def _follow(child: subprocess.Popen, watcher: Watcher) -> int:
     live = Live(console=console, auto_refresh=False) if console.is_terminal else None
     with live or nullcontext():
         while not ended(EVERY[live is not None]):
-            said = shown()
-            if said is not None:
-                console.print(said, highlight=False, markup=False)
+            text = shown()
+            if text is not None:
+                print_text(text)
     return child.returncode
 
 
 def _verdicts(root: Path, scale: str, papers: list[str], claims: list[str]) -> None:
-    """Print the scorecard of the papers named (or of the ledger), of claims their rows alone."""
+    """Print the scorecard of papers (of the whole ledger where there are none); with claims, of their rows alone."""
     from replica.report.scorecard import scorecard
 
     if not papers:

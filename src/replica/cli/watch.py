@@ -9,12 +9,13 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replica.cli.verbs import console, planned, state_of
+from replica.cli.options import console, plan_options, planned, print_text
 from replica.config import Project
 from replica.errors import ConfigError, ReplicaError
 from replica.jobs.planned import jobs
@@ -28,41 +29,56 @@ EVERY = {True: 5.0, False: 60.0}
 NAMED = 3
 
 
+def add(verbs: Any) -> None:
+    """Add the verb `watch` to the command line."""
+    verb = verbs.add_parser("watch", help="follow the jobs: how many are done, steps and losses, expected end")
+    verb.set_defaults(run=watch)
+    plan_options(verb)
+    verb.add_argument("--once", action="store_true", help="look once")
+    verb.add_argument(
+        "--every", type=float, metavar="SECONDS", help="between two looks (default: 5 on a terminal, else 60)"
+    )
+
+
 def watch(arguments: Namespace) -> int:
     """Show progress, renewed in place on a terminal and as lines elsewhere, until nothing runs; once with `--once`."""
     every = EVERY[console.is_terminal] if arguments.every is None else arguments.every
     if not every > 0:
         raise ConfigError(f"--every {every:g}: give seconds above 0")
-    project, made = planned(arguments)
-    watcher = Watcher(Layout(arguments.root), made, jobs(project, made), state_of)
+    project, plan = planned(arguments)
+    watcher = Watcher(Layout(arguments.root), plan, jobs(project, plan))
     with suppress(KeyboardInterrupt):
         if console.is_terminal and not arguments.once:
             with Live(console=console, auto_refresh=False) as live:
                 while True:
-                    found = watcher.look()
-                    live.update(picture(found, console.height), refresh=True)
-                    if found.over:
+                    look = watcher.look()
+                    live.update(picture(look, console.height), refresh=True)
+                    if look.over:
                         break
                     time.sleep(every)
         else:
             while True:
-                found = watcher.look()
-                _say(line(found) if not arguments.once else "\n".join([headline(found), *map(sentence, found.running)]))
-                if found.over or arguments.once:
+                look = watcher.look()
+                print_text(
+                    line(look) if not arguments.once else "\n".join([headline(look), *map(sentence, look.running)])
+                )
+                if look.over or arguments.once:
                     break
                 time.sleep(every)
-        if found.over and found.done < found.total:
-            _say("nothing runs here; `snakemake` (or the make verb you began with) goes on where it stopped")
+        if look.over and look.done < look.total:
+            print_text("nothing runs here; `snakemake` (or the make verb you began with) goes on where it stopped")
     return 0
 
 
-def beside(project: Project, plan: Plan, say: Callable[[str], None], every: float = EVERY[False]) -> threading.Event:
-    """Say how much is to do, and every minute how far it is, in a thread that ends with this process, or after the returned event is set.
+def progress_thread(
+    project: Project, plan: Plan, say: Callable[[str], None], every: float = EVERY[False]
+) -> threading.Event:
+    """Report progress every minute from a thread that ends with this process, or after the returned event is set.
 
-    What cannot be read is said instead. A look never takes more than a fiftieth of the time: where it is slow (many jobs, a shared file
-    system), the next comes later.
+    A file that cannot be read is reported instead. A look never takes more than a fiftieth of the time: where it is slow (many jobs,
+    a shared file system), the next comes later.
     """
-    watcher = Watcher(Layout(project.root), plan, jobs(project, plan), state_of)
+    watcher = Watcher(Layout(project.root), plan, jobs(project, plan))
     ended = threading.Event()
 
     def follow() -> None:
@@ -80,58 +96,56 @@ def beside(project: Project, plan: Plan, say: Callable[[str], None], every: floa
     return ended
 
 
-def outlook(found: Look) -> str:
+def outlook(look: Look) -> str:
     """Return one line before anything runs: how many jobs are done, and how long the rest takes on this machine's cores."""
-    text = f"{found.done} of {found.total} jobs are done"
-    if found.left is None:
+    text = f"{look.done} of {look.total} jobs are done"
+    if look.left is None:
         return f"{text}; comparing, tables and report are left"
     cores = os.cpu_count() or 1
-    work = found.left * max(1, len(found.running))
+    work = look.left * max(1, len(look.running))
     return (
         f"{text}; the rest is about {duration(work)} of one job at a time, {duration(work / cores)} with {cores} at a time"
         " (measured where jobs of the kind have run here, estimated elsewhere); stopped, the same call goes on"
     )
 
 
-def headline(found: Look, now: float | None = None) -> str:
+def headline(look: Look, now: float | None = None) -> str:
     """Return one line: jobs done, running, submitted and failed, and the expected end where something runs."""
     now = time.time() if now is None else now
-    counts = [f"{found.done} of {found.total} jobs done", f"{len(found.running)} running"]
-    counts += [f"{len(found.submitted)} submitted"] if found.submitted else []
-    counts += [f"{len(found.failed)} failed"] if found.failed else []
+    counts = [f"{look.done} of {look.total} jobs done", f"{len(look.running)} running"]
+    counts += [f"{len(look.submitted)} submitted"] if look.submitted else []
+    counts += [f"{len(look.failed)} failed"] if look.failed else []
     text = f"{time.strftime('%H:%M:%S', time.localtime(now))}  {', '.join(counts)}"
-    if found.left is None:
-        return text + ("; tables and report are left" if found.at_work else "")
-    if found.running:
-        day = "%a %H:%M" if found.left > 12 * 3600 else "%H:%M"
-        return (
-            f"{text}; about {duration(found.left)} left, until {time.strftime(day, time.localtime(now + found.left))}"
-        )
-    return text + ("; Snakemake holds the folder" if found.at_work else "")
+    if look.left is None:
+        return text + ("; tables and report are left" if look.at_work else "")
+    if look.running:
+        day = "%a %H:%M" if look.left > 12 * 3600 else "%H:%M"
+        return f"{text}; about {duration(look.left)} left, until {time.strftime(day, time.localtime(now + look.left))}"
+    return text + ("; Snakemake holds the folder" if look.at_work else "")
 
 
-def line(found: Look) -> str:
+def line(look: Look) -> str:
     """Return the headline and the first running jobs as one line."""
-    parts = [headline(found), *(sentence(item) for item in found.running[:NAMED])]
-    more = len(found.running) - NAMED
+    parts = [headline(look), *(sentence(item) for item in look.running[:NAMED])]
+    more = len(look.running) - NAMED
     return " | ".join([*parts, *([f"and {more} more"] if more > 0 else [])])
 
 
 def sentence(item: Running) -> str:
-    """Say of a running job what it makes, for how long, how far it is and, if elsewhere, where."""
+    """Return rule, run, progress and (if elsewhere) host of a running job as one line."""
     return "  ".join(filter(None, (item.job.rule, _name(item), _far(item), _where(item))))
 
 
-def picture(found: Look, height: int) -> Table:
+def picture(look: Look, height: int) -> Table:
     """Return the headline and a line for each running job, as many as a screen of this height takes."""
-    table = Table(title=Text(headline(found)), title_justify="left", pad_edge=False, show_header=bool(found.running))
-    for column in ("rule", "what", "progress", "host"):
+    table = Table(title=Text(headline(look)), title_justify="left", pad_edge=False, show_header=bool(look.running))
+    for column in ("rule", "run", "progress", "host"):
         table.add_column(column, overflow="fold")
     most = max(1, height - 8)
-    for item in found.running[:most]:
+    for item in look.running[:most]:
         table.add_row(*(Text(cell) for cell in (item.job.rule, _name(item), _far(item), _where(item))))
-    if len(found.running) > most:
-        table.add_row("", f"and {len(found.running) - most} more", "", "")
+    if len(look.running) > most:
+        table.add_row("", f"and {len(look.running) - most} more", "", "")
     return table
 
 
@@ -155,7 +169,3 @@ def _far(item: Running) -> str:
 
 def _where(item: Running) -> str:
     return f"on {item.host}" if item.host and item.host != socket.gethostname() else ""
-
-
-def _say(text: str) -> None:
-    console.print(text, highlight=False, markup=False)

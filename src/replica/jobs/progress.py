@@ -13,6 +13,7 @@ from pathlib import Path
 
 from replica.files import read_result
 from replica.jobs.planned import Job
+from replica.jobs.run_state import state_of
 from replica.paths import Layout
 from replica.plan import Plan
 from replica.sharing.records import Records
@@ -51,8 +52,8 @@ class Look:
 class Watcher:
     """Looks at the jobs of a plan again and again."""
 
-    def __init__(self, layout: Layout, plan: Plan, jobs: list[Job], state_of: Callable[..., str]):
-        self.layout, self.plan, self.jobs, self._state_of = layout, plan, jobs, state_of
+    def __init__(self, layout: Layout, plan: Plan, jobs: list[Job]):
+        self.layout, self.plan, self.jobs = layout, plan, jobs
         self._records = Records(layout.root)
 
     def look(self, now: float | None = None) -> Look:
@@ -80,7 +81,7 @@ class Watcher:
 
     def _state(self, job: Job) -> str:
         run_id, seed = job.run or ("", 0)
-        return self._state_of(self.layout, self.plan, self.plan.runs[run_id], seed)
+        return state_of(self.layout, self.plan, self.plan.runs[run_id], seed)
 
     def _running(self, job: Job, marked: float | None, now: float) -> Running | None:
         """Return how a job is at work: by its process's own record, or by Snakemake's mark and a log begun after it."""

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from replica.errors import ConfigError
+from replica.models.architectures import architecture, position_limit
 
 #: Length of the decoder's side where a measurement of an encoder-decoder model does not give one.
 DECODER_LENGTH = 128
@@ -37,7 +38,7 @@ def make_batch(
     _check_length(config, length)
     ids = torch.ones(batch, length, dtype=torch.long, device=device)
     inputs = {"input_ids": ids}
-    if config.model_type not in _WITHOUT_MASK:
+    if architecture(config.model_type).mask:
         inputs["attention_mask"] = torch.ones_like(ids)
     if getattr(config, "type_vocab_size", 0) and config.model_type == "bert":
         inputs["token_type_ids"] = torch.zeros_like(ids)
@@ -65,10 +66,6 @@ def samples_of(config, length: int) -> int:
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         length = (length - 1) * stride + kernel
     return length
-
-
-#: Architectures that see no mask: every token is real.
-_WITHOUT_MASK = {"mamba"}
 
 
 def _image(config) -> tuple[int, int, int]:
@@ -103,8 +100,6 @@ def _labels(model: nn.Module, batch: int, length: int, device: torch.device) -> 
 
 
 def _check_length(config, length: int) -> None:
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and config.model_type in {"roberta", "xlm-roberta", "camembert", "longformer"}:
-        limit -= (config.pad_token_id or 0) + 1
+    limit = position_limit(config)
     if limit is not None and length > limit:
         raise ConfigError(f"length {length} is beyond the {limit} positions of this {config.model_type} model")

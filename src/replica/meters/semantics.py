@@ -13,6 +13,7 @@ from torch.fx.experimental import _config
 from torch.nn import functional
 
 from replica.errors import ConfigError
+from replica.models.architectures import architecture
 
 
 @contextmanager
@@ -59,13 +60,8 @@ def steady(model: nn.Module) -> Iterator[None]:
 def notes(model: nn.Module) -> list[str]:
     """Return what an architecture's measurement takes for granted beyond the meters' own assumptions."""
     config = model.config
-    said = {
-        "longformer": "one global token an example, as the classifier sets",
-        "wav2vec2": "length counts frames of 20 ms; no layer drop, no SpecAugment",
-        "mamba": "the scan runs step by step, as transformers does without Mamba's own CUDA kernels",
-        "albert": "one set of weights is run in every layer: counted and stored once, computed each time",
-    }
-    found = [said[config.model_type]] if config.model_type in said else []
+    note = architecture(config.model_type).note
+    found = [note] if note else []
     if config.model_type == "big_bird":
         shortest = (5 + 2 * config.num_random_blocks) * config.block_size
         found.append(f"blocks of {config.block_size}; full attention up to {shortest} tokens, as transformers does")
@@ -117,7 +113,7 @@ def _set_attention_type(body: nn.Module, kind: str) -> None:
 
 
 @contextmanager
-def rules(model: nn.Module, *, kernel: str = "eager", dropout: bool = True, era: str = "today") -> Iterator[None]:
+def rules(model: nn.Module, kernel: str = "eager", *, dropout: bool = True, era: str = "today") -> Iterator[None]:
     """Measure inside this block under named rules.
 
     `kernel`: "eager" materialises the attention matrix; "fused" keeps query, key, value, output and one fp32 log-sum a row, as
@@ -250,7 +246,7 @@ def _decoder_cache(model: nn.Module) -> Iterator[None]:
     def with_output(_model: nn.Module, _inputs: tuple, output: object) -> None:
         weakref.finalize(output, kept.clear)
 
-    if getattr(model.config, "model_type", "") in {"t5", "mt5", "clip-t5"}:
+    if architecture(getattr(model.config, "model_type", "")).family == "t5":
         handles.append(model.register_forward_hook(with_output))
         for name, module in model.named_modules():
             steps = name.split(".")

@@ -7,6 +7,7 @@ version, and `method.py`, the class that does the work, which is imported when a
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,57 +32,57 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """What the registry knows of a method.
+    """A registered method.
 
-    `changes` says what it acts on: `structure` (modules or masks in the model), `loss`, `optimizer`, `schedule`; of the last
-    three a run may hold one each. `needs_teacher` asks the run for a `teacher:` or stored `targets:`. `persistent` says that
-    the stored model keeps the method's modules, so that loading calls `restore`.
+    `changes` lists the parts of training that it acts on: `structure` (modules or masks in the model), `loss`, `optimizer`,
+    `schedule`; at most one method of a run may change each of the last three. With `needs_teacher` the run must have a `teacher:` or
+    stored `targets:`. The stored model of a `persistent` method keeps its modules, and loading calls `restore`.
     """
 
     name: str
     version: int
     config: type[MethodConfig]
-    implementation: str
     changes: frozenset[str]
     needs_teacher: bool
     persistent: bool
+
+    @property
+    def family(self) -> str:
+        """Name of the folder `methods/<family>` that holds the method."""
+        return self.config.__module__.split(".")[2]
+
+    @property
+    def module(self) -> str:
+        """Name of the module of the method's class: `method` in the folder of its configuration."""
+        return f"{self.config.__module__.rpartition('.')[0]}.method"
 
     def load(self) -> type[Method]:
         """Import and return the class that implements the method: the one subclass of `Method` that its `method.py` defines."""
         from replica.methods.base import Method
 
-        name, _, attribute = self.implementation.partition(":")
-        module = importlib.import_module(name)
-        if attribute:
-            return getattr(module, attribute)
         classes = [
             value
-            for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == name
+            for value in vars(importlib.import_module(self.module)).values()
+            if isinstance(value, type) and issubclass(value, Method) and value.__module__ == self.module
         ]
         if len(classes) != 1:
-            raise TypeError(f"{name} must define one subclass of Method, it defines {[c.__name__ for c in classes]}")
+            names = [value.__name__ for value in classes]
+            raise TypeError(f"{self.module} must define one subclass of Method, it defines {names}")
         return classes[0]
 
     def create(self, config: MethodConfig) -> Method:
-        """Return the method with this configuration; it knows the name that it is registered under."""
-        implementation = self.load()(config)
-        implementation.name = self.name
-        return implementation
+        """Return the method with this configuration; its `name` is the registered one."""
+        method = self.load()(config)
+        method.name = self.name
+        return method
 
 
 _ENTRIES: dict[str, MethodEntry] = {}
 
 
 def method(
-    name: str,
-    *,
-    version: int,
-    implementation: str | None = None,
-    changes: set[str],
-    needs_teacher: bool = False,
-    persistent: bool = False,
-):
+    name: str, *, version: int, changes: set[str], needs_teacher: bool = False, persistent: bool = False
+) -> Callable[[type[MethodConfig]], type[MethodConfig]]:
     """Register the decorated configuration class as the method `name`.
 
     Raises ValueError for a name taken twice or an unknown entry of `changes`: both are mistakes of the programmer.
@@ -92,15 +93,7 @@ def method(
     def register(config: type[MethodConfig]) -> type[MethodConfig]:
         if name in _ENTRIES:
             raise ValueError(f"method '{name}' is registered twice")
-        _ENTRIES[name] = MethodEntry(
-            name,
-            version,
-            config,
-            implementation or f"{config.__module__.rpartition('.')[0]}.method",
-            frozenset(changes),
-            needs_teacher,
-            persistent,
-        )
+        _ENTRIES[name] = MethodEntry(name, version, config, frozenset(changes), needs_teacher, persistent)
         return config
 
     return register
@@ -108,11 +101,27 @@ def method(
 
 @cache
 def entries() -> dict[str, MethodEntry]:
-    """Return every registered method by name, importing the families' configurations once."""
-    root = Path(__file__).parent
-    for path in sorted([*root.glob("*/config.py"), *root.glob("*/*/config.py")]):
-        importlib.import_module(".".join(("replica.methods", *path.relative_to(root).with_suffix("").parts)))
+    """Return every registered method by name, importing their configurations once.
+
+    Raises ValueError for a method's folder that is incomplete or is not named as its method, with `_` for `-`.
+    """
+    modules = [path for name in ("config", "method") for path in Path(__file__).parent.glob(f"*/*/{name}.py")]
+    for folder in sorted({path.parent for path in modules}):
+        _register_folder(folder)
     return _ENTRIES
+
+
+def _register_folder(folder: Path) -> None:
+    missing = [name for name in ("config.py", "method.py") if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: a method's folder has config.py and method.py; {missing[0]} is missing")
+    config = f"replica.methods.{folder.parent.name}.{folder.name}.config"
+    importlib.import_module(config)
+    name = folder.name.replace("_", "-")
+    if name not in _ENTRIES or _ENTRIES[name].config.__module__ != config:
+        raise ValueError(
+            f"{folder}/config.py must register the method '{name}', as its folder is named: @method(\"{name}\", …)"
+        )
 
 
 def entry(name: str) -> MethodEntry:
@@ -131,8 +140,8 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
     reference = {"name": reference} if isinstance(reference, str) else dict(reference)
     if "name" not in reference:
         raise ConfigError(f"a method needs a `name`: {reference}")
-    found = entry(reference.pop("name"))
+    registered = entry(reference.pop("name"))
     try:
-        return found, found.config(**reference)
+        return registered, registered.config(**reference)
     except ValidationError as error:
-        raise ConfigError(f"method '{found.name}': {explain(error, found.config)}") from None
+        raise ConfigError(f"method '{registered.name}': {explain(error, registered.config)}") from None

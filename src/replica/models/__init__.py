@@ -1,8 +1,23 @@
-"""Backbones by name and size: built from their configuration, from retrieved weights, or from a finished run."""
+"""Backbones by name and size, built from their configuration or from retrieved weights, and the rows of their architectures."""
 
-from replica.models.build import build, from_asset, grown
-from replica.models.heads import HEADS, head_of
-from replica.models.storage import load, save
-from replica.models.structure import body, encoder_layers
+from __future__ import annotations
 
-__all__ = ["HEADS", "body", "build", "encoder_layers", "from_asset", "grown", "head_of", "load", "save"]
+import importlib
+from typing import Any
+
+from replica.models.architectures import body, encoder_layers
+
+#: Functions that need torch, imported on first use: plans read `architectures` without it.
+_WITH_TORCH = {
+    "build": "replica.models.factory",
+    "from_asset": "replica.models.factory",
+    "grown": "replica.models.factory",
+}
+
+__all__ = ["body", "encoder_layers", *_WITH_TORCH]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WITH_TORCH:
+        raise AttributeError(f"module 'replica.models' has no attribute '{name}'")
+    return getattr(importlib.import_module(_WITH_TORCH[name]), name)

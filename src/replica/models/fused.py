@@ -10,8 +10,6 @@ from transformers.pytorch_utils import Conv1D
 
 #: Name of the fused projection in GPT-2's attention.
 _FUSED = "c_attn"
-#: Architecture with fused projections: the names of queries and values once they are separate.
-QUERY_VALUE = {"gpt2": ("query", "value")}
 
 
 class SeparateProjections(nn.Module):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replica.config.asset_schema import ModelEntry
+from replica.models.architectures import architecture
 
 #: How far the closed form may lie from the meter's measurement, as a share of it; held by tests.
 ERROR = 0.15
@@ -19,10 +20,6 @@ MARGIN = 1.3
 FLOAT, MASK = 4, 1
 #: A device's context and its libraries' workspaces, and a process with the training libraries loaded, in bytes.
 DEVICE_BASE, PROCESS_BASE = 1.0e9, 1.4e9
-
-
-#: Architectures that train without dropout by default: they keep an attention map once, and no masks.
-WITHOUT_DROPOUT = ("vit", "clip_vision_model", "llama")
 
 
 @dataclass(frozen=True)
@@ -67,11 +64,11 @@ def shape_of(entry: ModelEntry) -> Shape:
     hidden = first("hidden_size", "d_model", "dim", "n_embd")
     layers = first("num_hidden_layers", "num_layers", "n_layers", "encoder_layers", "n_layer")
     heads = first("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads", "n_head", default=1)
-    two_sided = entry.architecture in ("t5", "mt5", "bart", "clip-bart", "clip-t5")
+    row = architecture(entry.architecture)
     patch, image = first("patch_size"), first("image_size")
     return Shape(
         layers=layers,
-        decoder=first("num_decoder_layers", "decoder_layers", default=layers) if two_sided else 0,
+        decoder=first("num_decoder_layers", "decoder_layers", default=layers) if row.two_stacks else 0,
         hidden=hidden,
         heads=heads,
         inner=first("intermediate_size", "d_ff", "hidden_dim", "encoder_ffn_dim", "n_inner", default=4 * hidden),
@@ -79,8 +76,8 @@ def shape_of(entry: ModelEntry) -> Shape:
         vocabulary=first("vocab_size"),
         image_tokens=(image // patch) ** 2 + 1 if patch else 0,
         regions=first("regions") * first("images", default=1),
-        normed=entry.architecture in ("t5", "mt5", "clip-t5"),
-        dropout=entry.architecture not in WITHOUT_DROPOUT,
+        normed=row.family == "t5",
+        dropout=row.dropout,
     )
 
 

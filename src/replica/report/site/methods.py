@@ -30,16 +30,15 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
         papers = sorted(
             {paper for paper, _ in measurements} | {paper for run in runs for paper, _ in source.names.get(run, [])}
         )
-        family = entry.implementation.split(".")[2]
         pages.write(
             f"methods/{name}.html",
             "method.html.j2",
             name=name,
             entry=entry,
-            family=family,
+            family=entry.family,
             first=first,
             rest=rest.strip(),
-            formulas=formulas(entry.implementation),
+            formulas=formulas(entry.module),
             settings=_settings(entry.config),
             measurements=measurements,
             runs=[{"run": run, "called": source.called(run), "seeds": len(source.runs[run].seeds)} for run in runs],
@@ -47,23 +46,25 @@ def write(pages: Pages, source: Source, points: list[Point]) -> None:
             points=[point for point in points if name in point.methods],
             axes=AXES,
         )
-        listed.append({"name": name, "family": family, "first": first, "papers": papers, "runs": len(runs)})
+        listed.append({"name": name, "family": entry.family, "first": first, "papers": papers, "runs": len(runs)})
     pages.write(
         "methods/index.html", "methods.html.j2", methods=sorted(listed, key=lambda one: (one["family"], one["name"]))
     )
 
 
-def formulas(implementation: str) -> list[tuple[str, str]]:
-    """Return (name, docstring) of the module that implements a method and of what it holds, read without importing it.
+def formulas(module: str) -> list[tuple[str, str]]:
+    """Return (name, docstring) of the module that implements a method and of its members, read without importing it.
 
-    The module and the method's class come first; of the rest the public classes and functions whose docstring has a formula (an
+    The module and the method's class come first, then the other public classes and functions whose docstring has a formula (an
     equals sign) or names an equation.
     """
-    module, _, attribute = implementation.partition(":")
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-    found = [("", ast.get_docstring(tree) or "")]
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    own = [node.name for node in classes if "Method" in [getattr(base, "id", "") for base in node.bases]]
+    method = own[0] if own else classes[-1].name
+    documents = [("", ast.get_docstring(tree) or "")]
     rest = []
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
@@ -76,11 +77,11 @@ def formulas(implementation: str) -> list[tuple[str, str]]:
                 if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_")
             ]
         for name, text in documented:
-            if name == attribute and text:
-                found.append((name, text))
+            if name == method and text:
+                documents.append((name, text))
             elif "=" in text or "equation" in text.lower():
                 rest.append((name, text))
-    return [(name, text) for name, text in [*found, *rest] if text]
+    return [(name, text) for name, text in [*documents, *rest] if text]
 
 
 def _settings(config: type[registry.MethodConfig]) -> list[dict[str, Any]]:

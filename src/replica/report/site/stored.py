@@ -1,24 +1,18 @@
-"""What is stored of the runs of a scale, seed by seed: of this checkout, else what is pinned under version control."""
+"""The stored seeds of a scale's runs: those of this checkout, else those pinned under version control."""
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from replica.claims.evidence import AGAIN
-from replica.errors import ResultError
-from replica.files import read_result
-
-_SEED = re.compile(r"seed(\d+)")
+from replica.claims.run_files import read_file, read_lines, stored_seeds
 
 
 @dataclass(frozen=True)
 class StoredSeed:
-    """One seed of a run: its manifest, scores, measures and history; each empty where it is not there."""
+    """One seed of a run: its manifest, scores, measures and history; each empty where it is not stored."""
 
     seed: int
     folder: Path
@@ -27,38 +21,31 @@ class StoredSeed:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """Facts of the finished training: specification, versions, hardware, seconds, files with sha256."""
-        return self._read("manifest.json")
+        return read_file(self.folder / "manifest.json") or {}
 
     @cached_property
+    def _metrics(self) -> dict[str, Any]:
+        return read_file(self.folder / "metrics.json") or {}
+
+    @property
     def metrics(self) -> dict[str, dict[str, Any]]:
         """Scores by task and metric: value, low, high, n, split."""
-        return self._read("metrics.json").get("tasks", {})
+        return self._metrics.get("tasks", {})
 
-    @cached_property
+    @property
     def reported(self) -> dict[str, Any]:
-        """What the methods said of the finished training."""
-        return self._read("metrics.json").get("reported", {})
+        """Numbers that the methods reported of the finished training."""
+        return self._metrics.get("reported", {})
 
     @cached_property
     def measures(self) -> dict[str, Any]:
         """Cost of the finished model: bytes, latency in milliseconds."""
-        return self._read("measures.json").get("measures", {})
+        return (read_file(self.folder / "measures.json") or {}).get("measures", {})
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """The training's log, line by line."""
-        path = self.folder / "history.jsonl"
-        if not path.is_file():
-            return []
-        try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except ValueError as error:
-            raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
-        return [line for line in lines if isinstance(line, dict)]
-
-    def _read(self, name: str) -> dict[str, Any]:
-        path = self.folder / name
-        return read_result(path, (), AGAIN) if path.is_file() else {}
+        return read_lines(self.folder / "history.jsonl") or []
 
 
 @dataclass(frozen=True)
@@ -70,7 +57,7 @@ class StoredRun:
 
     @property
     def pinned(self) -> bool:
-        """Whether what is shown was pinned and is not a result of this checkout."""
+        """Whether the seeds are pinned ones and no results of this checkout."""
         return any(seed.pinned for seed in self.seeds)
 
     @property
@@ -82,17 +69,11 @@ class StoredRun:
 def stored_runs(results: Path, scale: str) -> dict[str, StoredRun]:
     """Return the runs stored below a results folder by id.
 
-    A run of which anything lies in the checkout's own results is taken from there alone, so that a deleted file is missing and its
-    pinned copy does not stand in for it; a run of which nothing lies there comes from `pinned/`.
+    A run with any file in the checkout's own results is taken from there alone, so that a deleted file is missing and its pinned
+    copy does not replace it; every other run comes from `pinned/`.
     """
-    found: dict[str, StoredRun] = {}
-    for folder, pinned in ((results / "pinned" / scale / "runs", True), (results / scale / "runs", False)):
-        for run in sorted(folder.glob("*")):
-            seeds = []
-            for path in run.glob("seed*"):
-                number = _SEED.fullmatch(path.name)
-                if number and any(path.iterdir()):
-                    seeds.append(StoredSeed(int(number.group(1)), path, pinned))
-            if seeds:
-                found[run.name] = StoredRun(run.name, sorted(seeds, key=lambda seed: seed.seed))
-    return found
+    stored: dict[str, StoredRun] = {}
+    for runs, pinned in ((results / "pinned" / scale / "runs", True), (results / scale / "runs", False)):
+        for run, seeds in stored_seeds(runs):
+            stored[run] = StoredRun(run, [StoredSeed(seed, runs / run / f"seed{seed}", pinned) for seed in seeds])
+    return stored

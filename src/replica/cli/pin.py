@@ -1,0 +1,46 @@
+"""`replica pin`: the last run's evidence for version control; `replica render` makes tables, figures and pages from it."""
+
+from __future__ import annotations
+
+import shutil
+from argparse import Namespace
+from typing import Any
+
+from replica.cli.explain import ledger_of
+from replica.cli.options import console
+from replica.files import atomic_folder, write_json, write_text
+from replica.paths import Layout
+
+#: Files below results/ that are copied as they are.
+COPIED = ("claims.csv", "claims.json", "summary.json", "papers.bib", "structural/*.json")
+
+
+def add(verbs: Any) -> None:
+    """Add the verb `pin` to the command line."""
+    verb = verbs.add_parser(
+        "pin", help="pack the last run's evidence (ledger, measurements, runs) in results/pinned/, for git"
+    )
+    verb.set_defaults(run=pin)
+    verb.add_argument("--scale", default="laptop", help="scale whose runs are pinned (default: laptop)")
+
+
+def pin(arguments: Namespace) -> int:
+    """Replace results/pinned/ with the last run's ledger, its numbers, structural measurements, and one packed file per run."""
+    from replica.claims.ledger import numbers
+    from replica.claims.run_files import pack
+
+    results = Layout(arguments.root).results
+    _, rows = ledger_of(arguments.root, None)
+    with atomic_folder(results / "pinned") as folder:
+        for path in (path for pattern in COPIED for path in results.glob(pattern)):
+            target = folder / path.relative_to(results)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+        write_json(folder / "numbers.json", numbers(rows))
+        for run in (results / arguments.scale / "runs").glob("[!.]*/"):
+            if (text := pack(run)) is not None:
+                write_text(folder / arguments.scale / "runs" / f"{run.name}.json", text)
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in paths)
+    console.print(f"{len(paths)} files, {size / 1e6:.1f} MB, pinned in {results / 'pinned'}")
+    return 0

@@ -1,0 +1,40 @@
+"""The state of one seed of a run, read from the files that its jobs leave."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from replica.files import read_result
+from replica.paths import Layout
+from replica.plan import Plan, Run
+
+
+def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
+    """Return `done`, `starting`, `running`, `started on HOST`, `interrupted`, `failed` or `not run`.
+
+    A process on this machine is looked up by its number; one on another machine is taken at its record's word.
+    """
+    if (layout.run(plan.scale, run.id, seed) / "manifest.json").exists():
+        return "done"
+    record = layout.resume(plan.scale, run.id, seed) / "process.json"
+    if record.exists():
+        facts = read_result(record, ["pid", "host"])
+        if "stopped" in facts:
+            return "interrupted"
+        if facts["host"] != socket.gethostname():
+            return f"started on {facts['host']}"
+        try:
+            os.kill(facts["pid"], 0)
+            return "running"
+        except ProcessLookupError:
+            return "interrupted"
+        except PermissionError:
+            return "running"
+    if (record.parent / "failed.json").exists():
+        return "failed"
+    stage = "train" if run.stage in ("pretrain", "teacher") else run.stage
+    log = layout.root / "logs" / stage / plan.scale / f"{run.id}-seed{seed}.log"
+    if not log.exists():
+        return "not run"
+    return "failed" if log.stat().st_size else "starting"  # a job that fails says why

@@ -1,0 +1,30 @@
+"""Bottleneck adapters of two full linear layers (Houlsby et al. 2019)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from replica.methods.base import Context, Method
+from replica.methods.peft.bottleneck_adapters import count_trained, draw_adapters, insert_adapters, train_adapters
+from replica.methods.peft.layers import FullLinear
+
+
+class FullAdapters(Method):
+    """y = x + W_up f(W_down x) after the sublayers; the adapters stay in the stored model."""
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Put the adapters in (unless they were restored), drawn by the run's seed, and freeze the rest."""
+        if self.name not in context.restored:
+            self.restore(model)
+            draw_adapters(self, model, torch.Generator().manual_seed(context.seed))
+        train_adapters(self, model)
+
+    def restore(self, model: Any) -> None:
+        """Put adapters into the model; raises ConfigError where some are there or no layer gets one."""
+        insert_adapters(self, model, lambda inputs, outputs: FullLinear(inputs, outputs, self.config.initial_std))
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count 2 d m for each adapter, its biases, the norms and a new head."""
+        return {"trainable_parameters": count_trained(self, model, lambda hidden, width: hidden * width)}

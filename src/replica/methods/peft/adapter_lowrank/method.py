@@ -1,0 +1,31 @@
+"""Bottleneck adapters whose two matrices are products of low-rank factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from replica.methods.base import Context, Method
+from replica.methods.peft.bottleneck_adapters import count_trained, draw_adapters, insert_adapters, train_adapters
+from replica.methods.peft.layers import LowRankLinear
+
+
+class LowRankAdapters(Method):
+    """W = W_left W_right in both layers of an adapter."""
+
+    def prepare(self, model: Any, context: Context) -> None:
+        """Put the adapters in (unless they were restored), drawn by the run's seed, and freeze the rest."""
+        if self.name not in context.restored:
+            self.restore(model)
+            draw_adapters(self, model, torch.Generator().manual_seed(context.seed))
+        train_adapters(self, model)
+
+    def restore(self, model: Any) -> None:
+        """Put adapters with zero weights into the model; raises ConfigError where some are there or no layer gets one."""
+        insert_adapters(self, model, lambda inputs, outputs: LowRankLinear(inputs, outputs, self.config.rank))
+
+    def expected(self, model: Any) -> dict[str, float]:
+        """Count 2 r (d + m) for each adapter, its biases, the norms and a new head."""
+        rank = self.config.rank
+        return {"trainable_parameters": count_trained(self, model, lambda hidden, width: rank * (hidden + width))}

@@ -1,0 +1,15 @@
+"""Configuration of LoRA in the upper layers."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from replica.methods.peft.lora.config import LoRAConfig
+from replica.methods.registry import method
+
+
+@method("lora-top", version=1, changes={"structure"})
+class LoRATopConfig(LoRAConfig):
+    """LoRA in the upper layers alone, as `adapter-drop` is of adapters: what lies below them needs no gradient."""
+
+    skip_layers: int = Field(5, ge=0, description="first layers of each stack that are left as they are")

@@ -1,0 +1,15 @@
+"""Configuration of SparseAdapter's pruning of other modules."""
+
+from __future__ import annotations
+
+from replica.methods.peft.options import StartPruningOptions
+from replica.methods.registry import method
+
+
+@method("sparse-modules", version=1, changes={"structure"})
+class SparseModulesConfig(StartPruningOptions):
+    """SparseAdapter's pruning for any module: the matrices that are trained, but for a new head's, are pruned before training.
+
+    Put it after the method that says what is trained (`lora`, `prefix-tuning`, `adapter`). A matrix that starts at zero has no scores:
+    LoRA needs an `initial_std`.
+    """

@@ -1,0 +1,39 @@
+"""Configuration of `quantization-aware-training`; read without torch."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from replica.methods.pruning.head_names import HEADS
+from replica.methods.registry import MethodConfig, method
+
+
+@method("quantization-aware-training", version=1, changes={"structure"}, persistent=True)
+class QuantizationAwareTrainingConfig(MethodConfig):
+    """Training with simulated int8 in every linear layer (Q8BERT, Zafrir et al. 2019, as Prune-OFA uses it).
+
+    Weights: symmetric, one scale per matrix, [-128, 127], range of the values now. Activations: asymmetric, one scale
+    per tensor, [0, 255], moving average of the batches' ranges. The finished model stores int8.
+    """
+
+    start: float = Field(0.0, ge=0, lt=1, description="share of the run's steps before quantisation begins")
+    averaging_constant: float = Field(
+        0.01, gt=0, le=1, description="share of a new batch in the moving average of activation ranges"
+    )
+    requantize_outputs: bool = Field(True, description="quantise outputs of the linear layers as well as their inputs")
+    plain_outputs: tuple[str, ...] = Field(
+        ("output.dense", "value", "qa_outputs"),
+        description="layers whose name contains one of these keep outputs as they are",
+    )
+    exclude: tuple[str, ...] = Field((), description="linear layers whose name contains one of these stay in fp32")
+    packed_density: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="store sparse matrices as a bit mask and int8 values, with room for this share of nonzero weights; "
+        "as whole int8 matrices when absent",
+    )
+    unpacked: tuple[str, ...] = Field(
+        (*HEADS, "pooler"),
+        description="with `packed_density`: layers whose name contains one of these are dense and stored whole",
+    )
