@@ -22,6 +22,7 @@ from replica.methods.binarization.bipft.binary_layers import (
     PackedLinear,
 )
 from replica.methods.binarization.bipft.config import BiPFTConfig
+from replica.models.architectures import require
 
 
 class BiPFT(Method):
@@ -126,8 +127,7 @@ def pack(model: PreTrainedModel) -> None:
 
 def _check(model: PreTrainedModel) -> None:
     config = model.config
-    if config.model_type != "bert":
-        raise ConfigError(f"bipft binarizes BERT encoders; this model is '{config.model_type}': choose a bert model")
+    require(model, like="bert", copies=False, method="bipft")
     if config.is_decoder:
         raise ConfigError("bipft binarizes encoders; this model is a decoder")
     if config._attn_implementation not in ("eager", "sdpa"):

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.distillation import attention_signals as att
-from replica.tasks.mlm import loss_of as mlm_loss_of
-from replica.tasks.mlm import mlm_forward
+from replica.tasks.masked_words import loss_of as mlm_loss_of
+from replica.tasks.masked_words import mlm_forward
 
 
 class HiddenDistillation(Method):

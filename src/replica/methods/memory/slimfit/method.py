@@ -12,26 +12,10 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.memory.slimfit.compressed_functions import SlimAttention, SlimGELU, SlimLinear, SlimNorm
 from replica.models import body, encoder_layers
-from replica.models.architectures import place_in_layers
+from replica.models.architectures import architecture_of, part_of, place_in_layers, require
 
 #: Name under which the model owns the scores and the copy of its weights while it is trained.
 STATE = "slimfit_state"
-
-#: Architecture: paths within a layer to the attention, its linears, the GELU and the second feed-forward matrix.
-PLACES = {
-    "bert": {
-        "attention": "attention.self",
-        "linears": ("query", "key", "value", None),
-        "gelu": "intermediate.intermediate_act_fn",
-        "output": "output.dense",
-    },
-    "vit": {
-        "attention": "attention",
-        "linears": ("q_proj", "k_proj", "v_proj", "o_proj"),
-        "gelu": "mlp.activation_fn",
-        "output": "mlp.fc2",
-    },
-}
 
 
 class State(nn.Module):
@@ -50,10 +34,8 @@ def units(model: Any) -> dict[str, nn.Parameter]:
     102 of a BERT-base classifier, 100 of a ViT-B classifier, whose norm after the last layer is always trained, as in the
     released code. Biases are never frozen. Raises ConfigError for an architecture that is not known here.
     """
-    kind = body(model).config.model_type
-    if kind not in PLACES:
-        raise ConfigError(f"method 'slimfit': architecture '{kind}' is not known; known: {', '.join(PLACES)}")
-    roots = encoder_layers(model) if kind == "vit" else [model]
+    row = require(model, like="bert vit", method="slimfit")
+    roots = encoder_layers(model) if row.reads == "images" else [model]
     norms = {id(m.weight) for root in roots for m in root.modules() if isinstance(m, nn.LayerNorm)}
     return {name: p for name, p in model.named_parameters() if p.dim() > 1 or id(p) in norms}
 
@@ -209,10 +191,13 @@ class SlimFit(Method):
         settings = body(model).config
         if settings.hidden_act != "gelu":
             raise ConfigError(f"method 'slimfit': the activation is '{settings.hidden_act}'; its 4-bit form is GELU's")
+        attention = architecture_of(model).attention
+        start = f"{attention.module}."
+        names = [path.removeprefix(start) for path in (attention.query, attention.key, attention.value)]
+        names.append(attention.output.removeprefix(start) if attention.output.startswith(start) else None)
         for layer in encoder_layers(model):
             for path, module in self._paths(model, layer).items():
-                if path == PLACES[settings.model_type]["attention"]:
-                    names = PLACES[settings.model_type]["linears"]
+                if path == attention.module:
                     slim = SlimAttention(module, names, settings.attention_probs_dropout_prob)
                 elif isinstance(module, nn.Linear):
                     slim = SlimLinear(module)
@@ -224,8 +209,9 @@ class SlimFit(Method):
 
     @staticmethod
     def _paths(model: Any, layer: nn.Module) -> dict[str, nn.Module]:
-        places = PLACES[body(model).config.model_type]
-        return {path: layer.get_submodule(path) for path in (places["attention"], places["gelu"], places["output"])}
+        row = architecture_of(model)
+        paths = (row.attention.module, row.feed_forward.activation, row.feed_forward.down)
+        return {path: part_of(layer, path) for path in paths}
 
 
 def _replace(root: nn.Module, path: str, old: nn.Module, new: nn.Module) -> None:

@@ -13,6 +13,7 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pretraining.throwaway_decoder.config import ThrowawayDecoderConfig
 from replica.models import body
+from replica.models.architectures import architecture_of
 
 #: Name under which the body owns the decoder while it trains.
 NAME = "throwaway_decoder"
@@ -66,7 +67,7 @@ class ThrowawayDecoder(Method):
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
         """Put the decoder in, drawn by the run's seed; raises ConfigError for a model without BERT's head of masked words."""
         inner, head = body(model), getattr(model, "cls", None)
-        if inner.config.model_type != "bert" or head is None or not hasattr(head, "predictions"):
+        if architecture_of(model).family != "bert" or head is None or not hasattr(head, "predictions"):
             raise ConfigError(
                 f"method 'throwaway-decoder': {type(model).__name__} is not BERT with a head of masked words; "
                 "use it with a task of kind mlm"

@@ -9,13 +9,14 @@ import torch
 import torch.nn.attention
 from torch import nn
 
-from replica.config.heads import DECODERS
 from replica.errors import ConfigError
-from replica.methods.base import NOT_MODEL_INPUTS, Context, Method
+from replica.methods.base import Context, Method
 from replica.methods.privacy.private_gradients.accounting import ACCOUNTANTS, find_noise, spent
 from replica.methods.privacy.private_gradients.carriers import Carriers, find_carriers, gradient_shapes, reparametrised
 from replica.methods.privacy.private_gradients.config import PrivateGradientsConfig
 from replica.methods.privacy.private_gradients.poisson_sampler import PoissonSampler
+from replica.models.auto_classes import DECODERS
+from replica.tasks.kinds.kind import model_inputs
 
 #: What a masked place adds to a score; far below any score, and finite in bfloat16.
 _MASKED = -1e30
@@ -94,7 +95,7 @@ class PrivateGradients(Method):
     def loss(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Add the clipped gradients of the batch's examples to the step's sum; return the mean loss, which has a gradient of zero."""
         numbers = batch.get("example_id")
-        rows = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
+        rows = model_inputs(batch, answers=True)
         if numbers is not None and bool((numbers < 0).any()):
             rows = {key: value[numbers >= 0] for key, value in rows.items()}
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -70,16 +70,15 @@ class GradualMagnitudePruning(Method):
         }
         return compression.encoder_compression(model, lambda layer: kept.get(id(layer), layer.weight.numel()), bits)
 
-    @staticmethod
-    def schedule(config: GradualMagnitudePruningConfig, total_steps: int) -> dict[str, float]:
+    def schedule(self, total_steps: int) -> dict[str, float]:
         """Return the schedule in steps for a run of `total_steps`."""
-        steps = pruning_steps(config, total_steps)
+        steps = pruning_steps(self.config, total_steps)
         return {
             "policy_start": steps.start,
             "policy_end": steps.end,
             "last_mask_update": steps.last_update,
             "interval": steps.interval,
             "total": steps.total,
-            "initial_sparsity": steps.sparsity(steps.start, config.sparsity),
-            "final_sparsity": steps.sparsity(steps.last_update, config.sparsity),
+            "initial_sparsity": steps.sparsity(steps.start, self.config.sparsity),
+            "final_sparsity": steps.sparsity(steps.last_update, self.config.sparsity),
         }

@@ -58,10 +58,9 @@ class LearningRateRewinding(Method):
         """Return the factor on the peak rate at `step` (`RewindingSteps.factor`)."""
         return rewinding_steps(self.config, context.total_steps, context.warmup_steps).factor(step)
 
-    @staticmethod
-    def schedule(config: LearningRateRewindingConfig, total_steps: int) -> dict[str, float]:
+    def schedule(self, total_steps: int) -> dict[str, float]:
         """Return the schedule in steps for a run of `total_steps` without warm-up."""
-        steps = rewinding_steps(config, total_steps, 0)
+        steps = rewinding_steps(self.config, total_steps, 0)
         return {
             "window_start": steps.start,
             "window_end": steps.end,

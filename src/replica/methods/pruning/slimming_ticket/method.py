@@ -12,6 +12,7 @@ from replica.errors import ConfigError, TrainingError
 from replica.methods.base import Context, Method
 from replica.methods.pruning.slimming_ticket.config import SlimmingTicketConfig
 from replica.models import body, encoder_layers
+from replica.models.architectures import require
 
 #: Parameter of the layer that reads the heads or the neurons: one coefficient for each.
 COEFFICIENTS = "slimming_coefficients"
@@ -19,9 +20,6 @@ COEFFICIENTS = "slimming_coefficients"
 KEPT = "slimming_kept"
 DRAWN = "slimming_drawn"
 INITIAL = "slimming_initial"
-
-#: Architectures whose layers are built like BERT's.
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra")
 
 
 class SlimmingTicket(Method):
@@ -38,7 +36,7 @@ class SlimmingTicket(Method):
         """Put coefficients in and keep a copy of the weights; with random scores, cut at once."""
         if "slimming-ticket" in context.restored:
             return
-        _check_architecture(model)
+        require(model, like="bert", method=self.name)
         for reader, units in _readers(model):
             _add_coefficients(reader, units)
         inner = body(model)
@@ -57,7 +55,7 @@ class SlimmingTicket(Method):
 
     def restore(self, model: PreTrainedModel) -> None:
         """Give the layers the sizes of the stored ticket; raises ConfigError where the configuration does not hold them."""
-        _check_architecture(model)
+        require(model, like="bert", method=self.name)
         heads, neurons, depth = self.config.kept_heads, self.config.kept_neurons, len(encoder_layers(model))
         if heads is None or neurons is None or len(heads) != depth or len(neurons) != depth:
             raise ConfigError(
@@ -143,10 +141,9 @@ class SlimmingTicket(Method):
             "neurons_cut_share": 1 - sum(neurons) / every,
         }
 
-    @staticmethod
-    def schedule(config: SlimmingTicketConfig, total_steps: int) -> dict[str, float]:
+    def schedule(self, total_steps: int) -> dict[str, float]:
         """Return at which step the ticket is drawn where the first epoch has `total_steps`, and that as a share of the epoch."""
-        step = draw_step(config, total_steps)
+        step = draw_step(self.config, total_steps)
         return {"draw_step": step, "epoch_steps": total_steps, "draw_epochs": step / total_steps}
 
     def _choose(self, scores: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -197,14 +194,6 @@ def _readers(model: PreTrainedModel) -> list[tuple[nn.Linear, int]]:
         attention, feed_forward = layer.attention.output.dense, layer.output.dense
         found += [(attention, attention.in_features // size), (feed_forward, feed_forward.in_features)]
     return found
-
-
-def _check_architecture(model: PreTrainedModel) -> None:
-    kind = body(model).config.model_type
-    if kind not in ARCHITECTURES:
-        raise ConfigError(
-            f"method 'slimming-ticket': architecture '{kind}' is not supported; {', '.join(ARCHITECTURES)} are"
-        )
 
 
 def _add_coefficients(reader: nn.Linear, units: int) -> None:

@@ -17,14 +17,7 @@ from replica.methods.search.s3pet.config import S3PETConfig
 from replica.methods.search.s3pet.gates import choose, probabilities
 from replica.methods.search.s3pet.slots import SLOTS, STRUCTURE, Gated, Parallel, Sequential, Slot, Structure, refresh
 from replica.models import body, encoder_layers
-from replica.models.architectures import place_in_layers, sublayer_outputs
-
-#: Architectures whose matrices are known, and the names of those that get slots. T5's cross-attention gets none.
-MATRICES = {
-    "t5": ("SelfAttention.", "DenseReluDense."),
-    "bert": ("attention.self.", "attention.output.dense", "intermediate.dense", "output.dense"),
-    "roberta": ("attention.self.", "attention.output.dense", "intermediate.dense", "output.dense"),
-}
+from replica.models.architectures import architecture_of, part_of, place_in_layers, require, sublayer_outputs, ups
 
 
 class SparseStructureSearch(Method):
@@ -86,9 +79,7 @@ class SparseStructureSearch(Method):
 
     def restore(self, model: Any) -> None:
         """Add the slots with weights of zero; raises ConfigError for an architecture that is not known, or a second search."""
-        kind = getattr(model.config, "model_type", "")
-        if kind not in MATRICES:
-            raise ConfigError(f"method 's3pet': architecture '{kind}' is not known; known: {', '.join(MATRICES)}")
+        require(model, like="t5 bert", method="s3pet")
         if hasattr(model, STRUCTURE):
             raise ConfigError("method 's3pet': the model has slots already; use it once a run")
         backbone = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
@@ -277,7 +268,7 @@ class SparseStructureSearch(Method):
     def _space(self, model: Any) -> dict[str, int]:
         """Count slots and their parameters by the sizes of T5, or of BERT."""
         c = body(model).config
-        if c.model_type != "t5":
+        if architecture_of(model).family != "t5":
             return self._space_of_bert(c)
         layers, inner = c.num_layers + c.num_decoder_layers, c.num_heads * c.d_kv
         gated = 1 if c.is_gated_act else 0
@@ -285,7 +276,7 @@ class SparseStructureSearch(Method):
         lora = 4 * (c.d_model + inner) + (2 + gated) * (c.d_model + c.d_ff)
         if self.config.space == "lora":
             return {"slots": layers * matrices, "parameters": layers * lora}
-        norms = 2 * c.num_layers + 3 * c.num_decoder_layers + 2
+        norms = 2 * c.num_layers + 3 * c.num_decoder_layers + 2 + 2 * hasattr(c, "regions")
         narrow = max(1, c.d_model // self.config.reduction)
         biases = 3 * inner + 2 * c.d_model + (1 + gated) * c.d_ff
         adapter = 3 * (c.d_model + narrow)
@@ -302,16 +293,17 @@ class SparseStructureSearch(Method):
         norms, adapter = 2 * layers + 1, 3 * (d + max(1, d // self.config.reduction))
         return {
             "slots": layers * (2 * 6 + 2) + 2 * norms,
-            "parameters": layers * (lora + 5 * d + f + 2 * adapter) + 2 * norms * d,
+            "parameters": layers * (lora + 5 * d + f + 2 * adapter + 4 * d) + 2 * getattr(c, "embedding_size", d),
         }
 
     @staticmethod
     def _matrices(model: Any) -> list[nn.Linear]:
+        row = architecture_of(model)
+        attention = (row.attention.query, row.attention.key, row.attention.value, row.attention.output)
         return [
-            module
+            part_of(layer, path)
             for layer in encoder_layers(model)
-            for name, module in layer.named_modules()
-            if isinstance(module, nn.Linear) and any(part in name for part in MATRICES[body(model).config.model_type])
+            for path in (*attention, *ups(layer, row), row.feed_forward.down)
         ]
 
 
