@@ -98,6 +98,11 @@ def _members(name: str, sets: Sets) -> list[Any]:
 def _choices(name: str, sets: Sets) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     """Return the labels and the members of a name's sets, for every combination of them."""
     words = [word for word in parts(name) if word in sets]
-    labelled = [sets[word] if isinstance(sets[word], Mapping) else dict(zip(*[sets[word]] * 2)) for word in words]
-    chosen = [dict(zip(words, labels, strict=True)) for labels in itertools.product(*labelled)]
-    return [(labels, {word: labelled[i][labels[word]] for i, word in enumerate(words)}) for labels in chosen]
+    pairs = [
+        [*(s.items() if isinstance(s, Mapping) else zip(s, s, strict=True))] for s in (sets[word] for word in words)
+    ]
+    return [
+        tuple(dict(zip(words, values, strict=True)) for values in (labels, members))
+        for chosen in itertools.product(*pairs)
+        for labels, members in [zip(*chosen, strict=True) if chosen else ((), ())]
+    ]
