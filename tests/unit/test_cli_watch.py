@@ -17,10 +17,10 @@ from replica.cli import watch as module
 from replica.config import load_project
 from replica.files import write_json
 from replica.jobs.progress import Watcher, measured
+from replica.jobs.snakemake_records import Records
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.plan.planned_jobs import planned_jobs
-from replica.sharing.records import Records
 from replica.training import steps
 
 from .small_project import write_project

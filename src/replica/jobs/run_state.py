@@ -36,4 +36,4 @@ def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
     log = layout.log(run.rule, plan.scale, run.id, seed)
     if not log.exists():
         return "not run"
-    return "failed" if log.stat().st_size else "starting"  # a job that fails says why
+    return "failed" if log.stat().st_size else "starting"  # a job that fails prints the reason
