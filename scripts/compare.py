@@ -1,5 +1,7 @@
 """Compare every claim of a paper with our measurements and write the rows with their verdicts to claims.json."""
 
+from collections import Counter
+
 from replica.jobs.programs import main, shared_parser
 
 
@@ -17,9 +19,7 @@ def program() -> None:
     wanted = set(plan.wanted.get(arguments.paper, []))
     result = report(project, arguments.paper, arguments.scale, arguments.results, named, wanted)
     write_json(arguments.out, result)
-    counts: dict[str, int] = {}
-    for row in result["rows"]:
-        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    counts = Counter(row["verdict"] for row in result["rows"])
     print(f"{arguments.paper} at {arguments.scale}: " + ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
 
 

@@ -1,4 +1,4 @@
-"""Snakemake's SLURM executor, with the settings that differ between sites and the changes that this workflow needs: `executor: replica-slurm` in a profile.
+"""Snakemake's SLURM executor with settings for sites and changes for this workflow: `executor: replica-slurm` in a profile.
 
 Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own name (`--replica-slurm-…`):
 

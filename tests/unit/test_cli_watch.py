@@ -55,7 +55,7 @@ class Site:
         self.marks._mark_incomplete(job.output, None)
 
     def write(self, job, text=""):
-        path = self.root / job.log
+        path = self.layout.log(job.rule, job.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -64,9 +64,12 @@ class Site:
         write_json(self.layout.resume("laptop", *job.run) / "process.json", record)
 
     def end(self, job, seconds=None):
-        for path, text in ((job.output, "{}"), (job.benchmark, f"s\th:m:s\n{seconds}\t0\n")):
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / path).write_text(text)
+        for path, text in (
+            (self.root / job.output, "{}"),
+            (self.layout.benchmark(job.rule, job.name), f"s\th:m:s\n{seconds}\t0\n"),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
         self.marks._unmark_incomplete(job.output)
 
     def look(self):

@@ -117,7 +117,7 @@ def run(program: Sequence[str], gpus: int, nodes: int, minutes: float = 0.0) -> 
 
 
 def _seconds_left(job: str, limit: float) -> float:
-    """Ask SLURM how long the job may go on: its clock runs since the allocation, not since this program; `limit` where it gives no answer."""
+    """Ask SLURM how long the job may go on: its clock runs since the allocation, not since this program; else `limit`."""
     try:
         query = ["squeue", "--noheader", "--job", job, "--format=%L"]
         text = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()

@@ -85,7 +85,7 @@ class Watcher:
 
     def _running(self, job: Job, marked: float | None, now: float) -> Running | None:
         """Return how a job is at work: by its process's own record, or by Snakemake's mark and a log begun after it."""
-        log = self.layout.root / job.log
+        log = self.layout.log(job.rule, job.name)
         if job.run:
             record = self.layout.resume(self.plan.scale, *job.run) / PROCESS
             state = self._state(job)
@@ -110,7 +110,7 @@ class Watcher:
         taken: dict[str, float] = defaultdict(float)
         planned: dict[str, float] = defaultdict(float)
         for job in done:
-            seconds = measured(self.layout.root / job.benchmark)
+            seconds = measured(self.layout.benchmark(job.rule, job.name))
             if seconds is not None and job.seconds > 0:
                 own[job.rule, _stem(job)].append(seconds)
                 taken[job.rule] += seconds
