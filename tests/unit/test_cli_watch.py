@@ -125,7 +125,7 @@ def test_steps_of_an_earlier_try_are_not_shown(folder):
     site.lock()
     site.write(teacher, steps.line(90, 100, 0.5, 4.0, 3) + "\n")
     old = time.time() - 500
-    os.utime(site.root / teacher.log, (old, old))
+    os.utime(site.layout.log(teacher.rule, teacher.name), (old, old))
     site.process(teacher)
     [item] = site.look().running
     assert item.step is None and item.seconds < 400
