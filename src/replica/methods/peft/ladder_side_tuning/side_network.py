@@ -26,7 +26,7 @@ Importance = Callable[[nn.Module], torch.Tensor]
 
 @dataclass(frozen=True)
 class Shape:
-    """Where an architecture keeps what a ladder needs.
+    """The parts of an architecture that a ladder reads.
 
     `stacks`: paths from the body to the modules whose output is replaced ("" is the body). `layers`, `norm`: paths from such a
     module to its list of layers and to the norm that closes it (none after layers that end in a norm). `biased`: a stack's first
@@ -77,8 +77,8 @@ def shape_of(model: Any) -> Shape:
 def stacks_of(model: Any) -> list[tuple[nn.Module, nn.ModuleList]]:
     """Return the modules whose output a ladder replaces, each with its list of layers (of T5 and BART: encoder, decoder)."""
     shape, inner = shape_of(model), body(model)
-    found = [inner.get_submodule(path) for path in shape.stacks]
-    return [(stack, stack.get_submodule(shape.layers)) for stack in found]
+    stacks = [inner.get_submodule(path) for path in shape.stacks]
+    return [(stack, stack.get_submodule(shape.layers)) for stack in stacks]
 
 
 def side_config(config: Any, reduction: int, layers: int) -> Any:
@@ -136,7 +136,7 @@ class Rung(nn.Module):
 class SideStack(nn.Module):
     """The side network of one stack (equations in `LadderSideTuningConfig`); it has no embeddings of its own.
 
-    `blocks[j]` belongs to layer `kept[j]`. `gates` holds an alpha for every layer of the stack, those that are dropped included.
+    `blocks[j]` belongs to layer `rungs[j]`. `gates` holds an alpha for every layer of the stack, those that are dropped included.
     `up` is there where the stack's output goes to a head.
 
     Regions of images, which come after the words, are the side network's alone: the backbone reads words, and Down_i(b_i) counts as
@@ -144,13 +144,13 @@ class SideStack(nn.Module):
     """
 
     def __init__(
-        self, stack: nn.Module, shape: Shape, kept: list[int], depth: int, config: Any, options: Any, up: bool
+        self, stack: nn.Module, shape: Shape, rungs: list[int], depth: int, config: Any, options: Any, up: bool
     ):
         super().__init__()
         width, narrow = stack.config.hidden_size, config.hidden_size
         source = type(stack)(config)
         blocks = source.get_submodule(shape.layers)
-        self.kept, self.temperature, self.biased = list(kept), options.temperature, shape.biased
+        self.rungs, self.temperature, self.biased = list(rungs), options.temperature, shape.biased
         self.config = stack.config
         self.first = nn.Linear(width, narrow)
         self.gates = nn.Parameter(torch.zeros(depth))
@@ -165,37 +165,39 @@ class SideStack(nn.Module):
         self,
         first: torch.Tensor,
         taps: dict[int, torch.Tensor],
-        given: dict[str, Any] | None = None,
+        arguments: dict[str, Any] | None = None,
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the side state after the last block, normed and dropped out, and through `up` where there is one.
 
         `first` (batch, length, width) is the input of the backbone's first layer and `taps` (batch, words, width) the outputs of its
-        kept layers; without images words are all there is. `given` is what that first layer was called with besides, by name: masks,
+        layers with a rung; without images `words` equals `length`. `arguments` holds the first layer's other arguments by name: masks,
         positions. `memory` (batch, source length, width / r) is the side encoder's output, which the side decoder attends to, as far
         as `memory_mask` (batch, source length) lets it.
         """
         hidden = self.first(first)
         length = hidden.shape[1]
-        given = {key: value for key, value in (given or {}).items() if key not in ("past_key_values", "use_cache")}
+        arguments = {
+            key: value for key, value in (arguments or {}).items() if key not in ("past_key_values", "use_cache")
+        }
         if self.rotary is not None:
-            given["position_embeddings"] = self.rotary(hidden, position_ids=given["position_ids"])
+            arguments["position_embeddings"] = self.rotary(hidden, position_ids=arguments["position_ids"])
         if memory is not None:
-            given["encoder_hidden_states"] = memory
-            given["encoder_attention_mask"] = create_bidirectional_mask(
+            arguments["encoder_hidden_states"] = memory
+            arguments["encoder_attention_mask"] = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden, attention_mask=memory_mask, encoder_hidden_states=memory
             )
         if self.biased:  # the first block's table serves all
-            attention, words = self.blocks[0].block.layer[0].SelfAttention, taps[self.kept[0]].shape[1]
-            given["position_bias"] = joint_bias(attention, words, length)
-        for index, rung in zip(self.kept, self.blocks, strict=True):
+            attention, words = self.blocks[0].block.layer[0].SelfAttention, taps[self.rungs[0]].shape[1]
+            arguments["position_bias"] = joint_bias(attention, words, length)
+        for index, rung in zip(self.rungs, self.blocks, strict=True):
             share = torch.sigmoid(self.gates[index] / self.temperature)
             down = rung.down(taps[index])
             if down.shape[1] < length:
                 down = nn.functional.pad(down, (0, 0, 0, length - down.shape[1]))
             hidden = share * hidden + (1 - share) * down
-            output = rung.block(hidden, **given)
+            output = rung.block(hidden, **arguments)
             hidden = output[0] if isinstance(output, tuple) else output
         if self.norm is not None:
             hidden = self.norm(hidden)
@@ -231,12 +233,12 @@ def _t5(decoder: bool, gated: bool) -> list[Sublayer]:
         read = tuple(f"{at}.{name}.{key}" for key in "qkv")
         return Sublayer(read, f"{at}.{name}.o", norm=f"{at}.layer_norm", heads=True, memory=memory)
 
-    found = [attention("layer.0", "SelfAttention", False)]
+    sublayers = [attention("layer.0", "SelfAttention", False)]
     if decoder:
-        found.append(attention("layer.1", "EncDecAttention", True))
-    last = f"layer.{len(found)}"
+        sublayers.append(attention("layer.1", "EncDecAttention", True))
+    last = f"layer.{len(sublayers)}"
     read = tuple(f"{last}.DenseReluDense.{name}" for name in (("wi_0", "wi_1") if gated else ("wi",)))
-    return [*found, Sublayer(read, f"{last}.DenseReluDense.wo", norm=f"{last}.layer_norm")]
+    return [*sublayers, Sublayer(read, f"{last}.DenseReluDense.wo", norm=f"{last}.layer_norm")]
 
 
 def _separate(decoder: bool, before: bool) -> list[Sublayer]:
@@ -273,7 +275,7 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
     """
     modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
     weights = list({id(m.weight): m.weight for m in modules}.values())
-    asked = [(p, p.requires_grad) for p in model.parameters()]
+    before = [(p, p.requires_grad) for p in model.parameters()]
     training, home = model.training, next(model.parameters()).device
     model.requires_grad_(False).eval()
     for weight in weights:
@@ -285,15 +287,15 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
         for place in context.drawn(examples):
             row = context.examples([place], model)
             loss = context.forward(model, {name: value for name, value in row.items() if name not in SEEN}).loss
-            for kept, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+            for total, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 if gradient is not None:
-                    kept.addcmul_(gradient, gradient)
+                    total.addcmul_(gradient, gradient)
     finally:
         model.to(home).train(training)
-        for parameter, wanted in asked:
-            parameter.requires_grad_(wanted)
-    found = {id(weight): kept.to(home) for weight, kept in zip(weights, sums, strict=True)}
-    return lambda module: found[id(module.weight)]
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+    importance = {id(weight): total.to(home) for weight, total in zip(weights, sums, strict=True)}
+    return lambda module: importance[id(module.weight)]
 
 
 def prune_into(
@@ -301,8 +303,8 @@ def prune_into(
 ) -> None:
     """Copy the most important rows and columns of the backbone's layers into the side blocks.
 
-    The walk starts at the embedding's columns. The columns kept of a matrix are the rows that were kept of what it reads; the rows
-    kept are those of the largest summed importance over these columns. Query, key and value are pruned together by the product of
+    The walk starts at the embedding's columns. The columns kept of a matrix are the rows kept of its input; the rows kept
+    are those of the largest summed importance over these columns. Query, key and value are pruned together by the product of
     their importances, over all rows, or within every head so that heads stay whole. Dropped layers are walked through as well. Norms
     and biases are cut to the rows kept, tables of relative positions are copied. Raises ConfigError for LLaMA, whose rotated pairs of rows
     cannot be chosen one by one, and whose heads may share keys.
@@ -316,7 +318,7 @@ def prune_into(
     for number, ((stack, layers), side) in enumerate(zip(stacks_of(model), sides, strict=True)):
         width = side.first.out_features
         rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
-        rungs = dict(zip(side.kept, side.blocks, strict=True))
+        rungs = dict(zip(side.rungs, side.blocks, strict=True))
         heads = heads_of(config, number == 1) if within_heads else 1
         if shape_of(model).biased:
             plan = _t5(number == 1, config.is_gated_act)
@@ -354,20 +356,20 @@ def _prune(
     write = layer.get_submodule(sublayer.write)
     columns = [memory if sublayer.memory and position else rows for position in range(len(read))]
     score = torch.ones(())
-    for linear, kept in zip(read, columns, strict=True):
-        score = score * importance(linear)[:, kept]
+    for linear, chosen in zip(read, columns, strict=True):
+        score = score * importance(linear)[:, chosen]
     score = score.sum(1)
     narrow = score.numel() * width // write.out_features
     groups = heads if sublayer.heads else 1
     inside = _largest_in_groups(score, narrow, groups)
     outside = _largest(importance(write)[:, inside].sum(1), width)
     if target is not None:
-        for name, linear, kept in zip(sublayer.read, read, columns, strict=True):
-            _copy(linear, target.get_submodule(name), inside, kept)
+        for name, linear, chosen in zip(sublayer.read, read, columns, strict=True):
+            _copy(linear, target.get_submodule(name), inside, chosen)
         _copy(write, target.get_submodule(sublayer.write), outside, inside)
-        for name, kept in ((sublayer.norm, rows), (sublayer.after, outside)):
+        for name, chosen in ((sublayer.norm, rows), (sublayer.after, outside)):
             if name is not None:
-                _copy_vectors(layer.get_submodule(name), target.get_submodule(name), kept)
+                _copy_vectors(layer.get_submodule(name), target.get_submodule(name), chosen)
     return outside
 
 
@@ -376,8 +378,8 @@ def _largest(score: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _largest_in_groups(score: torch.Tensor, count: int, groups: int) -> torch.Tensor:
-    found = score.view(groups, -1).topk(count // groups, dim=1).indices.sort(1).values
-    return (found + torch.arange(groups, device=score.device)[:, None] * (score.numel() // groups)).flatten()
+    indices = score.view(groups, -1).topk(count // groups, dim=1).indices.sort(1).values
+    return (indices + torch.arange(groups, device=score.device)[:, None] * (score.numel() // groups)).flatten()
 
 
 @torch.no_grad()
