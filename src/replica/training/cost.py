@@ -11,6 +11,7 @@ import torch
 from replica.errors import ReplicaError
 from replica.measure.structural import CANNOT
 from replica.meters.flops import measure_flops
+from replica.meters.options import FlopsOptions
 from replica.meters.tracker import StorageTracker
 from replica.training import distributed
 
@@ -81,7 +82,10 @@ def forward_flops(model: torch.nn.Module, length: int) -> dict[str, int]:
     `{"forward", "length"}`, counted on a copy without values; nothing for a model that the meters cannot run so, which is said.
     """
     try:
-        return {"forward": measure_flops(_without_values(model), 1, length)["forward"], "length": length}
+        return {
+            "forward": measure_flops(_without_values(model), FlopsOptions(batch=1, length=length))["forward"],
+            "length": length,
+        }
     except (ReplicaError, *CANNOT) as error:
         distributed.say(f"FLOPs of the forward pass were not counted: {type(error).__name__}: {error}")
         return {}

@@ -113,7 +113,7 @@ def select_scores(
 
 def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
     """Measure what a finished run costs: parameters, nonzeros, stored bytes, FLOPs, latency; writes measures.json."""
-    from replica import meters
+    from replica.meters.timing import latency
     from replica.methods import registry
 
     run = plan.run(run_id)
@@ -131,7 +131,7 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
         "batch_size": batch,
         "length": length,
     }
-    found.update({f"latency_{key}": value for key, value in meters.latency(model, batch, length).items()})
+    found.update({f"latency_{key}": value for key, value in latency(model, batch, length).items()})
     if options["runtime"] == "onnxruntime":
         for entry, config in map(registry.parse, structure):
             found.update(entry.create(config).export(model, folder / "model.onnx", batch, length))

@@ -133,10 +133,11 @@ class DSEE(Method):
         (their number does not depend on the values), and counts the zeros of both pools.
         """
         from replica.meters.flops import measure_flops
+        from replica.meters.options import FlopsOptions
 
         pruned = copy.deepcopy(model)
         self.finalize(pruned)
-        with_update = measure_flops(pruned, 1, length)
+        with_update = measure_flops(pruned, FlopsOptions(batch=1, length=length))
         cut = _layers(pruned)
         size = body(model).config.hidden_size // body(model).config.num_attention_heads
         heads = sum(layer.query.out_features // size for layer in cut)
@@ -148,7 +149,7 @@ class DSEE(Method):
             "heads_removed_share": 1 - heads / (len(cut) * body(model).config.num_attention_heads),
             "units": sum(layer.up.out_features for layer in cut),
             "flops_with_update": with_update["forward"],
-            "flops_folded": measure_flops(pruned, 1, length)["forward"],
+            "flops_folded": measure_flops(pruned, FlopsOptions(batch=1, length=length))["forward"],
             **(self._drawn(model) if drawn else {}),
         }
 

@@ -9,8 +9,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from replica import meters
 from replica.errors import ConfigError
+from replica.meters.flops import measure_flops
+from replica.meters.micronet import count_operations
+from replica.meters.options import FlopsOptions, StorageOptions
+from replica.meters.storage import storage_bytes
 from replica.methods.base import Context, Method
 from replica.methods.pruning.masks import MASK, maskable_layers
 from replica.methods.pruning.sparse_training.config import SparseTrainingConfig
@@ -104,17 +107,17 @@ class SparseTraining(Method):
         value, one bit a position of a sparse layer; parameters that fit `exclude` left out); `training`: the FLOPs of a step by method
         as a share of a dense step (f_S / f_D as measured, 3 forward passes a step), `training_ratio` of this method. With
         `padded_twice` (parts of names of convolutions, or none of them: `[]`) also `micronet`: `flops`, `sparse_flops`, `flops_ratio`,
-        `training` and `training_ratio` as RigL's released notebook counts (`meters.count_operations`).
+        `training` and `training_ratio` as RigL's released notebook counts (`count_operations`).
         """
         layers = maskable_layers(model, self.config.dense)
         zeros = self._zeros(layers)
         sizes = {name: layers[name].weight.numel() for name in zeros}
         shares = {f"{name}.weight": (sizes[name] - zeros[name]) / sizes[name] for name in zeros}
-        flops = meters.measure_flops(model, batch, length, density=shares)
-        size = meters.storage_bytes(model, density=shares, index="mask", exclude=list(exclude))
+        flops = measure_flops(model, FlopsOptions(batch=batch, length=length, density=shares))
+        size = storage_bytes(model, StorageOptions(density=shares, index="mask", exclude=list(exclude)))
         released = {}
         if padded_twice is not None:
-            counted = meters.count_operations(model, shares, batch, length, tuple(padded_twice))
+            counted = count_operations(model, shares, batch, length, tuple(padded_twice))
             released = {"micronet": self._operations(counted["sparse_flops"], counted["flops"])}
         return {
             "layers": len(zeros),

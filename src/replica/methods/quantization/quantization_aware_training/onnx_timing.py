@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from replica import meters
 from replica.meters.batches import make_batch
+from replica.meters.timing import latency
 from replica.methods.quantization.quantization_aware_training import onnx_export
 from replica.methods.quantization.quantization_aware_training.quantized_linear import Int8Linear
 
@@ -39,7 +39,7 @@ def measure_onnx(model: nn.Module, path: Path, batch_size: int, length: int) -> 
         onnx_export.export_onnx(dequantized(model), batch, dense)
         for prefix, file in (("onnx", made), ("onnx_fp32", dense)):
             opened = onnx_export.session(file, threads, optimized if file == made else None)
-            taken = meters.latency(lambda opened=opened: onnx_export.run(opened, batch), batch_size, length)
+            taken = latency(lambda opened=opened: onnx_export.run(opened, batch), batch_size, length)
             found[f"{prefix}_bytes"] = os.path.getsize(file)
             found[f"latency_{prefix}_median_ms"] = taken["median_ms"]
             found[f"latency_{prefix}_samples_per_second"] = taken["samples_per_second"]
