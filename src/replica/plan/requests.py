@@ -12,6 +12,7 @@ from replica.config.settings import Scale
 from replica.errors import ConfigError, nearest
 from replica.meters.registry import check_splits, meters_of
 from replica.methods import registry
+from replica.tasks import kinds
 
 Entries = Mapping[str, RunEntry]
 
@@ -146,7 +147,7 @@ def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
         raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")
     task = max(fitting, key=len)
     scored = entry.evaluate if entry.evaluate is not None else [entry.task, *entry.together]
-    scored = [] if entry.evaluate is None and project.tasks[task].kind == "text" else scored
+    scored = [] if entry.evaluate is None and not kinds.of(project.tasks[task]).scored else scored
     if task not in scored:
         raise ConfigError(
             f"'{name}': run '{run}' is not scored on task '{task}', only on {', '.join(map(str, scored)) or 'none'}"

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from replica.config.heads import GENERATED
 from replica.config.project import Project
 from replica.plan.runs import Plan, Run
+from replica.tasks import kinds
 
 #: Names that begin with a dot are somebody's leftovers; Snakemake's mark of a folder it made is not.
 STAMP = ".snakemake_timestamp"
@@ -18,8 +18,6 @@ LEDGER_FILES = ("claims.csv", "claims.json", "summary.json", "papers.bib", "repo
 PAGES = "report/site/"
 #: What an evaluation stores example by example.
 PREDICTIONS = "predictions.parquet"
-#: Kinds of tasks whose predictions repeat texts of the data set.
-QUOTING = ("span", *GENERATED)
 
 
 @dataclass(frozen=True)
@@ -163,7 +161,7 @@ def _run(project: Project, plan: Plan, run: Run, seed: int) -> Artifact:
         papers=tuple(sorted(run.papers)),
         needs=tuple(needs),
         models=_weights(plan, run),
-        quoted=tuple(sorted({item.dataset for item in evaluated if item.kind in QUOTING})),
+        quoted=tuple(sorted({item.dataset for item in evaluated if kinds.of(item).quotes})),
     )
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from replica.assets import manifest as manifests
 from replica.assets.licences import RANDOM, hub_identifier, licence_of, may_pass_on
-from replica.config.heads import FURTHER_HEADS, HEADS, label_count
 from replica.errors import AssetError
 from replica.files import read_result, write_text
 from replica.paths import Layout
+from replica.tasks import kinds
 
 if TYPE_CHECKING:
     import jinja2
@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from replica.plan.runs import Plan
 
 CARD = "README.md"
-#: The hub's names for kinds of tasks.
-PIPELINES = {
-    "classification": "text-classification",
-    "regression": "text-classification",
-    "tagging": "token-classification",
-    "span": "question-answering",
-    "mlm": "fill-mask",
-    "causal": "text-generation",
-    "text": "feature-extraction",
-    "text2text": "text-generation",
-    "completion": "text-generation",
-    "image": "image-classification",
-}
 #: Licence of this project, under which stands what was trained here from no other weights.
 OWN = "apache-2.0"
 
@@ -87,7 +74,7 @@ def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> 
         model_name=f"{manifest['run']}-seed{manifest['seed']}",
         license=_licence(project, chain),
         library_name="transformers" if facts["plain"] else "replica",
-        pipeline_tag=PIPELINES.get(_kind(project, spec)),
+        pipeline_tag=_pipeline(project, spec),
         tags=[
             "replica",
             manifest["scale"],
@@ -240,7 +227,7 @@ def _results(project: Project, metrics: list[tuple[str, str, dict[str, Any]]]) -
         hub = entry.sources.hub
         found.append(
             EvalResult(
-                task_type=PIPELINES.get(task.kind, task.kind),
+                task_type=kinds.of(task).pipeline,
                 dataset_type=hub.repo if hub else task.dataset,
                 dataset_name=entry.title,
                 dataset_config=hub.config if hub else None,
@@ -311,9 +298,9 @@ def _train(manifest: dict[str, Any]) -> str:
     return shown or "none, its teacher's signals were stored"
 
 
-def _kind(project: Project, spec: dict[str, Any]) -> str:
+def _pipeline(project: Project, spec: dict[str, Any]) -> str | None:
     task = project.tasks.get(spec["task"][0])
-    return task.kind if task else ""
+    return kinds.of(task).pipeline if task else None
 
 
 def _what(spec: dict[str, Any], manifest: dict[str, Any]) -> str:
@@ -362,7 +349,9 @@ def _plain(folder: Path, shown: str) -> list[str]:
     # transformers ties mT5's output layer, which is stored with weights of its own
     if about["structure"] or not _in_transformers(architecture) or architecture == "mt5":
         return []
-    labels = label_count(head, about["labels"])
+    from replica.models.auto_classes import FURTHER_HEADS, HEADS, output_count
+
+    labels = output_count(head, about["labels"])
     more = f", num_labels={labels}" if labels is not None else ""
     kind = {**HEADS, **FURTHER_HEADS}[head]
     return [

@@ -20,7 +20,7 @@ from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
 from replica.methods.peft.layers import select_task
 from replica.tasks import LengthBucketSampler, MixedSampler, MixedSplit
-from replica.tasks.mixture import TASK
+from replica.tasks.mixed_tasks import TASK
 from replica.training import checkpoints, distributed, micro_batches
 from replica.training.cost import PeakMemory
 from replica.training.interruption import Interruption
