@@ -15,7 +15,6 @@ from replica.models.architectures import require
 
 #: Name under which a feed-forward output layer owns its mixture.
 MIXTURE = "mixture"
-#: Architectures whose layers keep their parts under BERT's names.
 #: Entries of a batch that a body reads.
 _READ = ("input_ids", "attention_mask", "token_type_ids")
 #: Width inside the released gate.
