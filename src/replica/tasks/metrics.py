@@ -7,7 +7,7 @@ Units: metrics whose `unit` is `percent` run from 0 to 100 (correlations from -1
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ class MetricEntry:
     """A metric: `statistics(predictions, task)` gives `(examples, k)`, `value` maps sums `(…, k)` to values `(…)`.
 
     `of_sample` replaces both for a metric that is no function of sums: it maps predictions and a sample of rows `(…,
-    examples)` to values `(…)`.
+    examples)` to values `(…)`. `columns` are those of `predictions` that it reads, with their types. A metric has one key in a run's
+    `metrics.json`: its name.
     """
 
     unit: str
@@ -35,6 +36,13 @@ class MetricEntry:
     statistics: Callable[[pd.DataFrame, Task], np.ndarray] | None = None
     value: Callable[[np.ndarray], np.ndarray] | None = None
     of_sample: Callable[[pd.DataFrame, np.ndarray], np.ndarray] | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def compute(self, predictions: pd.DataFrame, task: Task) -> float:
+        """Return the metric over all examples."""
+        if self.of_sample is not None:
+            return float(self.of_sample(predictions, np.arange(len(predictions))))
+        return float(self.value(self.statistics(predictions, task).sum(0)))
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -223,28 +231,50 @@ def _next_sentence(predictions: pd.DataFrame) -> np.ndarray:
 
 
 _PERCENT_RATIO = _percent(ratio)
+_CLASSES = {"label": "int64", "prediction": "int64"}
+_NUMBERS = {"label": "float64", "prediction": "float64"}
+_TAGS = {"labels": "list of int64", "predictions": "list of int64"}
+_TEXTS = {"prediction": "string", "references": "list of string"}
+_MASKED = {"loss": "float64", "masked": "int64"}
+_WORDS = {"loss": "float64", "words": "int64"}
 
 METRICS: dict[str, MetricEntry] = {
-    "accuracy": MetricEntry("percent", "higher", _accuracy_statistics, _PERCENT_RATIO),
-    "class_accuracy": MetricEntry("percent", "higher", _class_hits, _percent(_class_accuracy_value)),
-    "f1": MetricEntry("percent", "higher", _f1_statistics, _percent(_f1_value)),
-    "matthews": MetricEntry("percent", "higher", _confusion, _percent(_matthews_value)),
-    "pearson": MetricEntry("percent", "higher", _moments, _percent(_pearson_value)),
-    "spearman": MetricEntry("percent", "higher", of_sample=_spearman),
-    "span_f1": MetricEntry("percent", "higher", _entity_counts, _percent(_f1_value)),
-    "em": MetricEntry("percent", "higher", _answers(exact_match), _PERCENT_RATIO),
-    "squad_f1": MetricEntry("percent", "higher", _answers(token_f1), _PERCENT_RATIO),
-    "em_has_answer": MetricEntry("percent", "higher", _answers(exact_match, True), _PERCENT_RATIO),
-    "squad_f1_has_answer": MetricEntry("percent", "higher", _answers(token_f1, True), _PERCENT_RATIO),
-    "em_no_answer": MetricEntry("percent", "higher", _answers(exact_match, False), _PERCENT_RATIO),
-    "vqa_accuracy": MetricEntry("percent", "higher", _answers(vqa_accuracy), _PERCENT_RATIO),
-    "phrase_recall": MetricEntry("percent", "higher", _answers(phrase_recall), _PERCENT_RATIO),
-    "cider": MetricEntry("percent", "higher", _cider, _PERCENT_RATIO),
-    "bleu": MetricEntry("percent", "higher", _bleu, _bleu_value),
-    "mlm_accuracy": MetricEntry("percent", "higher", _columns("correct", "masked"), _PERCENT_RATIO),
-    "next_sentence_accuracy": MetricEntry("percent", "higher", _share(_next_sentence), _PERCENT_RATIO),
-    "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio),
-    "lm_loss": MetricEntry("nats", "lower", _columns("loss", "words"), ratio),
-    "lm_perplexity": MetricEntry("ratio", "lower", _columns("loss", "words"), lambda sums: np.exp(ratio(sums))),
-    "perplexity": MetricEntry("ratio", "lower", _columns("loss", "masked"), lambda sums: np.exp(ratio(sums))),
+    "accuracy": MetricEntry("percent", "higher", _accuracy_statistics, _PERCENT_RATIO, columns=_CLASSES),
+    "class_accuracy": MetricEntry("percent", "higher", _class_hits, _percent(_class_accuracy_value), columns=_CLASSES),
+    "f1": MetricEntry("percent", "higher", _f1_statistics, _percent(_f1_value), columns=_CLASSES),
+    "matthews": MetricEntry("percent", "higher", _confusion, _percent(_matthews_value), columns=_CLASSES),
+    "pearson": MetricEntry("percent", "higher", _moments, _percent(_pearson_value), columns=_NUMBERS),
+    "spearman": MetricEntry("percent", "higher", of_sample=_spearman, columns=_NUMBERS),
+    "span_f1": MetricEntry("percent", "higher", _entity_counts, _percent(_f1_value), columns=_TAGS),
+    "em": MetricEntry("percent", "higher", _answers(exact_match), _PERCENT_RATIO, columns=_TEXTS),
+    "squad_f1": MetricEntry("percent", "higher", _answers(token_f1), _PERCENT_RATIO, columns=_TEXTS),
+    "em_has_answer": MetricEntry("percent", "higher", _answers(exact_match, True), _PERCENT_RATIO, columns=_TEXTS),
+    "squad_f1_has_answer": MetricEntry("percent", "higher", _answers(token_f1, True), _PERCENT_RATIO, columns=_TEXTS),
+    "em_no_answer": MetricEntry("percent", "higher", _answers(exact_match, False), _PERCENT_RATIO, columns=_TEXTS),
+    "vqa_accuracy": MetricEntry("percent", "higher", _answers(vqa_accuracy), _PERCENT_RATIO, columns=_TEXTS),
+    "phrase_recall": MetricEntry("percent", "higher", _answers(phrase_recall), _PERCENT_RATIO, columns=_TEXTS),
+    "cider": MetricEntry("percent", "higher", _cider, _PERCENT_RATIO, columns=_TEXTS),
+    "bleu": MetricEntry("percent", "higher", _bleu, _bleu_value, columns=_TEXTS),
+    "mlm_accuracy": MetricEntry(
+        "percent",
+        "higher",
+        _columns("correct", "masked"),
+        _PERCENT_RATIO,
+        columns={"correct": "int64", "masked": "int64"},
+    ),
+    "next_sentence_accuracy": MetricEntry(
+        "percent",
+        "higher",
+        _share(_next_sentence),
+        _PERCENT_RATIO,
+        columns={"next_sentence_label": "int64", "next_sentence": "int64"},
+    ),
+    "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio, columns=_MASKED),
+    "lm_loss": MetricEntry("nats", "lower", _columns("loss", "words"), ratio, columns=_WORDS),
+    "lm_perplexity": MetricEntry(
+        "ratio", "lower", _columns("loss", "words"), lambda sums: np.exp(ratio(sums)), columns=_WORDS
+    ),
+    "perplexity": MetricEntry(
+        "ratio", "lower", _columns("loss", "masked"), lambda sums: np.exp(ratio(sums)), columns=_MASKED
+    ),
 }

@@ -69,7 +69,7 @@ class Kind:
 
     def check(self, task: Task) -> None:
         """Raise ConfigError for fields of a task's file that this kind does not have."""
-        where = f"config/tasks/{task.name}.yaml"
+        where = f"config/tasks: task '{task.name}'"
         if task.images is not None and not self.sees_images:
             raise ConfigError(
                 f"{where}: `images` goes with kind text2text, not {self.name}; kind image has them in `inputs`"
@@ -101,7 +101,7 @@ class Kind:
         """
         if self.name in LABELLED and not task.class_count:
             raise ConfigError(
-                f"config/tasks/{task.name}.yaml: kind {self.name} needs `labels`, the classes' names in order, or `classes`, their number"
+                f"config/tasks: task '{task.name}': kind {self.name} needs `labels` (names in order) or `classes` (their number)"
             )
         return task.class_count or 2
 
