@@ -72,14 +72,15 @@ def program() -> None:
 
 def _ours(project, name: str, setting: tuple, repeat: int) -> dict:
     """Measure with our meter; building the model counts for neither side."""
-    from replica.meters import measure_memory
+    from replica.meters.memory import measure_memory
+    from replica.meters.options import MemoryOptions
 
     head, batch, length, decoder_length = setting
     model = _build(project, name, head)
     walls, cpus = [], []
     for _ in range(repeat):
         wall, cpu = time.perf_counter(), time.process_time()
-        found = measure_memory(model, batch, length, decoder_length=decoder_length)
+        found = measure_memory(model, MemoryOptions(batch=batch, length=length, decoder_length=decoder_length))
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     parts = found["at_peak"]

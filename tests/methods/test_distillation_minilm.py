@@ -199,7 +199,7 @@ def test_every_supported_encoder_gives_its_own_attention(model):
 
 def test_an_unknown_architecture_is_an_error_that_names_the_known_ones():
     model = T5EncoderModel(T5Config(vocab_size=50, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=4))
-    with pytest.raises(ConfigError, match=r"bert.*this model is 't5'"):
+    with pytest.raises(ConfigError, match=r"architecture 't5' is not supported; supported: bert.*distilbert"):
         prepared(model, tiny_bert())
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from replica.errors import ConfigError
 from replica.meters.optimizers import optimizer_bytes
+from replica.meters.options import OptimizerOptions
 from replica.methods import Context, parse
 from replica.methods.memory.codes import CODES, MAPS
 from replica.methods.memory.eight_bit_optimizer.method import BlockwiseOptimizer
@@ -224,7 +225,7 @@ def test_state_has_the_bytes_that_the_meter_counts(engine):
     trained(model, optimizer, 1)
     names = ("state1", "state2", "absmax1", "absmax2", "state1_absmax", "state2_absmax")
     size = sum(s[n].nbytes for s in optimizer.state.values() for n in names if n in s)
-    assert size == optimizer_bytes(model, "adamw8bit", block=256)["bytes"]
+    assert size == optimizer_bytes(model, OptimizerOptions(rule="adamw8bit", block=256))["bytes"]
     assert size == 2 * 6000 + 8 * math.ceil(6000 / 256) + 8 * (60 + 100 + 10)
 
 

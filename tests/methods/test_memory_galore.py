@@ -12,6 +12,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
 from replica.meters.optimizers import optimizer_bytes
+from replica.meters.options import OptimizerOptions
 from replica.methods import Context, parse
 from replica.methods.memory.codes import Store
 from replica.methods.memory.galore.method import GaLoreAdamW
@@ -103,7 +104,7 @@ def test_its_state_has_the_bytes_that_the_meter_counts(kind):
     optimizer.step()
     tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, torch.Tensor)]
     size = sum(t.untyped_storage().nbytes() for t in tensors)
-    assert size == optimizer_bytes(model, "galore", rank=4)["bytes"]
+    assert size == optimizer_bytes(model, OptimizerOptions(rule="galore", rank=4))["bytes"]
 
 
 def test_stored_state_goes_on_to_equal_bytes():

@@ -13,7 +13,8 @@ from transformers import set_seed
 from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
-from replica.meters import measure_memory
+from replica.meters.memory import measure_memory
+from replica.meters.options import MemoryOptions
 from replica.methods import Context, parse
 from replica.methods.memory.slimfit import compressed_functions as slim
 from replica.methods.memory.slimfit.method import STATE, distance, units
@@ -98,12 +99,12 @@ def test_bytes_by_token_are_what_the_meter_sees_saved(kind):
     slimmed, plain = [], []
     for layers in (2, 3):
         model = _model(kind, layers, "meta")
-        plain.append(measure_memory(model, batch, length)["saved_bytes"])
+        plain.append(measure_memory(model, MemoryOptions(batch=batch, length=length))["saved_bytes"])
         method = _method(rate=0.5)
         method.prepare(model, Context())
         for parameter in units(model).values():
             parameter.requires_grad_(False)
-        slimmed.append(measure_memory(model, batch, length)["saved_bytes"])
+        slimmed.append(measure_memory(model, MemoryOptions(batch=batch, length=length))["saved_bytes"])
     cost, tokens = method.cost(model, length=length), batch * length
     assert plain[1] - plain[0] == cost["plain"] * tokens
     # The whole-tensor share of kept values is rounded down: at most one value and index for each of two norms.
@@ -115,11 +116,14 @@ def test_states_of_frozen_tensors_are_counted_when_asked():
     total = sum(p.numel() for p in model.parameters())
     _method(rate=0.9).prepare(model, Context())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    some, every = (measure_memory(model, 2, 8, all_states=flag)["by_category"]["optimizer"] for flag in (False, True))
+    some, every = (
+        measure_memory(model, MemoryOptions(batch=2, length=8, all_states=flag))["by_category"]["optimizer"]
+        for flag in (False, True)
+    )
     assert every - some >= 8 * (total - trained)
     assert model.base_model.embeddings.word_embeddings.weight.grad is None
-    with pytest.raises(ConfigError, match="all_states"):
-        measure_memory(model, 2, 8, all_states=True, optimizer="galore", rank=4)
+    with pytest.raises(ValueError, match="all_states"):
+        MemoryOptions(all_states=True, optimizer="galore", rank=4)
 
 
 @pytest.mark.parametrize("full_copy", [True, False])
@@ -197,5 +201,5 @@ def test_unknown_architectures_and_activations_are_refused():
     with pytest.raises(ConfigError, match="GELU"):
         _method().prepare(_model(hidden_act="relu"), Context())
     t5 = ModelEntry(title="t5", architecture="t5", config={"d_model": 8, "d_kv": 2, "num_heads": 4, "vocab_size": 9})
-    with pytest.raises(ConfigError, match="architecture 't5' is not known"):
+    with pytest.raises(ConfigError, match="architecture 't5' is not supported"):
         _method().prepare(models.build(t5, head="text2text", device="meta"), Context())

@@ -355,5 +355,5 @@ def test_bert_has_slots_at_its_matrices_norms_and_sublayers():
 
 def test_other_architectures_are_refused():
     vit = ModelEntry(title="v", architecture="vit", config={"num_hidden_layers": 1})
-    with pytest.raises(ConfigError, match="architecture 'vit' is not known; known: t5, bert"):
+    with pytest.raises(ConfigError, match="architecture 'vit' is not supported; supported: bert"):
         _method().prepare(models.build(vit, head="image", device="meta"), Context(head="image"))

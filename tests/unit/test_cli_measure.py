@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from replica.cli import parser
-from replica.cli.measure import measure, parse_budget, parse_method, parse_optimizer, usual_head
-from replica.cli.measure_text import print_budget, print_report
+from replica.cli.measure import measure, parse_budget, parse_method, parse_optimizer
+from replica.cli.measure_report import print_budget, print_report, usual_head
 from replica.config import load_project
 from replica.errors import ConfigError
 
@@ -175,7 +175,7 @@ def test_a_budget_that_nothing_fits_says_so_and_what_to_try(capsys):
         (["bart-base", "--length", "8", "--decoder-length", "1025"], "length 1025 is beyond the 1024 positions"),
         (["smoke-bert", "--method", "prompt-tuning:tokens=120"], "have 248 positions, the model 128"),
         (["smoke-bert", "--method", "lora:rank=-1"], "rank: Input should be greater than or equal to 1"),
-        (["smoke-bert", "--method", "lora", "--method", "lora"], "'lora' stands twice"),
+        (["smoke-bert", "--method", "lora", "--method", "lora"], "'lora' is listed twice"),
         (["smoke-bert", "--optimizer", "adamw:rank=4"], "`rank` belongs to galore and galore8bit; adamw has none"),
         (["smoke-bert", "--optimizer", "none:projector=int8"], "--optimizer none takes no options"),
         (["smoke-bert", "--optimizer", "galore:rank=0"], "--optimizer: rank: Input should be greater"),

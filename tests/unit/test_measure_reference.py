@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from replica.config import load_project
-from replica.errors import ConfigError
 from replica.measure import reference
 from replica.meters.memory import measure_memory
+from replica.meters.options import MemoryOptions
 from replica.meters.semantics import autocasting
 from replica.meters.tracker import SavedBytes, StorageTracker
 from replica.models import build
@@ -32,9 +33,9 @@ def small_bert(device: str = "meta") -> nn.Module:
 
 def test_every_storage_is_rounded_up():
     model = small_bert()
-    found = measure_memory(model, 2, 16, rounding=512)["by_category"]
+    found = measure_memory(model, MemoryOptions(batch=2, length=16, rounding=512))["by_category"]
     assert found["parameter"] == sum(-(-4 * p.numel() // 512) * 512 for p in model.parameters())
-    assert found["parameter"] > measure_memory(model, 2, 16)["by_category"]["parameter"]
+    assert found["parameter"] > measure_memory(model, MemoryOptions(batch=2, length=16))["by_category"]["parameter"]
 
 
 def test_mixed_precision_computes_each_operation_in_cudas_type():
@@ -81,10 +82,10 @@ def test_mixed_precision_keeps_the_bytes_that_autocast_keeps(frozen):
 
 
 def test_mixed_precision_and_checkpointing_are_refused():
-    with pytest.raises(ConfigError, match="autocast is not emulated where checkpointing recomputes"):
-        measure_memory(small_bert(), 2, 16, autocast="bfloat16", checkpointing=True)
-    with pytest.raises(ConfigError, match="unknown autocast 'float8'"):
-        measure_memory(small_bert(), 2, 16, autocast="float8")
+    with pytest.raises(ValidationError, match="autocast is not emulated where checkpointing recomputes"):
+        MemoryOptions(autocast="bfloat16", checkpointing=True)
+    with pytest.raises(ValidationError, match="autocast"):
+        MemoryOptions(autocast="float8")
 
 
 def test_adamw_in_one_kernel_needs_its_moments_and_no_temporaries():

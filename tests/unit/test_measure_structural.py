@@ -13,6 +13,7 @@ import pytest
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement, Paper
 from replica.errors import ConfigError
+from replica.measure.runners import RUNNERS
 from replica.measure.structural import measure, measure_paper
 from replica.meters.registry import METERS, parse_meters
 from replica.methods import registry
@@ -157,9 +158,8 @@ def test_meters_are_checked_without_importing_torch():
 
 
 def test_every_meter_has_a_runner_and_says_what_it_assumes():
-    from replica.meters.registry import _RUNNERS, ASSUMPTIONS
-
-    assert set(METERS) == set(_RUNNERS) == set(ASSUMPTIONS)
+    assert set(METERS) == set(RUNNERS)
+    assert all(options.assumption and options.results for options in METERS.values())
 
 
 def test_the_program_says_an_unknown_paper_in_one_line(tmp_path):

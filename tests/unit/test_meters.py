@@ -6,13 +6,15 @@ import time
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from replica.errors import ConfigError
 from replica.meters.flops import measure_flops
 from replica.meters.optimizers import make_optimizer, optimizer_bytes
-from replica.meters.parameters import count_nonzero, count_parameters
-from replica.meters.storage import file_bytes, storage_bytes
+from replica.meters.options import FlopsOptions, OptimizerOptions, StorageOptions
+from replica.meters.parameters import count_parameters
+from replica.meters.storage import storage_bytes
 from replica.meters.timing import latency
 
 T5_BASE = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "decoder_start_token_id": 0}
@@ -126,34 +128,12 @@ def test_trainable_share_follows_what_is_frozen():
     assert counts["trainable_by_part"]["layer_linears"] == 0
 
 
-def test_zeros_are_counted_by_part():
-    model = small_bert()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(1.0)
-        model.bert.encoder.layer[0].intermediate.dense.weight[:, :4] = 0  # 32 x 4 of 2 x 12 x 16^2 - with inner size 32
-    counts = count_nonzero(model)
-    linears = 2 * (4 * 16 * 16 + 2 * 16 * 32)
-    assert counts["by_part"]["layer_linears"] == {
-        "parameters": linears,
-        "nonzero": linears - 128,
-        "density": (linears - 128) / linears,
-        "sparsity": 1 - (linears - 128) / linears,
-    }
-    assert counts["total"] - counts["nonzero"] == 128
-
-
-def test_values_on_meta_cannot_be_counted():
-    with pytest.raises(ValueError, match="meta"):
-        count_nonzero(small_bert("meta"))
-
-
 # --- FLOPs --------------------------------------------------------------------------------------------------------------
 
 
 def test_bert_base_flops_are_those_of_the_hand_formula():
     """Layers: 2 L l 12 H^2 for the matrices and 4 L l^2 H for the two attention products; pooler: 2 H^2."""
-    found = measure_flops(on_meta("BertModel", "BertConfig"), 1, 128)
+    found = measure_flops(on_meta("BertModel", "BertConfig"), FlopsOptions(batch=1, length=128))
     linears, products, pooler = 2 * 12 * 128 * 12 * 768**2, 4 * 12 * 128**2 * 768, 2 * 768**2
     assert found["transformer_linear_forward"] == linears
     assert found["attention_forward"] == products
@@ -163,13 +143,15 @@ def test_bert_base_flops_are_those_of_the_hand_formula():
 
 
 def test_flops_grow_with_the_batch_and_half_the_layers_cost_half():
-    full = measure_flops(on_meta("BertModel", "BertConfig"), 4, 64)
-    half = measure_flops(on_meta("BertModel", "BertConfig", num_hidden_layers=6), 2, 64)
+    full = measure_flops(on_meta("BertModel", "BertConfig"), FlopsOptions(batch=4, length=64))
+    half = measure_flops(on_meta("BertModel", "BertConfig", num_hidden_layers=6), FlopsOptions(batch=2, length=64))
     assert full["transformer_forward"] == 4 * half["transformer_forward"]
 
 
 def test_backward_costs_twice_the_products_of_the_layers():
-    found = measure_flops(on_meta("BertForSequenceClassification", "BertConfig"), 2, 32, backward=True)
+    found = measure_flops(
+        on_meta("BertForSequenceClassification", "BertConfig"), FlopsOptions(batch=2, length=32, backward=True)
+    )
     assert found["transformer_backward"] == 2 * found["transformer_forward"]
     assert found["head_backward"] == 2 * found["head_forward"] == 2 * 2 * 2 * 2 * 768
     assert found["total"] == found["forward"] + found["backward"]
@@ -180,11 +162,11 @@ def test_frozen_matrices_cost_no_weight_gradient():
     model = on_meta("BertForSequenceClassification", "BertConfig", num_labels=2)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.startswith("classifier"))
-    found = measure_flops(model, 2, 32, backward=True)
+    found = measure_flops(model, FlopsOptions(batch=2, length=32, backward=True))
     assert found["backward"] == 2 * 2 * 2 * 768
     for parameter in model.bert.encoder.layer[11].output.dense.parameters():
         parameter.requires_grad_(True)
-    found = measure_flops(model, 2, 32, backward=True)
+    found = measure_flops(model, FlopsOptions(batch=2, length=32, backward=True))
     pooler, head = 2 * 2 * 768**2, 2 * 2 * 2 * 768
     assert found["backward"] == 2 * head + pooler + 2 * 2 * 32 * 768 * 3072
 
@@ -192,7 +174,8 @@ def test_frozen_matrices_cost_no_weight_gradient():
 def test_t5_flops_by_hand_with_a_short_decoder():
     source, target, width, inner, heads_width = 128, 8, 768, 3072, 768
     found = measure_flops(
-        on_meta("T5ForConditionalGeneration", "T5Config", **T5_BASE), 1, source, decoder_length=target, backward=True
+        on_meta("T5ForConditionalGeneration", "T5Config", **T5_BASE),
+        FlopsOptions(batch=1, length=source, decoder_length=target, backward=True),
     )
     attention, feed = 4 * width * heads_width, 2 * width * inner
     encoder = 12 * 2 * source * (attention + feed)
@@ -208,20 +191,20 @@ def test_t5_flops_by_hand_with_a_short_decoder():
 
 
 def test_vit_counts_its_patches_as_embeddings():
-    found = measure_flops(on_meta("ViTForImageClassification", "ViTConfig"), 1)
+    found = measure_flops(on_meta("ViTForImageClassification", "ViTConfig"), FlopsOptions(batch=1))
     assert found["embeddings_forward"] == 2 * 196 * 768 * (3 * 16 * 16)
     assert found["transformer_linear_forward"] == 2 * 12 * 197 * 12 * 768**2
 
 
 def test_density_scales_the_matrices_of_the_layers_only():
     model = on_meta("BertModel", "BertConfig")
-    found = measure_flops(model, 1, 128, density=0.1)
+    found = measure_flops(model, FlopsOptions(batch=1, length=128, density=0.1))
     linears = found["transformer_linear_forward"]
     assert found["sparse_forward"] == pytest.approx(found["forward"] - 0.9 * linears)
-    inner = measure_flops(model, 1, 128, density={"*.intermediate.dense.weight": 0.5})
+    inner = measure_flops(model, FlopsOptions(batch=1, length=128, density={"*.intermediate.dense.weight": 0.5}))
     assert inner["sparse_forward"] == pytest.approx(inner["forward"] - 0.5 * 12 * 2 * 128 * 4 * 768**2)
     with pytest.raises(ConfigError, match="did you mean 'layer_linears'"):
-        measure_flops(model, density={"layer_linear": 0.5})
+        measure_flops(model, FlopsOptions(density={"layer_linear": 0.5}))
 
 
 # --- storage ------------------------------------------------------------------------------------------------------------
@@ -231,7 +214,7 @@ def test_int8_and_90_percent_sparsity_give_the_ratios_of_prune_once_for_all():
     """40x of values only; with fp32 biases and norms 12 H^2 x 32 + 13 H x 32 over 12 H^2 x 0.8 + 13 H x 32."""
     options = {"bits": 8, "density": 0.1, "index": "mask"}
     for fields, width, with_rest in (({}, 768, 37.92), (LARGE, 1024, 38.42)):
-        found = storage_bytes(on_meta("BertModel", "BertConfig", **fields), **options)
+        found = storage_bytes(on_meta("BertModel", "BertConfig", **fields), StorageOptions(**options))
         linear, rest = 12 * width**2, 13 * width
         assert found["values_only_ratio"] == pytest.approx(40)
         assert found["with_rest_ratio"] == pytest.approx(with_rest, abs=0.005)
@@ -245,30 +228,20 @@ def test_int8_and_90_percent_sparsity_give_the_ratios_of_prune_once_for_all():
 def test_one_bit_bert_needs_15_mib_against_418():
     """1 bit for word embedding, matrices of the layers and pooler; 32 for positions, types, norms and biases (BiPFT's card)."""
     bits = {"word_embeddings": 1, "layer_linears": 1, "pooler.dense.weight": 1}
-    found = storage_bytes(on_meta("BertModel", "BertConfig"), bits)
+    found = storage_bytes(on_meta("BertModel", "BertConfig"), StorageOptions(bits=bits))
     assert found["baseline_mib"] == pytest.approx(417.64, abs=0.005)
     assert found["mib"] == pytest.approx(14.96, abs=0.005)
     assert found["ratio"] == pytest.approx(27.91, abs=0.01)
     rows = storage_bytes(
-        on_meta("BertModel", "BertConfig"), bits, scales={"word_embeddings": "row", "layer_linears": "tensor"}
+        on_meta("BertModel", "BertConfig"),
+        StorageOptions(bits=bits, scales={"word_embeddings": "row", "layer_linears": "tensor"}),
     )
     assert rows["bytes"] - found["bytes"] == 4 * (30522 + 72)
 
 
-def test_masks_give_the_density_and_indices_cost_by_value():
-    model = small_bert()
-    name = "bert.encoder.layer.0.attention.self.query.weight"
-    mask = torch.zeros(16, 16)
-    mask[0] = 1
-    dense = storage_bytes(model)
-    found = storage_bytes(model, masks={name: mask}, index=16)
-    assert dense["bytes"] - found["bytes"] == 4 * 256 - 16 * (4 + 2)
-    assert found["stored_values"] == dense["stored_values"] - 240
-
-
 def test_what_is_left_out_counts_on_neither_side():
     model = on_meta("BertModel", "BertConfig")
-    found = storage_bytes(model, exclude=["word_embeddings", "pooler*"])
+    found = storage_bytes(model, StorageOptions(exclude=["word_embeddings", "pooler*"]))
     assert found["baseline_bytes"] == found["bytes"] == 4 * (109_482_240 - 30522 * 768 - 768**2 - 768)
 
 
@@ -276,16 +249,8 @@ def test_what_is_left_out_counts_on_neither_side():
     "options", [{"density": 0.0}, {"index": "coo"}, {"scales": {"pooler": "column"}}, {"bits": {"encoder": 1}}]
 )
 def test_wrong_storage_options_are_errors(options):
-    with pytest.raises(ConfigError, match="storage"):
-        storage_bytes(small_bert(), **{"density": 0.5, **options})
-
-
-def test_files_are_measured_on_disk(tmp_path):
-    (tmp_path / "a").write_bytes(b"12345")
-    (tmp_path / "inner").mkdir()
-    (tmp_path / "inner" / "b").write_bytes(b"123")
-    assert file_bytes(tmp_path / "a") == 5
-    assert file_bytes(tmp_path) == 8
+    with pytest.raises((ConfigError, ValidationError), match=r"storage|Options"):
+        storage_bytes(small_bert(), StorageOptions(**{"density": 0.5, **options}))
 
 
 # --- optimizer state ----------------------------------------------------------------------------------------------------
@@ -302,13 +267,15 @@ def test_optimizer_bytes_are_those_of_real_state(rule):
     tensors = [
         v for state in optimizer.state.values() for k, v in state.items() if isinstance(v, torch.Tensor) and k != "step"
     ]
-    assert optimizer_bytes(model, rule)["bytes"] == sum(t.numel() * t.element_size() for t in tensors)
+    assert optimizer_bytes(model, OptimizerOptions(rule=rule))["bytes"] == sum(
+        t.numel() * t.element_size() for t in tensors
+    )
 
 
 def test_eight_bit_adam_saves_three_quarters_of_bert_large():
     """Two bytes and 8 bytes of scales a block of 2,048 against eight bytes; only small tensors stay: 0.2504 plus their share."""
     model = on_meta("BertModel", "BertConfig", **LARGE)
-    found = optimizer_bytes(model, "adamw8bit")
+    found = optimizer_bytes(model, OptimizerOptions(rule="adamw8bit"))
     small = sum(p.numel() for p in model.parameters() if p.numel() < 4096)
     large = count_parameters(model)["total"] - small
     assert found["saving"] == pytest.approx(1 - (large * (2 + 8 / 2048) + 8 * small) / (8 * (large + small)), rel=1e-4)
@@ -316,9 +283,9 @@ def test_eight_bit_adam_saves_three_quarters_of_bert_large():
 
 
 def test_sgd_without_momentum_keeps_nothing_and_unknown_rules_are_errors():
-    assert optimizer_bytes(small_bert(), "sgd", momentum=0.0)["bytes"] == 0
-    with pytest.raises(ConfigError, match="did you mean 'adamw'"):
-        optimizer_bytes(small_bert(), "adamv")
+    assert optimizer_bytes(small_bert(), OptimizerOptions(rule="sgd", momentum=0.0))["bytes"] == 0
+    with pytest.raises(ValidationError, match="rule"):
+        OptimizerOptions(rule="adamv")
 
 
 # --- latency ------------------------------------------------------------------------------------------------------------

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.memory import measure_memory
+from replica.meters.options import MemoryOptions
 from replica.meters.semantics import attention, rules
 from replica.meters.tracker import StorageTracker
 
@@ -47,9 +48,7 @@ def test_meta_measures_the_same_bytes_as_real_tensors(kind, trained, options):
     found = [
         measure_memory(
             train_only(tiny(kind, device), trained),
-            4,
-            16,
-            **{"decoder_length": 6, "optimizer": "sgd", "foreach": False, **options},
+            MemoryOptions(batch=4, length=16, **{"decoder_length": 6, "optimizer": "sgd", "foreach": False, **options}),
         )
         for device in ("meta", "cpu")
     ]
@@ -86,7 +85,9 @@ def test_fused_attention_saves_what_the_cpu_kernel_saves():
     with rules(model, dropout=False), attention(model, "sdpa"), keeping:
         loss_of(model, batch).backward()
     expected = sum(size for size, _ in saved.values())
-    found = measure_memory(tiny("bert", "meta"), 4, 16, attention="fused", dropout=False)["saved_bytes"]
+    found = measure_memory(tiny("bert", "meta"), MemoryOptions(batch=4, length=16, attention="fused", dropout=False))[
+        "saved_bytes"
+    ]
     assert found == expected
 
 
@@ -110,7 +111,7 @@ def test_peak_agrees_with_the_profilers_allocator_events(kind):
         if event.name() == "[memory]":
             running += event.nbytes()
             highest = max(highest, running)
-    found = measure_memory(tiny(kind, "meta"), 4, 16, decoder_length=6, optimizer=None)
+    found = measure_memory(tiny(kind, "meta"), MemoryOptions(batch=4, length=16, decoder_length=6, optimizer=None))
     assert abs(found["peak"] - (resident + highest)) <= 64  # kernels' own scalars
 
 
@@ -119,7 +120,7 @@ def test_peak_agrees_with_torchs_memory_tracker(kind):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
 
-    found = measure_memory(tiny(kind, "meta"), 4, 16, decoder_length=6, optimizer="adamw")
+    found = measure_memory(tiny(kind, "meta"), MemoryOptions(batch=4, length=16, decoder_length=6, optimizer="adamw"))
     with FakeTensorMode():
         model = tiny(kind, "cpu").train()
         batch = make_batch(model, 4, 16, 6)
@@ -170,7 +171,7 @@ def test_two_linears_have_the_peak_that_arithmetic_gives():
 def test_optimizer_state_and_gradients_have_the_size_of_the_parameters():
     model = tiny("bert", "meta")
     size = 4 * sum(p.numel() for p in model.parameters())
-    found = measure_memory(model, 2, 8, optimizer="adamw")
+    found = measure_memory(model, MemoryOptions(batch=2, length=8, optimizer="adamw"))
     assert found["by_category"]["parameter"] == size
     assert found["by_category"]["gradient"] == size
     assert (
@@ -181,41 +182,50 @@ def test_optimizer_state_and_gradients_have_the_size_of_the_parameters():
 def test_a_measurement_leaves_the_model_as_it_was():
     model = tiny("bert", "cpu").eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    measure_memory(model, 2, 8, optimizer=None)
+    measure_memory(model, MemoryOptions(batch=2, length=8, optimizer=None))
     assert not model.training
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
 def test_frozen_weights_have_no_gradients_and_no_state():
-    found = measure_memory(train_only(tiny("bert", "meta"), "classifier"), 4, 16)
+    found = measure_memory(train_only(tiny("bert", "meta"), "classifier"), MemoryOptions(batch=4, length=16))
     assert found["by_category"]["gradient"] == 4 * (2 * 16 + 2)
-    assert found["saved_bytes"] < measure_memory(tiny("bert", "meta"), 4, 16)["saved_bytes"]
+    assert found["saved_bytes"] < measure_memory(tiny("bert", "meta"), MemoryOptions(batch=4, length=16))["saved_bytes"]
 
 
 def test_largest_batch_is_the_last_that_fits():
     budget = 2e6
-    found = measure_memory(tiny("bert", "meta"), 4, 16, budget_gb=budget / 1e9)
+    found = measure_memory(tiny("bert", "meta"), MemoryOptions(batch=4, length=16, budget_gb=budget / 1e9))
     largest = found["largest_batch"]
     assert found["at_largest"]["peak"] <= budget
-    assert measure_memory(tiny("bert", "meta"), largest, 16)["peak"] == found["at_largest"]["peak"]
-    assert measure_memory(tiny("bert", "meta"), largest + 1, 16)["peak"] > budget
+    assert (
+        measure_memory(tiny("bert", "meta"), MemoryOptions(batch=largest, length=16))["peak"]
+        == found["at_largest"]["peak"]
+    )
+    assert measure_memory(tiny("bert", "meta"), MemoryOptions(batch=largest + 1, length=16))["peak"] > budget
 
 
 def test_nothing_fits_in_less_than_the_weights():
-    found = measure_memory(tiny("bert", "meta"), 4, 16, budget_gb=1e-6)
+    found = measure_memory(tiny("bert", "meta"), MemoryOptions(batch=4, length=16, budget_gb=1e-6))
     assert found["largest_batch"] == 0
 
 
 def test_padding_materialises_the_mask():
     model = tiny("bert", "meta")
-    with_mask = measure_memory(model, 4, 16, train=False, padding=True)["peak"]
-    assert with_mask > measure_memory(model, 4, 16, train=False)["peak"]
+    with_mask = measure_memory(model, MemoryOptions(batch=4, length=16, train=False, padding=True))["peak"]
+    assert with_mask > measure_memory(model, MemoryOptions(batch=4, length=16, train=False))["peak"]
 
 
 def test_half_precision_halves_the_parameters():
-    full = measure_memory(tiny("bert", "meta"), 4, 16)["by_category"]["parameter"]
-    assert measure_memory(tiny("bert", "meta"), 4, 16, dtype="bfloat16")["by_category"]["parameter"] * 2 == full
+    full = measure_memory(tiny("bert", "meta"), MemoryOptions(batch=4, length=16))["by_category"]["parameter"]
+    assert (
+        measure_memory(tiny("bert", "meta"), MemoryOptions(batch=4, length=16, dtype="bfloat16"))["by_category"][
+            "parameter"
+        ]
+        * 2
+        == full
+    )
 
 
 def test_bert_base_saves_the_published_bytes():
@@ -232,7 +242,7 @@ def test_bert_base_saves_the_published_bytes():
         model = transformers.BertForSequenceClassification(transformers.BertConfig())
     b, l, h, a = 32, 128, 768, 12  # noqa: E741
     layer = 4 * b * l * h * (1 + 3 + 1 + 1 + 1 + 8 + 1 + 0.5) + 4 * b * a * l * l * 2.25 + 2 * 2 * 4 * b * l
-    found = measure_memory(model, b, l)
+    found = measure_memory(model, MemoryOptions(batch=b, length=l))
     assert found["saved_bytes"] == pytest.approx(12 * layer, rel=0.012)  # embeddings and head are the rest
     assert found["saved_bytes"] > 12 * layer
     assert found["saved_bytes"] / 2**30 == pytest.approx(2.98, abs=0.005)
@@ -249,8 +259,8 @@ def test_t5_base_under_the_rules_of_2021_needs_what_a_paper_of_that_time_printed
     sizes = {"d_model": 768, "d_ff": 3072, "num_layers": 12, "num_heads": 12, "decoder_start_token_id": 0}
     with torch.device("meta"):
         model = transformers.T5ForConditionalGeneration(transformers.T5Config(**sizes))
-    then = measure_memory(model, 100, 128, decoder_length=2, era="2021")
-    now = measure_memory(model, 100, 128, decoder_length=2)
+    then = measure_memory(model, MemoryOptions(batch=100, length=128, decoder_length=2, era="2021"))
+    now = measure_memory(model, MemoryOptions(batch=100, length=128, decoder_length=2))
     assert then["peak"] / 2**20 / 1000 == pytest.approx(17.6, rel=0.02)
     gradients = 4 * 222_903_552
     probabilities = 4 * 100 * 12 * 12 * (128 * 128 + 2 * 2 + 2 * 128)
@@ -260,5 +270,5 @@ def test_t5_base_under_the_rules_of_2021_needs_what_a_paper_of_that_time_printed
 
 @pytest.mark.parametrize("options", [{"dtype": "float8"}, {"era": "1999"}, {"attention": "flash"}])
 def test_unknown_rules_are_errors(options):
-    with pytest.raises(ConfigError, match="unknown"):
-        measure_memory(tiny("bert", "meta"), 2, 8, **options)
+    with pytest.raises(ValidationError, match=next(iter(options))):
+        MemoryOptions(batch=2, length=8, **options)

@@ -20,6 +20,7 @@ from replica.meters import tracker as trackers
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.memory import measure_memory
 from replica.meters.optimizers import optimizer_bytes
+from replica.meters.options import MemoryOptions, OptimizerOptions
 from replica.meters.parameters import count_parameters
 from replica.meters.semantics import rules
 from replica.methods import Context, parse
@@ -75,16 +76,18 @@ def test_meta_needs_the_bytes_of_real_tensors(architecture, tuning, checkpointin
     found = {}
     for device in ("meta", "cpu"):
         model = small(architecture, device, tuning)
-        found[device] = measure_memory(model, 3, 16, decoder_length=6, optimizer="sgd", checkpointing=checkpointing)
+        found[device] = measure_memory(
+            model, MemoryOptions(batch=3, length=16, decoder_length=6, optimizer="sgd", checkpointing=checkpointing)
+        )
     assert found["meta"] == found["cpu"]
 
 
 @pytest.mark.parametrize("architecture", SMALL)
 def test_shapes_that_are_remembered_change_no_byte(architecture, monkeypatch):
     options = {"decoder_length": 6, "optimizer": "adamw"}
-    found = measure_memory(small(architecture), 3, 16, **options)
+    found = measure_memory(small(architecture), MemoryOptions(batch=3, length=16, **options))
     monkeypatch.setattr(trackers.ShapeMemory, "run", lambda self, func, args, kwargs: func(*args, **kwargs))
-    assert measure_memory(small(architecture), 3, 16, **options) == found
+    assert measure_memory(small(architecture), MemoryOptions(batch=3, length=16, **options)) == found
 
 
 def test_a_remembered_operation_minds_types_views_and_the_processor():
@@ -129,7 +132,7 @@ def test_peak_agrees_with_the_autograd_profilers_allocator_events(architecture, 
         if event.name() == "[memory]":
             running += event.nbytes()
             highest = max(highest, running)
-    found = measure_memory(small(architecture, "meta", tuning), 3, 16, decoder_length=6)
+    found = measure_memory(small(architecture, "meta", tuning), MemoryOptions(batch=3, length=16, decoder_length=6))
     assert abs(found["peak"] - (resident + state + highest)) <= 128  # kernels' own scalars
 
 
@@ -151,7 +154,7 @@ def test_peak_and_its_parts_agree_with_torchs_memory_tracker(architecture):
             tracker.reset_mod_stats()
     theirs = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]
     counters = 4 * sum(p.requires_grad for p in model.parameters())
-    found = measure_memory(small(architecture), 3, 16, decoder_length=6)
+    found = measure_memory(small(architecture), MemoryOptions(batch=3, length=16, decoder_length=6))
     ours = found["at_peak"]
     assert abs(found["peak"] - (theirs["Total"] - counters)) <= 32
     assert (ours["parameter"], ours["buffer"]) == (theirs["Parameter"], theirs["Buffer"])
@@ -227,7 +230,10 @@ def test_our_lora_trains_what_pefts_own_model_trains():
 )
 def test_eight_bit_state_follows_the_documented_layout(values, block, expected):
     """bitsandbytes: state1 and state2 hold a byte a value, absmax1 and absmax2 one fp32 a block; small tensors stay in 32 bits."""
-    assert optimizer_bytes(nn.Linear(values, 1, bias=False), "adamw8bit", block=block)["bytes"] == expected
+    assert (
+        optimizer_bytes(nn.Linear(values, 1, bias=False), OptimizerOptions(rule="adamw8bit", block=block))["bytes"]
+        == expected
+    )
 
 
 @pytest.mark.gpu
@@ -246,7 +252,7 @@ def test_eight_bit_state_is_that_of_bitsandbytes():
     size = sum(s[key].numel() * s[key].element_size() for s in states for key in kept if key in s)
     blocks = next(s for s in states if "absmax1" in s)
     block = 2 ** round(torch.log2(torch.tensor(blocks["state1"].numel() / blocks["absmax1"].numel())).item())
-    assert optimizer_bytes(model, "adamw8bit", block=block)["bytes"] == size
+    assert optimizer_bytes(model, OptimizerOptions(rule="adamw8bit", block=block))["bytes"] == size
 
 
 # --- its own memory -----------------------------------------------------------------------------------------------------
@@ -257,11 +263,12 @@ limit = 4 * 2**30
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # an allocation beyond it fails
 from replica import models
 from replica.config import load_project
-from replica.meters import measure_memory
+from replica.meters.memory import measure_memory
+from replica.meters.options import MemoryOptions
 project, peaks = load_project(sys.argv[1]), {}
 for name, head in (("bert-large-uncased", "classification"), ("t5-3b", "text2text"), ("llama-7b", "causal")):
     model = models.build(project.model(name), head=head, device="meta", attention="eager")
-    peaks[name] = measure_memory(model, 1, 128, decoder_length=32)["peak"]
+    peaks[name] = measure_memory(model, MemoryOptions(batch=1, decoder_length=32))["peak"]
 print(json.dumps({"peaks": peaks, "rss": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
 """
 

@@ -7,15 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from replica.errors import ConfigError
-from replica.meters.linear_path import (
-    alphas,
-    errors_along,
-    instability,
-    interpolate,
-    is_matching,
-    is_stable,
-    measure_path,
-)
+from replica.meters.linear_path import interpolate, measure_path
 from replica.meters.search_space import SearchSpace, encoder_macs, encoder_parameters, measure_space
 
 TINY = {"layers": (4, 7, 1), "hidden": (128, 224, 32), "ratio": (2.0, 3.5, 0.5), "heads": (7, 10, 1)}
@@ -59,23 +51,12 @@ def test_the_cost_of_a_shape_is_that_of_the_built_encoder():
     assert encoder_macs(shape) == by_hand
 
 
-def test_errors_along_a_line_are_those_of_the_points():
+def test_a_point_of_the_line_mixes_both_states():
     first, second = {"w": torch.tensor([2.0]), "n": torch.tensor(3)}, {"w": torch.tensor([-2.0]), "n": torch.tensor(7)}
-    # error 4 - w^2 points: 0 at both ends, 4 in the middle
-    errors = errors_along(first, second, lambda state: 4 - float(state["w"]) ** 2, points=5)
-    assert errors == [0.0, 3.0, 4.0, 3.0, 0.0]
-    assert instability(errors) == 4.0
-    assert instability([1.0, 2.0, 3.0]) == 1.0
     assert int(interpolate(first, second, 0.5)["n"]) == 3
-    assert alphas(3) == [0.0, 0.5, 1.0]
-    assert is_stable(1.99)
-    assert not is_stable(2.0)
-    assert is_matching(8.1, 8.0)
-    assert not is_matching(8.3, 8.0)
+    assert float(interpolate(first, second, 0.25)["w"]) == -1.0
     with pytest.raises(ConfigError, match="same network"):
         interpolate(first, {"w": torch.zeros(2), "n": torch.tensor(1)}, 0.5)
-    with pytest.raises(ConfigError, match="two ends"):
-        alphas(1)
 
 
 def test_a_line_between_networks_is_walked_point_by_point():

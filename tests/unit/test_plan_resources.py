@@ -60,13 +60,14 @@ def _asked(folder, gpus: int, **options):
 )
 def test_closed_form_agrees_with_the_memory_meter(root, model, head, batch, length):
     from replica.meters.memory import measure_memory
+    from replica.meters.options import MemoryOptions
     from replica.models import build
 
     entry = load_project(root).model(model)
     if "images" in entry.config:  # the meter's batch has one a row
         entry = entry.model_copy(update={"config": {**entry.config, "images": 1}})
     built = build(entry, head=head, labels=2, device="meta", attention="eager")
-    measured = measure_memory(built, batch, length or 8, decoder_length=length or None)
+    measured = measure_memory(built, MemoryOptions(batch=batch, length=length or 8, decoder_length=length or None))
     ours = training_bytes(shape_of(entry), batch, length)
     assert ours == pytest.approx(measured["peak"], rel=ERROR)
 

@@ -1,85 +1,66 @@
-"""`replica measure`: what training a registered or hub-style model costs, measured on the meta device without weights."""
+"""`replica measure`: the cost of training a registered or hub-style model, measured on the meta device without weights.
+
+The flags' help comes from the meters' options, and their values are checked as one request. Imports torch only to measure.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from argparse import Namespace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from replica.config.asset_schema import ModelEntry
-from replica.config.schema import Measurement
 from replica.config.validation import explain
-from replica.errors import ConfigError, ReplicaError, nearest
-from replica.meters.registry import ASSUMPTIONS, Rule, parse_meters, plain, run_meter
-from replica.methods.registry import entries, parse
+from replica.errors import ConfigError, nearest
+from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions, Rule, StorageOptions
+from replica.meters.registry import parse_meters
+from replica.methods.registry import parse
 
-if TYPE_CHECKING:
-    from replica.meters.registry import Measured
-
-#: Bytes of a unit that a budget may have.
-UNITS = {
-    "KB": 1e3,
-    "MB": 1e6,
-    "GB": 1e9,
-    "TB": 1e12,
-    "MIB": 2**20,
-    "GIB": 2**30,
-    "TIB": 2**40,
-    "M": 1e6,
-    "G": 1e9,
-    "B": 1,
+#: Flags that set an option of the memory meter, by the option's name.
+MEMORY_FLAGS = {
+    "batch": "--batch",
+    "length": "--length",
+    "decoder_length": "--decoder-length",
+    "era": "--semantics",
+    "attention": "--attention",
+    "dtype": "--dtype",
 }
-#: What an optimizer may be told after a colon.
+#: Options of an optimizer after its colon.
 OPTIMIZER_OPTIONS = ("rank", "projector", "per_layer")
-#: Entries of a hub's config.json that say nothing about the shape of the model.
+#: Bytes of the units of a budget.
+UNITS = {
+    "B": 1, "KB": 1e3, "M": 1e6, "MB": 1e6, "G": 1e9, "GB": 1e9, "TB": 1e12, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40,
+}  # fmt: skip
+
+
+#: Entries of a hub's config.json that do not describe the shape of the model.
 HUB_ONLY = (
-    "model_type",
-    "architectures",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "auto_map",
-    "quantization_config",
-)
+    "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "auto_map", "quantization_config",
+)  # fmt: skip
 
 
 class Request(BaseModel):
-    """What is measured of a model; checked before anything is built."""
+    """The model's head and methods, and the options of each meter; checked before anything is built."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     head: str | None = None
     labels: int | None = Field(None, ge=1, le=1_000_000)
     methods: list[dict[str, Any]] = []
-    memory: dict[str, Any]
-    flops: dict[str, Any]
-    optimizer: dict[str, Any] | None
-    storage: dict[str, Any]
+    memory: MemoryOptions
+    flops: FlopsOptions
+    optimizer: OptimizerOptions | None
+    storage: StorageOptions
 
 
-#: Options of `measure`; they are checked by `read_request`, so that a mistake is one line.
-OPTIONS = {
-    "--head": "classification, regression, tagging, span, mlm, pretraining, text2text, causal, image, ... (default: the usual)",
-    "--labels": "classes of the head (default: 2; images: 1000, small ones 10)",
-    "--batch": "examples a step (default: 32)",
-    "--length": "tokens an example, frames of sound (default: 128)",
-    "--decoder-length": "tokens of the decoder's side (default: 128)",
-    "--optimizer": "adamw, adamw8bit, sgd, adafactor, lion, galore:rank=R[,projector=int8,per_layer=true], galore8bit:..., none",
-    "--semantics": "today, or 2021: the buffers that the software of that time kept (default: today)",
-    "--attention": "eager or fused (default: eager)",
-    "--dtype": "float32, bfloat16 or float16, of weights, gradients and state (default: float32)",
-    "--budget": "memory, e.g. 16GB: also list the registered methods that fit",
-}
-
-
-def add(verbs: Any) -> None:
-    """Add the verb `measure` to the command line."""
+def add(verbs: argparse._SubParsersAction) -> None:
+    """Add the verb `measure` to the command line; values are checked by `read_request`, so that a mistake is one line."""
     verb = verbs.add_parser(
         "measure", help="the cost of training a model: parameters, FLOPs, memory, bytes; no weights"
     )
@@ -87,8 +68,21 @@ def add(verbs: Any) -> None:
     verb.add_argument(
         "model", metavar="MODEL", help="a registered model, or the path of a config.json of the hub's form"
     )
-    for flag, text in OPTIONS.items():
-        verb.add_argument(flag, help=text)
+    verb.add_argument("--head", help="classification, mlm, text2text, causal, image, … (default: the usual)")
+    verb.add_argument("--labels", help="classes of the head (default: 2; images: 1000, small ones 10)")
+    for name, flag in MEMORY_FLAGS.items():
+        field = MemoryOptions.model_fields[name]
+        choices = [choice for choice in get_args(field.annotation) if isinstance(choice, str)]
+        default = "" if field.default is None else f" (default: {field.default})"
+        verb.add_argument(
+            flag,
+            help=f"{', '.join(choices)}{': ' if choices else ''}{field.description}{default}",
+            metavar=name.upper(),
+        )
+    rules = ", ".join(rule for rule in get_args(Rule) if not rule.startswith("galore"))
+    galore = f"galore:rank=R[,{','.join(f'{key}=…' for key in OPTIMIZER_OPTIONS[1:])}], galore8bit:…"
+    verb.add_argument("--optimizer", help=f"{rules}, {galore}, or none (default: adamw)")
+    verb.add_argument("--budget", help="memory, e.g. 16GB: also list the registered methods that fit")
     verb.add_argument(
         "--method",
         action="append",
@@ -103,7 +97,7 @@ def measure(arguments: Namespace) -> int:
     """Print the cost of training a model with methods, and with a budget which registered methods fit."""
     from transformers.utils import logging
 
-    from replica.cli.measure_text import print_budget, print_report
+    from replica.cli.measure_report import fitting, print_budget, print_report, report_of
 
     logging.set_verbosity_error()
     name, entry = find_model(arguments.root, arguments.model)
@@ -119,9 +113,6 @@ def measure(arguments: Namespace) -> int:
     if budget is not None:
         print_budget(report["budget"])
     return 0
-
-
-# --- what is asked -----------------------------------------------------------------------------------------------------
 
 
 def find_model(root: str, name: str) -> tuple[str, ModelEntry]:
@@ -143,7 +134,7 @@ def find_model(root: str, name: str) -> tuple[str, ModelEntry]:
 
 
 def read_hub_config(path: Path) -> ModelEntry:
-    """Read a model's config.json of the hub's form; what it says of weights, types and own code is left out.
+    """Read a model's config.json of the hub's form; entries about weights, types and own code are left out.
 
     Raises ConfigError when it is no JSON object or names no architecture that is known here.
     """
@@ -165,59 +156,47 @@ def read_hub_config(path: Path) -> ModelEntry:
 
 
 def read_request(arguments: Namespace) -> Request:
-    """Check the options; raises ConfigError naming the one at fault."""
-    shape = {"batch": arguments.batch, "length": arguments.length, "decoder_length": arguments.decoder_length}
-    shape = {key: value for key, value in shape.items() if value is not None}
-    rule, options = parse_optimizer(arguments.optimizer)
-    dtype = arguments.dtype or "float32"
-    memory = {
-        "batch": 32,
-        **shape,
-        "optimizer": rule,
-        **options,
-        "era": arguments.semantics or "today",
-        "attention": arguments.attention or "eager",
-        "dtype": dtype,
+    """Check the flags; raises ConfigError naming the one at fault."""
+    flags = {name: getattr(arguments, flag.strip("-").replace("-", "_")) for name, flag in MEMORY_FLAGS.items()}
+    options = {"batch": 32, "era": "today", "attention": "eager", "dtype": "float32"}
+    options |= {name: value for name, value in flags.items() if value is not None}
+    rule, of_rule = parse_optimizer(arguments.optimizer)
+    dtype = options["dtype"]
+    meters = {
+        "memory": {**options, "optimizer": rule, **of_rule},
+        "flops": {key: options[key] for key in ("batch", "length", "decoder_length") if key in options}
+        | {"backward": True},
+        "storage": {"default_bits": 32 if dtype == "float32" else 16},
     }
-    kept = {key: value for key, value in options.items() if key != "per_layer"}
-    optimizer = None if rule is None else {"rule": rule, "dtype": dtype, **kept}
-    flops = {"batch": 32, **shape, "backward": True}
+    if rule is not None:
+        projection = {key: value for key, value in of_rule.items() if key != "per_layer"}
+        meters["optimizer"] = {"rule": rule, "dtype": dtype, **projection}
     methods = [parse_method(text) for text in arguments.method]
     for reference in methods:
         parse(reference)
     try:
-        parse_meters({"memory": memory, "flops": flops, **({"optimizer": optimizer} if optimizer else {})}, "measure")
-    except ConfigError as error:
-        raise ConfigError(_as_flag(str(error))) from None
-    storage = {"default_bits": 32 if dtype == "float32" else 16}
-    try:
-        return Request(
-            head=arguments.head,
-            labels=arguments.labels,
-            methods=methods,
-            memory=memory,
-            flops=flops,
-            optimizer=optimizer,
-            storage=storage,
-        )
+        parsed = {"optimizer": None, **parse_meters(meters, "measure")}
+        return Request(head=arguments.head, labels=arguments.labels, methods=methods, **parsed)
     except ValidationError as error:
-        raise ConfigError(_as_flag(f"measure: {explain(error, Request)}")) from None
+        raise ConfigError(_with_flag(f"measure: {explain(error, Request)}")) from None
+    except ConfigError as error:
+        raise ConfigError(_with_flag(str(error))) from None
 
 
-def _as_flag(message: str) -> str:
-    """Name the flag that a person gave where the check names a meter's option: `measure.memory: era: …` is of `--semantics`."""
-    found = re.match(r"measure(?:\.\w+)?: (\w+): (.*)", message, re.DOTALL)
-    if not found:
+def _with_flag(message: str) -> str:
+    """Name the flag instead of the meter's option: `measure.memory: era: …` becomes `--semantics: …`."""
+    match = re.match(r"measure(?:\.\w+)?: (\w+): (.*)", message, re.DOTALL)
+    if not match:
         return message
-    option, rest = found.groups()
+    option, rest = match.groups()
     if option in OPTIMIZER_OPTIONS or option in ("optimizer", "rule", "value"):
-        said = rest.removeprefix("Value error, ") if option == "value" else f"{option}: {rest}"
-        return f"--optimizer: {said.partition(' (got {')[0]}"
-    return f"--{'semantics' if option == 'era' else option.replace('_', '-')}: {rest}"
+        reason = rest.removeprefix("Value error, ") if option == "value" else f"{option}: {rest}"
+        return f"--optimizer: {reason.partition(' (got {')[0]}"
+    return f"{MEMORY_FLAGS.get(option, f'--{option}')}: {rest}"
 
 
 def parse_optimizer(text: str | None) -> tuple[str | None, dict[str, Any]]:
-    """Turn `galore:rank=128` into the rule and its options; `none` means no optimizer, and nothing AdamW."""
+    """Turn `galore:rank=128` into the rule and its options; `none` means no optimizer, and an absent text AdamW."""
     name, options = _split(text or "adamw", "--optimizer")
     if name == "none":
         if options:
@@ -240,12 +219,12 @@ def parse_method(text: str) -> dict[str, Any]:
 
 
 def parse_budget(text: str) -> float:
-    """Return the bytes of `16GB`, `512 MiB` or `24G`; raises ConfigError for anything else, and for nothing at all."""
-    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
-    unit = UNITS.get(found.group(2).upper()) if found else None
-    if not found or unit is None or not 0 < float(found.group(1)) * unit < float("inf"):
+    """Return the bytes of `16GB`, `512 MiB` or `24G`; raises ConfigError for anything else, and for zero."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*", text)
+    unit = UNITS.get(match.group(2).upper()) if match else None
+    if not match or unit is None or not 0 < float(match.group(1)) * unit < float("inf"):
         raise ConfigError(f"--budget '{text}' is no amount of memory; write e.g. 16GB, 512MB or 24GiB")
-    return float(found.group(1)) * unit
+    return float(match.group(1)) * unit
 
 
 def _split(text: str, where: str) -> tuple[str, dict[str, Any]]:
@@ -260,127 +239,3 @@ def _split(text: str, where: str) -> tuple[str, dict[str, Any]]:
         except yaml.YAMLError:
             raise ConfigError(f"{where} '{text}': '{value}' is no value") from None
     return name.strip(), options
-
-
-# --- what is measured --------------------------------------------------------------------------------------------------
-
-
-def report_of(name: str, entry: ModelEntry, request: Request) -> dict[str, Any]:
-    """Measure a model with the request's methods; returns everything that is printed, safe for JSON."""
-    measured, head, labels = build(name, entry, request, request.methods)
-    meters: dict[str, dict] = {
-        "parameters": {},
-        "flops": request.flops,
-        "memory": request.memory,
-        "storage": request.storage,
-    }
-    if request.optimizer is not None:
-        meters["optimizer"] = request.optimizer
-    results = {meter: run(name, head, meter, options, measured) for meter, options in meters.items()}
-    if request.memory["era"] != "today":
-        results["memory_today"] = run(name, head, "memory", {**request.memory, "era": "today"}, measured)
-    return {
-        "model": name,
-        "architecture": entry.architecture,
-        "head": head,
-        "labels": labels,
-        "methods": plain(request.methods),
-        "request": plain({"memory": request.memory, "flops": request.flops, "optimizer": request.optimizer}),
-        **results,
-        "assumptions": {**{meter: ASSUMPTIONS[meter] for meter in meters}, "notes": notes(measured, request)},
-    }
-
-
-def build(name: str, entry: ModelEntry, request: Request, methods: list[dict[str, Any]]) -> tuple[Measured, str, int]:
-    """Build a model on meta with methods in it; returns it with its head and number of labels."""
-    from replica.measure.structural import one_line, prepare
-
-    head = request.head or usual_head(entry)
-    labels = request.labels or (usual_labels(entry) if head == "image" else 2)
-    measurement = Measurement(model=name, head=head, labels=labels, methods=methods, meters={})
-    project = SimpleNamespace(model=lambda _: entry)
-    measured = one_line(lambda: prepare(project, measurement), f"{name} with head '{head}'")
-    if "decoder_length" in request.memory and not getattr(measured.model.config, "is_encoder_decoder", False):
-        raise ConfigError(f"--decoder-length: {name} has no decoder beside an encoder; leave it out")
-    return measured, head, labels
-
-
-def usual_labels(entry: ModelEntry) -> int:
-    """Return the classes of the images that a model of this size is made for: ImageNet's, or CIFAR-10's and MNIST's."""
-    side = entry.config.get("image_size", 224)
-    return 10 if isinstance(side, int) and side <= 64 else 1000
-
-
-def usual_head(entry: ModelEntry) -> str:
-    """Return the head under which an architecture is usually fine-tuned."""
-    from replica.models.auto_classes import has_head
-    from replica.models.factory import make_config
-
-    config = make_config(entry.architecture, entry.config, head="none", labels=2)
-    if getattr(config, "is_encoder_decoder", False) and has_head(config, "text2text"):
-        return "text2text"
-    for head, sign in (
-        ("image", "image"),
-        ("ctc", "ctc"),
-        ("classification", "mlm"),
-        ("causal", "causal"),
-        ("projection", "projection"),
-    ):
-        if has_head(config, sign) and has_head(config, head):
-            return head
-    return "none"
-
-
-def run(name: str, head: str, meter: str, options: dict[str, Any], measured: Measured) -> dict[str, Any]:
-    """Run one meter; what a model cannot do on the meta device is a ConfigError in one line."""
-    from replica.measure.structural import one_line
-
-    checked = parse_meters({meter: options})[meter]
-    return one_line(lambda: run_meter(meter, checked, measured), f"{name} with head '{head}': {meter}")
-
-
-def notes(measured: Measured, request: Request) -> list[str]:
-    """Return what this measurement takes for granted beyond what each meter says."""
-    from replica.meters import semantics
-
-    memory = request.memory
-    said = [
-        f"memory: batch {memory['batch']}, no padding, {memory['attention']} attention, dropout as a GPU keeps it, "
-        f"everything in {memory['dtype']}, the rules of {memory['era']}",
-        *semantics.notes(measured.model),
-    ]
-    for reference in request.methods:
-        found = entries()[reference["name"]]
-        if found.changes & {"loss", "optimizer"}:
-            what = " and ".join(sorted(found.changes & {"loss", "optimizer"}))
-            said.append(f"{found.name} changes the {what}: measured with the model's own loss and the optimizer named")
-        if found.needs_teacher:
-            said.append(f"{found.name} needs a teacher, whose memory and FLOPs are not counted")
-    return said
-
-
-# --- what fits ---------------------------------------------------------------------------------------------------------
-
-
-def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> list[dict[str, Any]]:
-    """Measure full training and every registered method by itself at its defaults; what fits the budget comes first.
-
-    A row has `method`, `trainable`, `trainable_share`, `peak`, `fits`, or `skipped` with the reason. Methods that only change
-    the loss, or need a teacher, are left out: they train what full training trains.
-    """
-    rows = []
-    for method in [None, *sorted(entries())]:
-        found = entries()[method] if method else None
-        if found is not None and ("structure" not in found.changes or found.needs_teacher):
-            continue
-        row: dict[str, Any] = {"method": method or "full training"}
-        try:
-            measured, head, _ = build(name, entry, request, [{"name": method}] if method else [])
-            counts = run(name, head, "parameters", {}, measured)
-            memory = run(name, head, "memory", request.memory, measured)
-        except ReplicaError as error:
-            rows.append({**row, "skipped": str(error)})
-            continue
-        row |= {key: counts[key] for key in ("trainable", "trainable_share")}
-        rows.append({**row, "peak": memory["peak"], "fits": memory["peak"] <= budget})
-    return sorted(rows, key=lambda row: ("skipped" in row, not row.get("fits"), row.get("peak", 0)))

@@ -1,10 +1,10 @@
-"""The memory meter held against a CUDA device: what two training steps were predicted to need, and what they needed.
+"""Compares the memory meter with a CUDA device: predicted and actual memory of two training steps.
 
 A prediction is `measure_memory` on meta under the semantics that fit today's torch on CUDA: dropout keeps boolean masks, every storage
 is rounded up to the 512 bytes of the caching allocator, AdamW runs tensor by tensor, by groups (`foreach`) or in one kernel
-(`fused`). Attention is eager, or fused with the kernel named and held to it: memory-efficient in fp32, flash in 16 bits. The meter does
+(`fused`). Attention is eager, or fused through one named kernel: memory-efficient in fp32, flash in 16 bits. The meter does
 not see cuBLAS's workspaces (they stay allocated, so they are measured after the run), temporaries inside kernels, or blocks that
-the allocator leaves up to 1 MiB larger than asked for.
+the allocator leaves up to 1 MiB larger than requested.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from replica.errors import ConfigError
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.memory import DTYPES, measure_memory
 from replica.meters.optimizers import make_optimizer
+from replica.meters.options import MemoryOptions
 from replica.meters.semantics import attention, steady
 
 if TYPE_CHECKING:
@@ -120,24 +121,17 @@ def predict(project: Project, row: Row, **changes: Any) -> dict:
 
     Raises NotHere for a method that is not registered or a library that it lacks.
     """
-    model, made = _prepared(project, row, "meta", changes)
-    options: dict[str, Any] = {"optimizer": row.optimizer, "foreach": row.kernel == "foreach", "rank": row.rank}
+    model, methods = _prepared(project, row, "meta", changes)
+    shared = ("batch", "length", "decoder_length", "attention", "dtype", "autocast", "checkpointing")
+    options: dict[str, Any] = {"rounding": ROUNDING, **{key: getattr(row, key) for key in shared}}
+    make_optimizers = None
     if row.optimizer == "method":
-        options = {"make_optimizer_of": lambda m: made[-1].optimizer(m, _context(row))}
+        make_optimizers = lambda m: [methods[-1].optimizer(m, _context(row))]  # noqa: E731
     elif row.optimizer == "adamw" and row.kernel == "fused":
-        options = {"make_optimizer_of": lambda m: MomentsAlone([p for p in m.parameters() if p.requires_grad])}
-    return measure_memory(
-        model,
-        row.batch,
-        row.length,
-        decoder_length=row.decoder_length,
-        attention=row.attention,
-        dtype=row.dtype,
-        autocast=row.autocast,
-        checkpointing=row.checkpointing,
-        rounding=ROUNDING,
-        **options,
-    )
+        make_optimizers = lambda m: [MomentsAlone([p for p in m.parameters() if p.requires_grad])]  # noqa: E731
+    else:
+        options |= {"optimizer": row.optimizer, "foreach": row.kernel == "foreach", "rank": row.rank}
+    return measure_memory(model, MemoryOptions(**options), make_optimizers=make_optimizers)
 
 
 def run(
@@ -147,14 +141,14 @@ def run(
 
     `mark` is called when a stage is reached: `model` (built, with a batch), `forward`, `backward` and `step` of both steps.
     """
-    model, made = _prepared(project, row, device, changes)
+    model, methods = _prepared(project, row, device, changes)
     if row.dtype != "float32":
         model.to(DTYPES[row.dtype])
     model.train()
     if row.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})
     inputs = make_batch(model, row.batch, row.length, row.decoder_length)
-    optimizer = _optimizer(row, model, made)
+    optimizer = _optimizer(row, model, methods)
     mark("model")
     with steady(model), _attending(row, model, device):
         for _ in range(2):
@@ -174,7 +168,7 @@ def run(
 
 
 class MomentsAlone(torch.optim.Optimizer):
-    """Stands for AdamW in one fused kernel: its two moments, and no temporaries; values are not computed."""
+    """Has the state of AdamW in one fused kernel, two moments and no temporaries, and computes no values."""
 
     def __init__(self, parameters):
         super().__init__(parameters, {})
@@ -190,11 +184,11 @@ class MomentsAlone(torch.optim.Optimizer):
 
 
 def cuda_reading(project: Project, row: Row, **changes: Any) -> dict:
-    """Run a row on the CUDA device and return what its allocator says, in bytes.
+    """Run a row on the CUDA device and return its allocator's numbers, in bytes.
 
     `peak` is `torch.cuda.max_memory_allocated` from the built model on; `workspace` stays allocated when everything of the row is
-    gone (cuBLAS's); `tensors` is their difference; `requested` the largest sum of what was asked for, without the
-    allocator's rounding; `after` what was allocated at the end of each stage of the second step.
+    gone (cuBLAS's); `tensors` is their difference; `requested` the largest sum of requests, without the allocator's rounding;
+    `after` the allocated bytes at the end of each stage of the second step.
     Raises NotHere when the device's memory does not suffice.
     """
     after: dict[str, int] = {}
@@ -234,7 +228,7 @@ def warm_up() -> None:
 
 
 def fields(row: Row) -> dict:
-    """Return what a reading says of its row."""
+    """Return the settings of a row for its reading."""
     return {
         "name": row.name,
         "model": row.model,
@@ -258,10 +252,10 @@ def hold(project: Project, row: Row) -> dict:
         actual = cuda_reading(project, row)
     except NotHere as reason:
         return {**fields(row), "skipped": str(reason)}
-    kept = ("peak", "peak_phase", "at_peak", "by_category", "saved_bytes")
+    shown = ("peak", "peak_phase", "at_peak", "by_category", "saved_bytes")
     return {
         **fields(row),
-        "predicted": {key: predicted[key] for key in kept},
+        "predicted": {key: predicted[key] for key in shown},
         "actual": actual,
         "ratio": predicted["peak"] / actual["peak"],
         "ratio_tensors": predicted["peak"] / actual["tensors"],
@@ -296,7 +290,7 @@ def as_markdown(result: dict) -> str:
 
 NOTE = (
     "Sizes in MiB. Predicted: live tensors of two training steps on meta, each rounded up to 512 bytes. Actual: "
-    "torch.cuda.max_memory_allocated; workspace: what cuBLAS keeps allocated, which the meter does not count."
+    "torch.cuda.max_memory_allocated; workspace: memory that cuBLAS keeps allocated, which the meter does not count."
 )
 
 
@@ -316,12 +310,11 @@ def _prepared(project: Project, row: Row, device: str, changes: dict) -> tuple[n
     methods = []
     try:
         for reference in row.methods:
-            found, config = parse(dict(reference))
-            methods.append(found.create(config))
+            entry, config = parse(dict(reference))
+            methods.append(entry.create(config))
     except (ConfigError, ImportError) as reason:
         raise NotHere(str(reason)) from None
-    entry = project.model(row.model)
-    model = models.build(entry, head=row.head, device=device, attention="eager", changes=changes)
+    model = models.build(project.model(row.model), head=row.head, device=device, attention="eager", changes=changes)
     try:
         for method in methods:
             method.prepare(model, _context(row))
@@ -343,8 +336,8 @@ def _optimizer(row: Row, model: nn.Module, methods: list) -> torch.optim.Optimiz
     if row.optimizer == "galore":
         from replica.methods.registry import parse
 
-        found, config = parse({"name": "galore", "rank": row.rank})
-        return found.create(config).optimizer(model, _context(row))
+        entry, config = parse({"name": "galore", "rank": row.rank})
+        return entry.create(config).optimizer(model, _context(row))
     if row.optimizer == "adamw8bit":
         return _bitsandbytes().optim.AdamW8bit(trained, lr=1e-4)
     if row.optimizer == "adamw":

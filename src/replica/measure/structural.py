@@ -13,9 +13,10 @@ import torch
 import transformers
 
 from replica.errors import AssetError, ConfigError, ReplicaError
-from replica.meters.dataset_rows import ASSUMPTION, RowsOptions, count_rows
+from replica.measure.runners import Measured, plain, run_meter
+from replica.meters.dataset_rows import RowsOptions, count_rows
 from replica.meters.parameters import count_parameters
-from replica.meters.registry import ASSUMPTIONS, Measured, check_splits, meters_of, plain, run_meter
+from replica.meters.registry import check_splits, meters_of
 from replica.methods.base import Context
 from replica.methods.registry import parse
 from replica.models import build
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from replica.config.schema import Measurement
 
 
-#: What torch and transformers raise for a model, head, method or batch that they cannot make.
+#: Errors of torch and transformers for a model, head, method or batch that they cannot make.
 CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
 
 
@@ -46,8 +47,8 @@ def measure_paper(project: Project, paper_id: str, report: Callable[[str], None]
             results[name] = one_line(lambda m=measurement, n=name: measure(project, m, checked[n]), "the model")
         except ReplicaError as error:
             raise type(error)(f"{where}.{name}: {error}") from error
-        said = results[name].get("unavailable") or f"{time.perf_counter() - start:.1f} s"
-        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({said})")
+        outcome = results[name].get("unavailable") or f"{time.perf_counter() - start:.1f} s"
+        report(f"{paper_id}: {name}: {', '.join(checked[name])} ({outcome})")
     return {"paper": paper_id, "versions": _versions(), "measurements": results}
 
 
@@ -60,7 +61,7 @@ def measure(project: Project, measurement: Measurement, meters: dict[str, Any] |
     measured = prepare(project, measurement)
     for name, options in meters.items():
         results[name] = run_meter(name, options, measured)
-    results["assumptions"] = {name: ASSUMPTIONS[name] for name in meters}
+    results["assumptions"] = {name: options.assumption for name, options in meters.items()}
     for name, options in meters.items():
         shown = plain(options)
         if shown:
@@ -78,15 +79,15 @@ def count(project: Project, names: list[str], options: RowsOptions) -> dict:
     splits = check_splits(project, names, options)
     parts: dict[str, list] = {split: [] for split in splits}
     sources = []
-    shown = {"rows": ASSUMPTION, "rows_options": plain(options.model_dump(exclude_defaults=True))}
+    shown = {"rows": options.assumption, "rows_options": plain(options.model_dump(exclude_defaults=True))}
     shown["licence"] = "; ".join(dict.fromkeys(project.dataset(name).licence for name in names))
     with tempfile.TemporaryDirectory() as scratch:
         try:
             for name in names:
-                found, source = read_at_hand(project, name, splits, Path(scratch))
+                rows, source = read_at_hand(project, name, splits, Path(scratch))
                 sources.append(source)
                 for split in splits:
-                    parts[split].append(found[split])
+                    parts[split].append(rows[split])
             counted = count_rows(parts, options)
         except AssetError as error:
             return {"unavailable": f"the data is not at hand: {error}", "assumptions": shown}
@@ -94,21 +95,20 @@ def count(project: Project, names: list[str], options: RowsOptions) -> dict:
 
 
 def one_line(program: Callable[[], Any], where: str) -> Any:
-    """Call a program; what torch or transformers cannot do becomes a ConfigError that says where, in one line."""
+    """Call a program; an error of torch or transformers becomes a ConfigError of one line that begins with `where`."""
     try:
         return program()
     except ReplicaError:
         raise
     except CANNOT as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ConfigError(f"{where} cannot be measured: {said[:300]}") from error
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"{where} cannot be measured: {reason[:300]}") from error
 
 
 def prepare(project: Project, measurement: Measurement) -> Measured:
-    """Build a measurement's model on meta and put its methods in, in their order; finalize them where the stored form is asked for."""
-    entry = project.model(measurement.model)
+    """Build a measurement's model on meta and apply its methods in their order; with `stored` also finalize them."""
     model = build(
-        entry,
+        project.model(measurement.model),
         head=measurement.head,
         labels=measurement.labels,
         device="meta",
@@ -118,11 +118,11 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
     base = count_parameters(model)["total"]
     methods = {}
     for reference in measurement.methods:
-        found, config = parse(reference)
-        if found.name in methods:
-            raise ConfigError(f"method '{found.name}' stands twice in one measurement")
-        _check_rank(found.name, config, model.config)
-        methods[found.name] = found.create(config)
+        entry, config = parse(reference)
+        if entry.name in methods:
+            raise ConfigError(f"method '{entry.name}' is listed twice in one measurement")
+        _check_rank(entry.name, config, model.config)
+        methods[entry.name] = entry.create(config)
     context = Context(head=measurement.head)
     for method in methods.values():
         method.prepare(model, context)

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from replica.errors import ConfigError, nearest
+from replica.meters.options import Options
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from replica.assets.rows import Rows
 
-ASSUMPTION = "every row of the splits named, as the data set's own files hold them; a row repeated counts again"
 #: A grouping by more values than this is taken for a mistake.
 GROUPS = 1000
 #: Key under which several splits stand together.
@@ -61,19 +61,34 @@ class Count(BaseModel):
         return self
 
 
-class RowsOptions(BaseModel):
-    """What `count_rows` is given."""
+class RowsOptions(Options):
+    """The options of `count_rows`.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Rows are streamed and the registry's pins checked; only numbers are stored. The data comes from assets/datasets/<name> where it
+    was retrieved, else from the mirror, a generator or a package, never from a network. Where a split is not at hand the measurement
+    is {unavailable: reason}, and its claims are not-run for that reason until the files come.
+    """
+
+    assumption = "every row of the splits named, as the data set's own files hold them; a row repeated counts again"
+    results = {
+        "<split>.rows": "rows of the split; `all` has those of several splits",
+        "<split>.<count>": "a count's number; with `by` nested numbers by the values of the columns (`null` for none)",
+    }
 
     splits: list[str] = Field([], description="splits of the registry; all of the data set's when empty")
-    counts: dict[str, Count] = {}
+    counts: dict[str, Count] = Field({}, description="more numbers by name")
 
     @model_validator(mode="after")
     def _names(self) -> RowsOptions:
         if "rows" in self.counts:
             raise ValueError("`rows` is always counted; give a count another name")
         return self
+
+    def keys_of(self, splits: list[str]) -> list[str]:
+        """Return the keys of the results for these splits."""
+        counts = ["rows", *(f"{name}.*" if count.by is not None else name for name, count in self.counts.items())]
+        names = [*splits, ALL] if len(splits) > 1 and ALL not in splits else splits
+        return [f"{split}.{count}" for split in names for count in counts]
 
 
 def count_rows(splits: Mapping[str, list[Rows]], options: RowsOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from replica.meters.batches import loss_of, make_batch
 from replica.meters.model_parts import EMBEDDING_MODULES, Located, check_patterns, layer_modules, locate, matching
+from replica.meters.options import FLOP_PARTS, FlopsOptions
 from replica.meters.semantics import attention, scan_at_once, steady
 from replica.meters.tracker import AnswerItems
 
@@ -19,14 +20,15 @@ _BATCHED = {torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 #: FLOPs by module name ("Global" for all) and operation.
 Counts = dict[str, dict[object, int]]
 ALL = "Global"
+_DEFAULT = FlopsOptions()
 
 
 class ModuleSpans:
-    """Says inside which modules an operation runs, for `FlopCounterMode`, which asks for `parents`.
+    """Knows the modules inside which an operation runs, for `FlopCounterMode`, which reads `parents`.
 
-    In the forward pass these are the modules now running. In the backward pass they are those during whose forward call the
-    running autograd node was made, known by its sequence number; torch's own tracker loses its way where a module returns
-    several tensors, as T5's attention does.
+    In the forward pass these are the modules now running. In the backward pass they are those whose forward call created the
+    running autograd node, known by its sequence number; torch's own tracker fails where a module returns several tensors, as T5's
+    attention does.
     """
 
     def __init__(self, model: nn.Module):
@@ -61,43 +63,32 @@ class ModuleSpans:
         self.spans.append((start, torch.autograd._get_sequence_nr(), name))
 
 
-def measure_flops(
-    model: nn.Module,
-    batch: int = 1,
-    length: int = 128,
-    *,
-    decoder_length: int | None = None,
-    backward: bool = False,
-    density: float | Mapping[str, float] | None = None,
-) -> dict:
-    """Count FLOPs (2 per multiply-add) of one forward pass, and of its backward pass where asked for; works on meta.
+def measure_flops(model: nn.Module, options: FlopsOptions = _DEFAULT) -> dict:
+    """Count FLOPs (2 per multiply-add) of one forward pass and, with `backward`, of its backward pass; works on meta.
 
     Counted are matrix products and convolutions; norms, activation functions, softmax and look-ups are not. Attention is run
-    eagerly, because fused kernels hide their products. `linear_*` are products with a matrix of weights, `attention_*` batched
-    products of two activations. The forward pass has no labels and no dropout; with `backward` a second, labelled pass is
-    differentiated with respect to the trainable parameters. `density` (a share, or by part or glob over parameter names; a share
-    alone means `layer_linears`) adds `sparse_forward` and `sparse_total`, in which a masked matrix costs its share.
-    Keys: see the package's docstring. Raises ConfigError for a density that fits no parameter.
+    eagerly, because fused kernels hide their products. The forward pass has no labels and no dropout; with `backward` a second,
+    labelled pass is differentiated with respect to the trainable parameters. Returns the keys of `FlopsOptions.results`.
+    Raises ConfigError for a density that fits no parameter.
     """
+    shape = (options.batch, options.length, options.decoder_length)
     training = model.training
     model.eval()
     try:
         with attention(model, "eager"), steady(model), scan_at_once(model), AnswerItems():
-            forward = _forward(model, make_batch(model, batch, length, decoder_length, labels=False))
-            back = _backward(model, make_batch(model, batch, length, decoder_length)) if backward else {}
+            forward = _forward(model, make_batch(model, *shape, labels=False))
+            back = _backward(model, make_batch(model, *shape)) if options.backward else {}
     finally:
         model.train(training)
     result = _summary(model, forward, "forward")
     result["macs_forward"] = result["forward"] // 2
-    result.update(_summary(model, back, "backward") if backward else {"backward": 0})
+    result.update(_summary(model, back, "backward") if options.backward else {"backward": 0})
     result["total"] = result["forward"] + result["backward"]
-    result["by_part"] = {
-        part: result[f"{part}_forward"] for part in ("transformer", "embeddings", "pooler", "head", "other")
-    }
-    if density is not None:
-        kept = {"layer_linears": density} if isinstance(density, (int, float)) else dict(density)
-        result["sparse_forward"] = _sparse(model, forward, kept)
-        result["sparse_total"] = result["sparse_forward"] + (_sparse(model, back, kept) if backward else 0)
+    result["by_part"] = {part: result[f"{part}_forward"] for part in FLOP_PARTS}
+    if (density := options.density) is not None:
+        shares = density if isinstance(density, dict) else {"layer_linears": density}
+        result["sparse_forward"] = _sparse(model, forward, shares)
+        result["sparse_total"] = result["sparse_forward"] + (_sparse(model, back, shares) if options.backward else 0)
     return result
 
 
@@ -129,8 +120,12 @@ def _backward(model: nn.Module, batch: dict) -> Counts:
 
 def _summary(model: nn.Module, counts: Counts, phase: str) -> dict[str, int]:
     def at(names: list[str], batched: bool | None = None) -> int:
-        found = (counts.get(name, {}) for name in names)
-        return sum(n for ops in found for op, n in ops.items() if batched is None or (op in _BATCHED) == batched)
+        return sum(
+            n
+            for name in names
+            for op, n in counts.get(name, {}).items()
+            if batched is None or (op in _BATCHED) == batched
+        )
 
     layers = list(layer_modules(model))
     poolers = _outermost(model, lambda step: step == "pooler")
@@ -152,17 +147,17 @@ def _summary(model: nn.Module, counts: Counts, phase: str) -> dict[str, int]:
 
 
 def _outermost(model: nn.Module, fits) -> list[str]:
-    """Return the names of modules outside the layers whose last step fits and that stand inside no other such module."""
+    """Return the names of modules outside the layers whose last step fits and that are inside no other such module."""
     layers = tuple(f"{name}." for name in layer_modules(model))
-    found: list[str] = []
+    outermost: list[str] = []
     for name, _ in model.named_modules():
-        if fits(name.rpartition(".")[2]) and not name.startswith((*layers, *(f"{other}." for other in found))):
-            found.append(name)
-    return found
+        if fits(name.rpartition(".")[2]) and not name.startswith((*layers, *(f"{other}." for other in outermost))):
+            outermost.append(name)
+    return outermost
 
 
 def _heads(model: nn.Module) -> list[str]:
-    """Return the names of the head's modules: what stands beside the body, or T5's output layer."""
+    """Return the names of the head's modules: all children but the body, or T5's output layer."""
     body = getattr(model, "base_model", model)
     if body is not model:
         return [name for name, module in model.named_children() if module is not body]

@@ -11,21 +11,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from replica.errors import ConfigError, nearest
+from replica.meters.options import PARTS
 
-#: Names of the parts, in the order in which results show them.
-PARTS = (
-    "word_embeddings",
-    "position_embeddings",
-    "other_embeddings",
-    "embedding_norms",
-    "layer_linears",
-    "layer_biases",
-    "layer_norms",
-    "layer_other",
-    "final_norms",
-    "pooler",
-    "head",
-)
 EMBEDDINGS = PARTS[:4]
 LAYERS = PARTS[4:8]
 
@@ -62,7 +49,7 @@ class Located:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Say whether a module normalises (LayerNorm, T5LayerNorm, RMSNorm, BatchNorm …), by its class's name."""
+    """Return whether a module normalises (LayerNorm, T5LayerNorm, RMSNorm, BatchNorm …), by its class's name."""
     return "norm" in type(module).__name__.lower()
 
 
@@ -72,15 +59,15 @@ def layer_modules(model: nn.Module) -> dict[str, nn.Module]:
     ResNet's blocks are its layers, VGG's and LeNet's convolutions and hidden linear layers theirs; ALBERT's shared group is one.
     """
     stacks: list[str] = []
-    found: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         if not isinstance(module, (nn.ModuleList, nn.Sequential)) or name.rpartition(".")[2] not in _STACKS:
             continue
         if any(name.startswith(f"{stack}.") for stack in stacks):
             continue
         stacks.append(name)
-        found.update({f"{name}.{child}": layer for child, layer in module.named_children()})
-    return found
+        layers.update({f"{name}.{child}": layer for child, layer in module.named_children()})
+    return layers
 
 
 def locate(model: nn.Module) -> Iterator[Located]:
@@ -95,11 +82,11 @@ def locate(model: nn.Module) -> Iterator[Located]:
 
 def matching(values: Mapping[str, Any], located: Located) -> Any:
     """Return the value whose key (a part's name or a glob over parameter names) fits; the last that fits wins, else None."""
-    found = None
+    fitting = None
     for pattern, value in values.items():
         if pattern == located.part or fnmatch.fnmatchcase(located.name, pattern):
-            found = value
-    return found
+            fitting = value
+    return fitting
 
 
 def check_patterns(values: Mapping[str, Any], located: list[Located], where: str) -> None:
@@ -120,7 +107,7 @@ def _word_embeddings(model: nn.Module) -> nn.Parameter | None:
 
 
 def _first_matrix(embeddings: nn.Module | None, weight: Any) -> nn.Parameter | None:
-    """Return the word matrix of a module that a method put in the place of the embedding (not an image's patch projection)."""
+    """Return the word matrix of a module that a method put in place of the embedding (not an image's patch projection)."""
     name = type(embeddings).__name__.lower()
     return weight if isinstance(weight, nn.Parameter) and weight.dim() == 2 and "embed" in name else None
 
@@ -146,7 +133,7 @@ def _part(name: str, parameter: nn.Parameter, module: nn.Module, layers: tuple[s
 
 
 def _is_matrix(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
-    """Say whether a parameter of a layer is a matrix of weights: of a linear layer, or of a convolution that is not depthwise.
+    """Return whether a parameter of a layer is a matrix of weights: of a linear layer, or of a convolution that is not depthwise.
 
     Mamba's state matrix A has two dimensions but is not multiplied with as a matrix.
     """
@@ -156,6 +143,6 @@ def _is_matrix(name: str, parameter: nn.Parameter, module: nn.Module) -> bool:
 
 
 def _is_body(steps: list[str]) -> bool:
-    """Say whether a norm outside the layers closes a stack (T5's and ViT's last norm) and is not inside a head (BERT's `cls`)."""
+    """Return whether a norm outside the layers closes a stack (T5's and ViT's last norm) and is not inside a head (BERT's `cls`)."""
     heads = {"cls", "lm_head", "classifier", "predictions", "generator_predictions", "vocab_layer_norm"}
     return not heads & set(steps)

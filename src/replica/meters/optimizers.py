@@ -10,59 +10,44 @@ from torch import nn
 
 from replica.errors import ConfigError, nearest
 from replica.meters.model_parts import locate
+from replica.meters.options import OptimizerOptions
 
 GIB, MIB = 2**30, 2**20
 
-#: Values that a quantised state keeps beside its one byte per parameter: one fp32 scale a block.
+#: Values of 8-bit state that share one fp32 scale.
 BLOCK = 2048
 #: bitsandbytes and the 8-bit optimizer paper leave tensors below this size in 32 bits.
 SMALL = 4096
-
-
 #: Bytes of a value, by type of the state.
 WIDTHS = {"float32": 4, "bfloat16": 2, "float16": 2}
-#: How GaLore's projectors may be stored; 8 bits with one fp32 scale a block.
-PROJECTORS = ("float32", "bfloat16", "float16", "int8")
 LOW_RANK = ("galore", "galore8bit")
+_DEFAULT = OptimizerOptions()
 
 
-def optimizer_bytes(
-    model: nn.Module,
-    rule: str = "adamw",
-    *,
-    block: int = BLOCK,
-    momentum: float = 0.9,
-    every: bool = False,
-    dtype: str = "float32",
-    rank: int | None = None,
-    projector: str | None = None,
-) -> dict:
-    """Return the bytes of state that an optimizer keeps for the trainable parameters (`every`: for all).
+def optimizer_bytes(model: nn.Module, options: OptimizerOptions = _DEFAULT) -> dict:
+    """Return the bytes of state that an optimizer keeps for the trainable parameters, under the keys of `OptimizerOptions.results`.
 
     Rules: `adamw` two values a parameter; `adamw8bit` two bytes a parameter and two fp32 scales a block of `block` (tensors
     below 4,096 values keep fp32); `sgd` one value with momentum, none without; `adafactor` one row and one column sum
     for each matrix (the last two dimensions), one value a parameter otherwise, no first moment; `lion` one value.
     `galore` (Zhao et al. 2024, Table 1): for each matrix m x n of the layers, m <= n, two moments of `rank` x n and a projector of
     m x `rank`; `adamw` for everything else. `galore8bit`: the moments as `adamw8bit` keeps them, and so everything else.
-    `dtype` is the type of a value (torch's optimizers take the parameter's); `projector` that of the projectors, by default `dtype`.
-    Step counters are not counted. `saving` is against `adamw` in `dtype`.
-    Raises ConfigError for an unknown rule or type, and a rank that GaLore needs and does not get, or above a matrix's short side.
+    torch's optimizers keep state in the parameter's type, the option `dtype`. Step counters are not counted.
+    Raises ConfigError for a rank above a matrix's short side.
     """
-    _check_rule(rule)
-    for what, value, known in (("dtype", dtype, WIDTHS), ("projector", projector or "int8", PROJECTORS)):
-        if value not in known:
-            raise ConfigError(f"optimizer: unknown {what} '{value}'{nearest(value, known)}")
-    trained = [p for p in model.parameters() if every or p.requires_grad]
-    low = projected_shapes(model, trained, rank) if rule in LOW_RANK else {}
+    rule, block = options.rule, options.block
+    trained = [p for p in model.parameters() if options.all or p.requires_grad]
+    low = projected_shapes(model, trained, options.rank) if rule in LOW_RANK else {}
     count = sum(p.numel() for p in trained)
-    width, sizes = WIDTHS[dtype], []
+    width, sizes = WIDTHS[options.dtype], []
     for parameter in trained:
         if id(parameter) not in low:
-            sizes.append((_plain(rule, parameter.shape, block, momentum, width), 0))
+            stateless = rule == "sgd" and not options.momentum
+            sizes.append((0 if stateless else RULES[rule](parameter.shape, block, width), 0))
             continue
         moments, matrix = low[id(parameter)]
-        kept = _adamw8bit(moments, block, width) if rule == "galore8bit" else 2 * width * math.prod(moments)
-        sizes.append((kept, _projector_bytes(math.prod(matrix), projector or dtype, block)))
+        projector_bytes = _projector_bytes(math.prod(matrix), options.projector or options.dtype, block)
+        sizes.append((RULES[rule](moments, block, width), projector_bytes))
     size, baseline = sum(map(sum, sizes)), 2 * width * count
     return {
         "bytes": size,
@@ -78,11 +63,6 @@ def optimizer_bytes(
     }
 
 
-def _check_rule(rule: str) -> None:
-    if rule not in RULES:
-        raise ConfigError(f"unknown optimizer rule '{rule}'{nearest(rule, RULES)}")
-
-
 def projected_shapes(
     model: nn.Module, trained: list[nn.Parameter], rank: int | None
 ) -> dict[int, tuple[tuple[int, int], tuple[int, int]]]:
@@ -92,10 +72,10 @@ def projected_shapes(
     """
     if rank is None:
         raise ConfigError("optimizer galore: give a `rank`")
-    wanted = {id(p) for p in trained}
-    found = {}
+    ids = {id(p) for p in trained}
+    shapes = {}
     for item in locate(model):
-        if item.part != "layer_linears" or item.parameter.dim() != 2 or id(item.parameter) not in wanted:
+        if item.part != "layer_linears" or item.parameter.dim() != 2 or id(item.parameter) not in ids:
             continue
         short, long = sorted(item.parameter.shape)
         if not 1 <= rank <= short:
@@ -103,19 +83,12 @@ def projected_shapes(
                 f"optimizer galore: rank {rank} does not lie between 1 and {short}, the short side of '{item.name}' "
                 f"({' x '.join(map(str, item.parameter.shape))})"
             )
-        found[id(item.parameter)] = ((rank, long), (short, rank))
-    return found
+        shapes[id(item.parameter)] = ((rank, long), (short, rank))
+    return shapes
 
 
 def _projector_bytes(count: int, kind: str, block: int) -> int:
     return count + 4 * math.ceil(count / block) if kind == "int8" else WIDTHS[kind] * count
-
-
-def _plain(rule: str, shape: torch.Size, block: int, momentum: float, width: int) -> int:
-    """Return the bytes of state of a parameter that is not projected."""
-    if rule == "sgd" and not momentum:
-        return 0
-    return RULES[rule](shape, block, width)
 
 
 def _adamw8bit(shape: torch.Size | tuple[int, ...], block: int, _width: int) -> int:
@@ -123,7 +96,7 @@ def _adamw8bit(shape: torch.Size | tuple[int, ...], block: int, _width: int) -> 
     return 8 * count if count < SMALL else 2 * (count + 4 * math.ceil(count / block))
 
 
-def _adamw(shape: torch.Size, _block: int, width: int) -> int:
+def _adamw(shape: torch.Size | tuple[int, ...], _block: int, width: int) -> int:
     return 2 * width * math.prod(shape)
 
 
@@ -137,7 +110,7 @@ def _adafactor(shape: torch.Size, _block: int, width: int) -> int:
     return width * math.prod(shape[:-2]) * (shape[-2] + shape[-1])
 
 
-#: Rule: bytes of state of a parameter by (shape, block, bytes of a value); GaLore's are of what it does not project.
+#: Bytes of state of a parameter by (shape, block, bytes of a value); GaLore's rules have it of moments and unprojected parameters.
 RULES: dict[str, Callable[[torch.Size, int, int], int]] = {
     "adamw": _adamw,
     "adamw8bit": _adamw8bit,
@@ -170,10 +143,10 @@ class Lion(torch.optim.Optimizer):
 
 
 class StandIn(torch.optim.Optimizer):
-    """Stands for block-wise 8-bit AdamW and for GaLore in memory measurements: state and temporaries of the right size, no values.
+    """Has state and temporaries of the size that block-wise 8-bit AdamW or GaLore need, and computes no values.
 
     8-bit AdamW updates in one fused kernel, without temporaries. GaLore takes the singular vectors of the first gradient in fp32,
-    projects each gradient, and projects the update back to the size of the matrix. `low` holds what `projected_shapes` returns.
+    projects each gradient, and projects the update back to the size of the matrix. `low` is the result of `projected_shapes`.
     """
 
     def __init__(self, parameters, *, eight_bit: bool, low: dict | None = None, projector: str | None = None):
@@ -224,7 +197,7 @@ class StandIn(torch.optim.Optimizer):
 
 
 def _adam_update(state: dict) -> torch.Tensor:
-    """Return Adam's normalised step, with the denominator that it needs beside it."""
+    """Return Adam's normalised step, with which needs a denominator of the same size."""
     denominator = state["exp_avg_sq"].sqrt().add_(1e-8)
     return state["exp_avg"] / denominator
 
@@ -239,7 +212,8 @@ def make_optimizer(
     projector: str | None = None,
 ) -> torch.optim.Optimizer:
     """Return an optimizer for a memory measurement; GaLore's need the model and a rank. Raises ConfigError for an unknown rule."""
-    _check_rule(rule)
+    if rule not in RULES:
+        raise ConfigError(f"unknown optimizer rule '{rule}'{nearest(rule, RULES)}")
     if rule == "adamw":
         return torch.optim.AdamW(parameters, foreach=foreach, fused=False)
     if rule == "sgd":

@@ -1,8 +1,7 @@
-"""How many parameters a model has and trains, by part, and how many of its stored numbers are not zero."""
+"""How many parameters a model has and trains, by part."""
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from replica.meters.model_parts import EMBEDDINGS, LAYERS, PARTS, is_norm, layer_modules, locate
@@ -11,9 +10,8 @@ from replica.meters.model_parts import EMBEDDINGS, LAYERS, PARTS, is_norm, layer
 def count_parameters(model: nn.Module) -> dict:
     """Count a model's parameters; works on meta, and a tensor that several modules share counts once.
 
-    Returns the keys that the package's docstring lists under `parameters`. `transformer` is the sum over all encoder and decoder
-    layers, without final norms, poolers and heads: 12 H^2 + 13 H for each layer of BERT with H the width. `running_statistics` are the
-    means and variances that batch norms keep: no parameters, but numbers of the state that is stored.
+    Returns the keys of `ParametersOptions.results` up to `trainable_by_part`. `transformer` is 12 H^2 + 13 H for each layer of BERT with H
+    the width. `running_statistics` are no parameters, but numbers of the stored state.
     """
     by_part = dict.fromkeys(PARTS, 0)
     trainable_by_part = dict.fromkeys(PARTS, 0)
@@ -60,26 +58,3 @@ def count_parameters(model: nn.Module) -> dict:
         "by_part": by_part,
         "trainable_by_part": trainable_by_part,
     }
-
-
-def count_nonzero(model: nn.Module) -> dict:
-    """Count the numbers that are not zero in a real model (not on meta), by part.
-
-    Returns `{total, nonzero, density, sparsity, by_part: {part: {parameters, nonzero, density, sparsity}}}`; density is the share
-    kept and sparsity the share of zeros. Raises ValueError on the meta device, where there is nothing to count.
-    """
-    parts = {part: [0, 0] for part in PARTS}
-    for item in locate(model):
-        if item.parameter.is_meta:
-            raise ValueError(f"parameter '{item.name}' is on the meta device: it has no values to count")
-        parts[item.part][0] += item.parameter.numel()
-        parts[item.part][1] += int(torch.count_nonzero(item.parameter.detach()))
-    total, nonzero = (sum(pair[i] for pair in parts.values()) for i in (0, 1))
-    shares = {part: _shares(*pair) for part, pair in parts.items() if pair[0]}
-    whole = _shares(total, nonzero)
-    return {"total": whole.pop("parameters"), **whole, "by_part": shares}
-
-
-def _shares(parameters: int, nonzero: int) -> dict:
-    density = nonzero / parameters if parameters else 0.0
-    return {"parameters": parameters, "nonzero": nonzero, "density": density, "sparsity": 1.0 - density}

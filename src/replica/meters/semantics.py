@@ -113,7 +113,7 @@ def _set_attention_type(body: nn.Module, kind: str) -> None:
 
 
 @contextmanager
-def rules(model: nn.Module, *, kernel: str = "eager", dropout: bool = True, era: str = "today") -> Iterator[None]:
+def rules(model: nn.Module, kernel: str = "eager", *, dropout: bool = True, era: str = "today") -> Iterator[None]:
     """Measure inside this block under named rules.
 
     `kernel`: "eager" materialises the attention matrix; "fused" keeps query, key, value, output and one fp32 log-sum a row, as

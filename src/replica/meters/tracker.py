@@ -1,4 +1,4 @@
-"""Follows every live tensor storage while a model runs, and says when the sum was largest and what made it up."""
+"""Follows every live tensor storage while a model runs, and records the largest sum and its parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-CATEGORIES = ("parameter", "buffer", "input", "forward", "backward", "gradient", "optimizer")
+from replica.meters.options import CATEGORIES
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
 
@@ -36,37 +36,39 @@ class AnswerItems(TorchDispatchMode):
 class ShapeMemory:
     """Runs operations on the meta device, and answers one that was seen before with empty tensors of the shapes it gave then.
 
-    Most operations work out their shapes in Python there, which takes longer than all else in a measurement, and layers and steps
-    repeat each other. Only what makes new storages (or changes its first argument in place) is remembered, by the operation and
-    the shapes, strides and types of all arguments; a view is always made anew, and so is what does not live on meta.
+    Most operations work out their shapes in Python there, which takes most of the time of a measurement, and layers and steps
+    repeat each other. Only operations with new storages (or that change their first argument in place) are remembered, by the
+    operation and the shapes, strides and types of all arguments; views and tensors outside meta are always made anew.
     """
 
     def __init__(self) -> None:
-        self._made: dict[tuple, tuple | None] = {}
+        self._layouts: dict[tuple, tuple | None] = {}
         self._in_place: dict[Any, bool] = {}
 
     def run(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        """Return what `func` gives for these arguments."""
+        """Return the result of `func` for these arguments."""
         in_place = self._in_place.get(func)
         if in_place is None:
             in_place = self._in_place[func] = _is_in_place(func)
         key = (func, _describe(args), _describe(tuple(kwargs.items())) if kwargs else None)
-        if key in self._made:
-            made = self._made[key]
-            if made is None:
+        if key in self._layouts:
+            layout = self._layouts[key]
+            if layout is None:
                 return func(*args, **kwargs)
-            if made is _ITSELF:
+            if layout is _ITSELF:
                 return args[0]
-            if type(made[0]) is torch.Size:
-                return torch.empty_strided(made[0], made[1], dtype=made[2], device="meta")
-            return tuple(item and torch.empty_strided(item[0], item[1], dtype=item[2], device="meta") for item in made)
+            if type(layout[0]) is torch.Size:
+                return torch.empty_strided(layout[0], layout[1], dtype=layout[2], device="meta")
+            return tuple(
+                item and torch.empty_strided(item[0], item[1], dtype=item[2], device="meta") for item in layout
+            )
         before = _layout(args[0]) if in_place else None
         result = func(*args, **kwargs)
         if in_place:
             same = result is args[0] and args[0].is_meta and _layout(args[0]) == before
-            self._made[key] = _ITSELF if same else None
+            self._layouts[key] = _ITSELF if same else None
         else:
-            self._made[key] = _outputs(result, args, kwargs)
+            self._layouts[key] = _outputs(result, args, kwargs)
         return result
 
 
@@ -75,7 +77,7 @@ _ITSELF = ("itself",)
 
 
 def _is_in_place(func: Any) -> bool:
-    """Say whether an operation changes its first argument, one tensor; those over lists of tensors are run every time."""
+    """Return whether an operation changes its first argument, one tensor; those over lists of tensors are run every time."""
     written = [a for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     first = func._schema.arguments[0] if func._schema.arguments else None
     return len(written) == 1 and first.name == written[0].name and str(first.type) == "Tensor"
@@ -86,7 +88,7 @@ def _layout(tensor: torch.Tensor) -> tuple:
 
 
 def _describe(value: Any) -> Any:
-    """Return what decides an operation's shapes, hashable; a number with its type, for 1, 1.0 and True are equal."""
+    """Return a hashable value that decides an operation's shapes; a number with its type, for 1, 1.0 and True are equal."""
     if isinstance(value, torch.Tensor):
         return value.shape, value.stride(), value.dtype, value.device
     if isinstance(value, (tuple, list)):
@@ -101,16 +103,16 @@ def _outputs(result: Any, args: tuple, kwargs: dict) -> tuple | None:
     tensors = [item for item in outputs if item is not None]
     if not tensors or not all(type(item) is torch.Tensor and item.is_meta for item in tensors):
         return None
-    given = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
+    inputs = {t.untyped_storage()._cdata for t in tree_iter((args, kwargs)) if isinstance(t, torch.Tensor)}
     storages = {t.untyped_storage()._cdata for t in tensors}
-    if given & storages or len(storages) < len(tensors):
+    if inputs & storages or len(storages) < len(tensors):
         return None
-    made = tuple(None if item is None else (item.shape, item.stride(), item.dtype) for item in outputs)
+    layouts = tuple(None if item is None else (item.shape, item.stride(), item.dtype) for item in outputs)
     for item in tensors:
         again = torch.empty_strided(item.shape, item.stride(), dtype=item.dtype, device="meta")
         if item.storage_offset() or again.untyped_storage().nbytes() != item.untyped_storage().nbytes():
             return None
-    return made if several else made[0]
+    return layouts if several else layouts[0]
 
 
 class StorageTracker(TorchDispatchMode):
@@ -135,7 +137,7 @@ class StorageTracker(TorchDispatchMode):
         self._shapes = ShapeMemory()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        """Run the operation and take up the storages of what it returns."""
+        """Run the operation and take up the storages of its results."""
         if func is _ITEM and args[0].is_meta:
             return self.truth if args[0].dtype == torch.bool else 1
         result = self._shapes.run(func, args, kwargs or {})
@@ -190,7 +192,7 @@ class StorageTracker(TorchDispatchMode):
 
 
 class SavedBytes:
-    """Sums what autograd keeps for backward, each storage once; parameters, buffers and inputs apart."""
+    """Sums the storages that autograd keeps for the backward pass, each once, without parameters, buffers and inputs."""
 
     def __init__(self, tracker: StorageTracker):
         self.tracker = tracker
@@ -198,13 +200,13 @@ class SavedBytes:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count what is saved inside this block."""
+        """Count the tensors that are saved inside this block."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
 
     @property
     def total(self) -> int:
-        """Bytes kept of what the forward pass made."""
+        """Bytes of the forward pass's results that are kept."""
         return sum(self.sizes.values())
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Families of methods, one module each; `registry` names them without torch, `base` is the protocol they follow."""
+"""Families of methods, a folder each; `registry` lists them without torch, `base` is their protocol."""
 
 from replica.methods.base import Context, Method
 from replica.methods.registry import MethodConfig, entries, entry, method, parse

@@ -10,21 +10,25 @@ from replica.errors import ConfigError
 from replica.tasks.kinds.kind import model_inputs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
     from transformers import PreTrainedModel
 
+_NO_DATA = "this method looks at training data before it trains; there is none here"
+
 
 @dataclass
 class Context:
-    """What a method may know of the run it is in.
+    """The facts of a run that a method may use.
 
     `teacher` is a frozen model in eval mode (or None). `stored` looks up a teacher's stored signals for a batch (or None).
     `restored` names the methods whose structure was already in the loaded model. `step` counts finished optimizer steps.
-    `optimizer` is there once training has begun, for methods whose changes make its state stale. `rows` counts the examples of the
-    training split and `batch_size` those of a step; `rows_at` makes a batch of the split's rows at given places, for methods that
-    look at data before training or beside its batches; `unseen` a batch of the first rows of the split that choices are made on;
-    `beside` a batch of other text that the run names, by step and number of rows (each None where there is none: in measurements).
+    `optimizer` is set once training has begun, for methods whose changes make its state stale. `rows` counts the examples of the
+    training split and `batch_size` those of a step. Three functions make batches, each None in measurements, which have no data:
+    `rows_at` from indices of training rows, `unseen` of the first rows of the `select` split, `beside` of the run's second task
+    (`beside:`), by step and number of rows.
     """
 
     seed: int = 0
@@ -51,7 +55,7 @@ class Context:
         return model(**model_inputs(batch, answers=True), **options)
 
     def exactly(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
-        """Run the model as `forward` does, but in float32 whatever precision the training has (its wrapper of `forward` is left out)."""
+        """Run the model as `forward` does, in float32 whatever the training's precision (without its wrapper of `forward`)."""
         import torch
 
         wrapped = vars(model).pop("forward", None)
@@ -63,7 +67,7 @@ class Context:
                 model.forward = wrapped
 
     def signals(self, method: Method, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the teacher's signals for a batch: those stored once if there are any, else from the teacher now."""
+        """Return the teacher's signals for a batch: the stored ones if the run has them, else computed now."""
         if self.stored is not None:
             return self.stored(batch)
         import torch
@@ -72,36 +76,36 @@ class Context:
             return method.teacher_signals(self.teacher, batch, self)
 
     def examples(self, places: list[int], model: nn.Module) -> dict[str, torch.Tensor]:
-        """Return a batch of the training split's rows at these places, on the model's device; ConfigError where there is no data."""
+        """Return a batch of the training split's rows at these indices, on the model's device; ConfigError where there is no data."""
         if self.rows_at is None:
-            raise ConfigError("this method looks at training data before it trains; there is none here")
+            raise ConfigError(_NO_DATA)
         device = next(model.parameters()).device
         return {key: value.to(device) for key, value in self.rows_at(places).items()}
 
     def drawn(self, count: int, purpose: int = 0) -> list[int]:
-        """Return `count` places of the training split (all, if there are no more) in an order drawn by seed and purpose."""
+        """Return `count` indices of the training split (all, if it has fewer) in an order drawn by seed and purpose."""
         import numpy as np
 
         if self.rows_at is None:
-            raise ConfigError("this method looks at training data before it trains; there is none here")
+            raise ConfigError(_NO_DATA)
         return np.random.default_rng([self.seed, 0xF15, purpose]).permutation(self.rows)[:count].tolist()
 
     def record(self, **values: float) -> None:
-        """Keep values (a partial loss, the sparsity now) for the next line of the run's history."""
+        """Add values (a partial loss, the current sparsity) to the next line of the run's history."""
         self.recorded.update(values)
 
 
 class Method:
-    """A method's hooks; each does nothing unless the method says otherwise.
+    """A method's hooks, which a subclass overrides; by default they change and return nothing.
 
-    A subclass holds its configuration as `self.config`. It shares no implementation with other methods by inheritance: what two
-    of them need is a function in their family.
+    The configuration is `self.config`. Methods share functions in a module of their family and do not inherit from each other, except
+    that a method which differs from another in its defaults alone (`lora-top`) is an empty subclass of it.
     """
 
     #: For stored teacher signals: axis names per signal, e.g. `{"attention": ("heads", "length", "length")}`.
     signal_axes: ClassVar[dict[str, tuple[str, ...]]] = {}
 
-    #: The name that the method is registered under; set by the registry.
+    #: The registered name, set by `MethodEntry.create`; errors and `context.restored` use it.
     name: str = ""
 
     def __init__(self, config: Any):
@@ -112,13 +116,13 @@ class Method:
         raise ConfigError(f"method '{self.name or type(self).__name__}': {text}")
 
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
-        """Put the method into the model in place: inject, freeze, mask, quantise. Must work on the meta device.
+        """Change the model in place: inject, freeze, mask, quantise. Must work on the meta device.
 
-        Where `context.restored` names this method, its modules and weights are there already.
+        Where `self.name in context.restored`, the model has the method's modules and weights already.
         """
 
     def restore(self, model: PreTrainedModel) -> None:
-        """Rebuild in place the modules that a stored model of this method has, before its weights are loaded."""
+        """Rebuild in place the modules of a stored model of this method, before its weights are loaded. Called for `persistent` methods."""
 
     def loss(self, model: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Return the scalar training loss. Called only for methods that register `loss` among their changes."""
@@ -127,7 +131,7 @@ class Method:
     def teacher_signals(
         self, teacher: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context
     ) -> dict[str, torch.Tensor]:
-        """Return what the loss needs of the teacher for this batch; can be stored once when inputs do not change."""
+        """Return the teacher's signals that the loss needs for this batch; can be stored once when inputs do not change."""
         raise NotImplementedError(f"{type(self).__name__} needs no teacher")
 
     def optimizer(self, model: PreTrainedModel, context: Context) -> torch.optim.Optimizer:
@@ -151,31 +155,49 @@ class Method:
         """Act at the start of an epoch."""
 
     def training_rows(self, rows: int, seed: int) -> list[int] | None:
-        """Return the places, of `rows`, of the examples that the run's own batches are made of; None for all."""
+        """Return the indices, below `rows`, of the training examples to use; None for all."""
         return None
 
     def sampler(self, rows: int, batch_size: int, seed: int, followers: list[Any]) -> Any:
-        """Return a batch sampler over `rows` examples that takes the place of the loop's; None for that one.
+        """Return a batch sampler over `rows` examples, used instead of the loop's; None to keep the loop's.
 
-        Its `set_epoch` calls that of the followers. It may give batches without rows: these come to `loss` as one row numbered -1.
+        Must forward `set_epoch` to `followers`. May yield empty batches; `loss` then receives one dummy row with `example_id == -1`.
         """
         return None
 
     def reported(self, model: PreTrainedModel, context: Context) -> dict[str, float | int | str | None]:
         """Return numbers of the finished training; called before `finalize`.
 
-        They stand in the run's manifest and beside its scores in metrics.json; claims read them as `runs.<run>.reported.<method>.<key>`.
-        A text `stated` is printed with every score (a privacy budget).
+        They are stored in the run's manifest and in metrics.json; claims read them as `runs.<run>.reported.<method>.<key>`.
+        A text under the key `stated` is printed with every score (a privacy budget).
         """
         return {}
 
     def finalize(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the form that is evaluated and stored: merged, masked, packed."""
+        """Return the model to evaluate and store: merged, masked, packed."""
         return model
 
     def expected(self, model: PreTrainedModel) -> dict[str, float]:
-        """Return what the prepared model must count to.
+        """Return the prepared model's counts by the paper's formula, which the meters' counts must equal.
 
         Keys are meters' names: `trainable_parameters`, `total_parameters`, `nonzero_parameters`, `storage_bits`.
+        """
+        return {}
+
+    def cost(self, model: PreTrainedModel) -> dict[str, Any]:
+        """Return numbers of the method's own for the meter `method_cost`, from a prepared model on any device, meta included.
+
+        An override may take more parameters, each with a default; a paper sets them as options of the meter (`method_cost: {length: 64}`).
+        """
+        return {}
+
+    def schedule(self, total_steps: int) -> dict[str, float]:
+        """Return the method's schedule in a run of `total_steps`, for the meter `config: {total_steps: …}`: steps, shares of a run."""
+        return {}
+
+    def export(self, model: PreTrainedModel, path: Path, batch_size: int, length: int) -> dict[str, float]:
+        """Write the finished model to the ONNX file `path`, time it on batches of (batch_size, length), and return the measures.
+
+        Called for runs that measure with `runtime: onnxruntime`; a method without an export writes no file.
         """
         return {}

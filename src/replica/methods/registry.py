@@ -32,11 +32,11 @@ class MethodConfig(BaseModel):
 
 @dataclass(frozen=True)
 class MethodEntry:
-    """What the registry knows of a method.
+    """A registered method.
 
-    `changes` says what it acts on: `structure` (modules or masks in the model), `loss`, `optimizer`, `schedule`; of the last
-    three a run may hold one each. `needs_teacher` asks the run for a `teacher:` or stored `targets:`. `persistent` says that
-    the stored model keeps the method's modules, so that loading calls `restore`.
+    `changes` lists the parts of training that it acts on: `structure` (modules or masks in the model), `loss`, `optimizer`,
+    `schedule`; at most one method of a run may change each of the last three. With `needs_teacher` the run must have a `teacher:` or
+    stored `targets:`. The stored model of a `persistent` method keeps its modules, and loading calls `restore`.
     """
 
     name: str
@@ -71,7 +71,7 @@ class MethodEntry:
         return classes[0]
 
     def create(self, config: MethodConfig) -> Method:
-        """Return the method with this configuration; it knows the name that it is registered under."""
+        """Return the method with this configuration; its `name` is the registered one."""
         method = self.load()(config)
         method.name = self.name
         return method
@@ -101,11 +101,27 @@ def method(
 
 @cache
 def entries() -> dict[str, MethodEntry]:
-    """Return every registered method by name, importing their configurations once."""
-    root = Path(__file__).parent
-    for path in sorted(root.glob("*/*/config.py")):
-        importlib.import_module(".".join(("replica.methods", *path.relative_to(root).with_suffix("").parts)))
+    """Return every registered method by name, importing their configurations once.
+
+    Raises ValueError for a method's folder that is incomplete or is not named as its method, with `_` for `-`.
+    """
+    modules = [path for name in ("config", "method") for path in Path(__file__).parent.glob(f"*/*/{name}.py")]
+    for folder in sorted({path.parent for path in modules}):
+        _register_folder(folder)
     return _ENTRIES
+
+
+def _register_folder(folder: Path) -> None:
+    missing = [name for name in ("config.py", "method.py") if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: a method's folder has config.py and method.py; {missing[0]} is missing")
+    config = f"replica.methods.{folder.parent.name}.{folder.name}.config"
+    importlib.import_module(config)
+    name = folder.name.replace("_", "-")
+    if name not in _ENTRIES or _ENTRIES[name].config.__module__ != config:
+        raise ValueError(
+            f"{folder}/config.py must register the method '{name}', as its folder is named: @method(\"{name}\", …)"
+        )
 
 
 def entry(name: str) -> MethodEntry:
@@ -124,8 +140,8 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
     reference = {"name": reference} if isinstance(reference, str) else dict(reference)
     if "name" not in reference:
         raise ConfigError(f"a method needs a `name`: {reference}")
-    found = entry(reference.pop("name"))
+    registered = entry(reference.pop("name"))
     try:
-        return found, found.config(**reference)
+        return registered, registered.config(**reference)
     except ValidationError as error:
-        raise ConfigError(f"method '{found.name}': {explain(error, found.config)}") from None
+        raise ConfigError(f"method '{registered.name}': {explain(error, registered.config)}") from None

@@ -324,17 +324,19 @@ def architecture_of(model: Any) -> Architecture:
     return architecture(body(model).config.model_type)
 
 
-def require(model: Any, *parts: str, like: str = "", method: str = "") -> Architecture:
+def require(model: Any, *parts: str, like: str = "", copies: bool = True, method: str = "") -> Architecture:
     """Return the row of a model's architecture, which has these parts (`attention.query`, as in `Architecture.get`).
 
-    `like` names families, separated by spaces: the layers must be those of one of them. `method` is who asks, for the message.
+    `like` names families, separated by spaces: the layers must be those of one of them; without `copies` the architecture itself must
+    be one of them. `method` is the registered name that the message begins with.
     Raises ConfigError naming the architecture, what it lacks, and the architectures that have it.
     """
     row = architecture_of(model)
     who = f"method '{method}': " if method else ""
     families = like.split()
-    if like and row.family not in families:
-        supported = [other.name for other in ARCHITECTURES.values() if other.family in families]
+    if like and (row.family if copies else row.name) not in families:
+        rows = ARCHITECTURES.values()
+        supported = [other.name for other in rows if (other.family if copies else other.name) in families]
         raise ConfigError(f"{who}architecture '{row.name}' is not supported; supported: {', '.join(supported)}")
     for part in parts:
         if row.get(part) is None:

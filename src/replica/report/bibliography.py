@@ -1,4 +1,4 @@
-"""The bibliography of some papers as BibTeX, from what their files say."""
+"""The bibliography of papers as BibTeX, from their configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INITIALS = re.compile(r"(.+?)((?:\s[A-Z]\.)+)")
 def bibtex(papers: Iterable[Paper]) -> str:
     """Return an entry for each paper in order of id, which is its key.
 
-    Entries are `@misc`, since a paper's file does not say what kind of publication its venue is; `howpublished` holds the venue.
+    Entries are `@misc`, since a paper's configuration does not hold the type of its venue; `howpublished` holds the venue.
     """
     return "\n".join(entry(paper) for paper in sorted(papers, key=lambda paper: paper.id))
 
@@ -38,8 +38,8 @@ def _author(name: str) -> str:
     """Return a name as BibTeX takes it apart: one surname in braces, initials after a comma, `et al.` as `others`."""
     if name.strip() == "et al.":
         return "others"
-    found = _INITIALS.fullmatch(name.strip())
-    return f"{{{_text(found[1])}}}, {_text(found[2])}" if found else f"{{{_text(name.strip())}}}"
+    initials = _INITIALS.fullmatch(name.strip())
+    return f"{{{_text(initials[1])}}}, {_text(initials[2])}" if initials else f"{{{_text(name.strip())}}}"
 
 
 def _text(words: str) -> str:

@@ -20,7 +20,7 @@ NONE = "no verdict, number or claim differs"
 _ARROW = " → "
 
 
-def sheets(found: Changes) -> list[Sheet]:
+def sheets(changes: Changes) -> list[Sheet]:
     """Return the tables: counts of verdicts first, then changed verdicts, changed numbers, changed claims, new and lost rows.
 
     Only counts that changed are listed, and tables without a row are left out.
@@ -31,42 +31,44 @@ def sheets(found: Changes) -> list[Sheet]:
             ["verdict", "before", "after", "change"],
             [
                 [verdict, str(before), str(after), f"{after - before:+d}"]
-                for verdict, before, after in found.counted()
+                for verdict, before, after in changes.counted()
                 if before != after
             ],
         ),
-        Sheet("Changed verdicts", ["paper", "claim", "verdict", "ours"], [_verdict(item) for item in found.verdicts]),
+        Sheet("Changed verdicts", ["paper", "claim", "verdict", "ours"], [_verdict(item) for item in changes.verdicts]),
         Sheet(
             "Changed numbers",
             ["paper", "claim", "paper's", "ours", "change", "verdict"],
-            [_number(item) for item in found.numbers],
+            [_number(item) for item in changes.numbers],
         ),
-        Sheet("Changed claims", ["paper", "claim", "what the claim says"], [_claimed(item) for item in found.claimed]),
-        Sheet("Appeared", ["paper", "claim", "ours", "verdict"], [_row(row) for row in found.appeared]),
-        Sheet("Disappeared", ["paper", "claim", "ours", "verdict"], [_row(row) for row in found.disappeared]),
+        Sheet(
+            "Changed claims", ["paper", "claim", "what the claim says"], [_claimed(item) for item in changes.claimed]
+        ),
+        Sheet("Appeared", ["paper", "claim", "ours", "verdict"], [_row(row) for row in changes.appeared]),
+        Sheet("Disappeared", ["paper", "claim", "ours", "verdict"], [_row(row) for row in changes.disappeared]),
     ]
     return [sheet for sheet in lists if sheet.rows]
 
 
-def headline(found: Changes) -> str:
-    """Say in one line how much differs."""
-    if not found:
-        return f"{NONE} ({found.rows[1]} rows)"
+def headline(changes: Changes) -> str:
+    """Return one line with the number of differences of each kind."""
+    if not changes:
+        return f"{NONE} ({changes.rows[1]} rows)"
     counts = {
-        "changed verdicts": found.verdicts,
-        "changed numbers": found.numbers,
-        "changed claims": found.claimed,
-        "appeared": found.appeared,
-        "disappeared": found.disappeared,
+        "changed verdicts": changes.verdicts,
+        "changed numbers": changes.numbers,
+        "changed claims": changes.claimed,
+        "appeared": changes.appeared,
+        "disappeared": changes.disappeared,
     }
     listed = ", ".join(f"{len(rows)} {name}" for name, rows in counts.items())
-    return f"{listed}; {found.rows[0]} rows before, {found.rows[1]} after"
+    return f"{listed}; {changes.rows[0]} rows before, {changes.rows[1]} after"
 
 
-def terminal(found: Changes, names: tuple[str, str], most: int = 0) -> RenderableType:
+def terminal(changes: Changes, names: tuple[str, str], most: int = 0) -> RenderableType:
     """Return rich tables of at most `most` rows each (0: all)."""
-    parts: list[RenderableType] = [Text(_ARROW.join(names)), Text(headline(found))]
-    for sheet in _cut(sheets(found), most):
+    parts: list[RenderableType] = [Text(_ARROW.join(names)), Text(headline(changes))]
+    for sheet in _cut(sheets(changes), most):
         table = Table(title=Text(sheet.title), title_justify="left", pad_edge=False)
         for name in sheet.header:
             table.add_column(name, overflow="fold")
@@ -76,27 +78,27 @@ def terminal(found: Changes, names: tuple[str, str], most: int = 0) -> Renderabl
     return Group(*parts)
 
 
-def markdown(found: Changes, names: tuple[str, str], most: int = 0) -> str:
-    """Return Markdown that a pull request's comment may hold: nothing in it is taken for HTML, tables of at most `most` rows."""
-    first = f"### Results: {_plain(names[0])}{_ARROW}{_plain(names[1])}\n\n{headline(found)}\n"
-    return "\n".join([first, *(_escaped(sheet).to_markdown() for sheet in _cut(sheets(found), most))])
+def markdown(changes: Changes, names: tuple[str, str], most: int = 0) -> str:
+    """Return Markdown for a pull request's comment: free of HTML, tables of at most `most` rows."""
+    first = f"### Results: {_plain(names[0])}{_ARROW}{_plain(names[1])}\n\n{headline(changes)}\n"
+    return "\n".join([first, *(_escaped(sheet).to_markdown() for sheet in _cut(sheets(changes), most))])
 
 
-def page(found: Changes, names: tuple[str, str]) -> str:
-    """Return one HTML page that loads nothing, with every difference."""
+def page(changes: Changes, names: tuple[str, str]) -> str:
+    """Return one self-contained HTML page with every difference."""
     template = resources.files("replica.report") / "templates" / "changes.html.j2"
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(template.read_text(encoding="utf-8")).render(
-        names=names, headline=headline(found), sheets=sheets(found)
+        names=names, headline=headline(changes), sheets=sheets(changes)
     )
 
 
-def _cut(found: list[Sheet], most: int) -> list[Sheet]:
+def _cut(tables: list[Sheet], most: int) -> list[Sheet]:
     return [
         sheet
         if not most or len(sheet.rows) <= most
         else replace(sheet, rows=sheet.rows[:most], note=f"and {len(sheet.rows) - most} more")
-        for sheet in found
+        for sheet in tables
     ]
 
 

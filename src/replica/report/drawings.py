@@ -1,4 +1,4 @@
-"""The kinds of declared figures: bars, scatter, lines and heat maps, with intervals and with what their axes must say."""
+"""The kinds of declared figures: bars, scatter, lines and heat maps, with intervals and labelled axes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MARKERS = "os^Dv<>Ph*"
 _STYLES = ["-", "--", "-.", ":"]
 #: More cells than this are not labelled with their numbers.
 _LABELLED = 60
-#: Series beyond this number put the legend beside the axes.
+#: Series beyond this number move the legend out of the axes.
 _INSIDE = 3
 
 
@@ -102,7 +102,7 @@ def lines(series: list[Series]) -> Drawing:
 
 
 def heatmap(figure: Figure, panels: list[Panel]) -> Drawing:
-    """Panels with the same rows and one colour scale beside each other; cells without a number are grey."""
+    """Panels in a row with the same rows and one colour scale; cells without a number are grey."""
     longest = max(len(row) for row in panels[0].rows)
     widths = [min(4.2, max(1.3, 0.3 * len(panel.columns))) for panel in panels]
     height = max(1.2, (0.13 if len(panels[0].rows) > 30 else 0.2) * len(panels[0].rows))
@@ -136,16 +136,16 @@ def heatmap(figure: Figure, panels: list[Panel]) -> Drawing:
     places[0, 0].set_ylabel(figure.y)
     bar = drawing.colorbar(mesh, ax=places.ravel().tolist(), shrink=min(1.0, 2.6 / size[1] + 0.3))
     bar.solids.set_rasterized(False)
-    said = [figure.colour, _runs(panel.seeds for panel in panels)]
+    notes = [figure.colour, _runs(panel.seeds for panel in panels)]
     bar.set_label(
-        "\n".join(part for note in said for part in textwrap.wrap(note, max(16, round(9 * size[1])))), fontsize=8
+        "\n".join(part for note in notes for part in textwrap.wrap(note, max(16, round(9 * size[1])))), fontsize=8
     )
     drawing.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
     return drawing
 
 
 def label(axes: Axes, figure: Figure, series: list[Series], level: float) -> None:
-    """Write title and axes: what they show, and of scores also metric, data set, split, seeds and interval; set log scales."""
+    """Write title and axes: their quantities, and of scores also metric, data set, split, seeds and interval; set log scales."""
     axes.set_title(figure.title)
     points = [point for one in series for point in one.points]
     on_x = [point.x for point in points if point.x is not None]
@@ -247,8 +247,8 @@ def _numbers(axes: Axes, cells: np.ndarray, scale: Normalize) -> None:
 
 
 def _axis(name: str, readings: list[Reading], level: float, width: int) -> str:
-    """Return an axis' text: its name; what was scored (metric, data set, split); seeds and interval."""
-    scored = sorted({what for reading in readings for what in reading.scored})
+    """Return an axis' text: its name; metric, data set and split of its scores; seeds and interval."""
+    scored = sorted({score for reading in readings for score in reading.scored})
     shown = "; ".join(scored) if len(scored) <= 2 else f"{len(scored)} scores, see the CSV file"
     runs = _runs(reading.seeds for reading in readings)
     over = sorted({reading.over for reading in readings if reading.over})

@@ -24,7 +24,7 @@ from replica.report.points import Numbers
 from replica.report.sheets import Sheet
 
 STYLE = resources.files("replica.report") / "templates" / "replica.mplstyle"
-#: Nothing in a file may say when it was made.
+#: Files hold no date: the same numbers give the same bytes.
 METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
@@ -33,9 +33,9 @@ METADATA: dict[str, dict[str, Any]] = {
 
 
 def write(paper: Paper, claims: dict[str, Any], evidence: Evidence, folder: Path | str) -> list[dict[str, Any]]:
-    """Draw a paper's figures into a folder that is replaced whole, each with its data as CSV beside it.
+    """Draw a paper's figures into a folder that is replaced whole, each with its data as CSV.
 
-    Returns (and writes to `figures.json`) id, title, caption and what could not be drawn because it was not measured.
+    Returns (and writes to `figures.json`) id, title, caption and the reasons why something could not be drawn.
     Every paper has `verdicts`; `agreement` and `trends` are drawn where there are numbers for them.
     """
     rows, listed = claims["rows"], []
@@ -62,7 +62,7 @@ def write(paper: Paper, claims: dict[str, Any], evidence: Evidence, folder: Path
 def draw(
     paper: Paper, figure: Figure, rows: list[Row], claims: dict[str, Any], evidence: Evidence
 ) -> tuple[Drawing | None, Sheet | None, list[str]]:
-    """Draw a declared figure; no drawing where nothing of it is measured. Returns its data, and what is missing with its reasons."""
+    """Draw a declared figure; no drawing where none of its numbers is measured. Returns its data, and the missing numbers with reasons."""
     if figure.kind == "effects":
         chosen = {str(claim): label for label, claim in figure.series.items()}
         _check_trends(paper, chosen)

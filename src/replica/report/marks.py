@@ -16,7 +16,7 @@ MARKS: dict[str, tuple[str, str, str]] = {
     "blocked": ("⊘", r"$\oslash$", "cannot be measured, for the reason given"),
 }
 
-#: Stands behind a number of the paper that was remembered and not read in a source.
+#: Follows a number of the paper that was remembered and not read in a source.
 UNSURE = "†"
 UNSURE_MEANS = "remembered, not confirmed in a source: may not be what the paper printed"
 

@@ -13,7 +13,7 @@ from replica.claims.verdicts import ALL
 from replica.config.schema import Paper
 from replica.report.sheets import Sheet
 
-#: A drawing and its data; no drawing where there is nothing to draw.
+#: A drawing and its data; None where there are no numbers.
 Drawn = tuple[Drawing | None, Sheet | None]
 
 _VERDICT_COLOURS = {
@@ -108,9 +108,9 @@ def agreement(title: str, rows: list[Row]) -> Drawn:
         return None, None
     gaps = {row["claim"]: 100 * (row["our_value"] - row["paper_value"]) / abs(row["paper_value"]) for row in both}
     if len(both) > MOST_ROWS:
-        kept = set(sorted(gaps, key=lambda name: -abs(gaps[name]))[:MOST_ROWS])
+        furthest = set(sorted(gaps, key=lambda name: -abs(gaps[name]))[:MOST_ROWS])
         title += f" (the {MOST_ROWS} furthest of {len(both)})"
-        both = [row for row in both if row["claim"] in kept]
+        both = [row for row in both if row["claim"] in furthest]
     data = Sheet(title, ["claim", "paper", "ours", "percent apart", "verdict"], [])
     drawing, axes = plt.subplots(figsize=(6.2, 1.0 + 0.19 * len(both)))
     for place, row in enumerate(both):
@@ -142,4 +142,4 @@ def common(paper: Paper, claims: dict[str, Any]) -> list[tuple[str, str, Drawn]]
     drawn = [("verdicts", verdict_bars(titles["verdicts"], rows)), ("agreement", agreement(titles["agreement"], rows))]
     if not any(figure.kind == "effects" for figure in paper.figures):
         drawn.append(("trends", effects(titles["trends"], rows, claims)))
-    return [(name, titles[name], found) for name, found in drawn if found[0] is not None]
+    return [(name, titles[name], drawing) for name, drawing in drawn if drawing[0] is not None]

@@ -20,18 +20,18 @@ _STYLES = {
 EVIDENCE = ("structural", "trend", "full")
 #: More papers than this are counted together, so that all fits a screen of 24 lines.
 MOST_PAPERS = 8
-#: Trends shown before the rest is counted: where papers stand one by one, and where they are counted together.
+#: Trends shown before the rest is counted: where papers are listed one by one, and where they are counted together.
 MOST_TRENDS = {False: 20, True: 7}
-#: Papers named that have rows of which ours is not the paper's, before the rest is counted.
+#: Papers with rows worse than the paper's that are named, before the rest is counted.
 NAMED = 8
 
 
 def counts(rows: list[Row]) -> dict[str, dict[str, Counter[str]]]:
     """Return paper → evidence → verdict → number of rows."""
-    found: dict[str, dict[str, Counter[str]]] = {}
+    tallies: dict[str, dict[str, Counter[str]]] = {}
     for row in rows:
-        found.setdefault(row["paper"], {}).setdefault(row["evidence"], Counter())[row["verdict"]] += 1
-    return found
+        tallies.setdefault(row["paper"], {}).setdefault(row["evidence"], Counter())[row["verdict"]] += 1
+    return tallies
 
 
 def tally(counter: Counter[str]) -> Text:
@@ -44,9 +44,9 @@ def scorecard(rows: list[Row], report: Path | str | None = None) -> RenderableTy
     """Return a renderable of a screen's height: counts per paper and evidence, trends with intervals, the report's path."""
     if not rows:
         return Text("the ledger is empty")
-    found = counts(rows)
-    folded = len(found) > MOST_PAPERS
-    parts: list[RenderableType] = [_together(rows, found) if folded else _by_paper(rows, found)]
+    tallies = counts(rows)
+    folded = len(tallies) > MOST_PAPERS
+    parts: list[RenderableType] = [_together(rows, tallies) if folded else _by_paper(rows, tallies)]
     wrong = Counter(row["paper"] for row in rows if row["verdict"] in ("worse", "contradicted"))
     if folded and wrong:
         named = ", ".join(f"{paper} {number}" for paper, number in wrong.most_common(NAMED))
@@ -62,29 +62,29 @@ def scorecard(rows: list[Row], report: Path | str | None = None) -> RenderableTy
     return Group(*parts)
 
 
-def _total(found: dict[str, dict[str, Counter[str]]], evidence: str) -> Counter[str]:
-    return sum((kinds.get(evidence, Counter()) for kinds in found.values()), Counter())
+def _total(tallies: dict[str, dict[str, Counter[str]]], evidence: str) -> Counter[str]:
+    return sum((kinds.get(evidence, Counter()) for kinds in tallies.values()), Counter())
 
 
-def _together(rows: list[Row], found: dict[str, dict[str, Counter[str]]]) -> Table:
+def _together(rows: list[Row], tallies: dict[str, dict[str, Counter[str]]]) -> Table:
     """Return the counts of all papers, a line for each kind of evidence."""
-    title = f"{len(rows)} claims of {len(found)} papers, {rows[0]['scale']} scale"
+    title = f"{len(rows)} claims of {len(tallies)} papers, {rows[0]['scale']} scale"
     summary = Table(title=title, title_justify="left", pad_edge=False, box=None, show_header=False)
     for evidence in EVIDENCE:
-        summary.add_row(evidence, tally(_total(found, evidence)))
+        summary.add_row(evidence, tally(_total(tallies, evidence)))
     return summary
 
 
-def _by_paper(rows: list[Row], found: dict[str, dict[str, Counter[str]]]) -> Table:
+def _by_paper(rows: list[Row], tallies: dict[str, dict[str, Counter[str]]]) -> Table:
     """Return the counts paper by paper, with their sum."""
     summary = Table(title=f"claims, {rows[0]['scale']} scale", title_justify="left", pad_edge=False)
     summary.add_column("paper", no_wrap=True)
     for evidence in EVIDENCE:
         summary.add_column(evidence, overflow="fold")
-    for paper, kinds in sorted(found.items()):
+    for paper, kinds in sorted(tallies.items()):
         summary.add_row(paper, *(tally(kinds.get(evidence, Counter())) for evidence in EVIDENCE))
     summary.add_section()
-    summary.add_row("all", *(tally(_total(found, evidence)) for evidence in EVIDENCE))
+    summary.add_row("all", *(tally(_total(tallies, evidence)) for evidence in EVIDENCE))
     return summary
 
 

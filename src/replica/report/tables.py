@@ -1,4 +1,4 @@
-"""A paper's tables in the shape of its own, the paper's number beside ours, and the lists of all its claims and trends."""
+"""A paper's tables in the shape of its own (the paper's number / ours), and the lists of all its claims and trends."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ class Grid:
 
 def grids(paper: Paper, rows: list[Row]) -> list[Grid]:
     """Return the paper's declared tables of claims as grids of ledger rows."""
-    found = []
+    tables = []
     for table in paper.tables:
         if table.id in (ALL_CLAIMS, TRENDS):
             raise ConfigError(
                 f"config/papers/{paper.id}/paper.yaml: tables: '{table.id}' is the name of a table every paper has"
             )
         if not table.arms:
-            found.append(grid(paper, table, rows))
-    return found
+            tables.append(grid(paper, table, rows))
+    return tables
 
 
 def grid(paper: Paper, table: Table, rows: list[Row]) -> Grid:
     """Return one declared table: a claim of one level gives a column, of two levels rows by columns."""
     by_claim = {row["claim"]: row for row in rows}
     claims = {claim.id: claim for claim in paper.claims}
-    made = Grid(table.id, table.title, table.where)
+    grid = Grid(table.id, table.title, table.where)
     for name in table.claims:
         if name not in claims:
             where = f"config/papers/{paper.id}/paper.yaml: tables.{table.id}"
@@ -72,56 +72,56 @@ def grid(paper: Paper, table: Table, rows: list[Row]) -> Grid:
     chosen = [claims[name] for name in table.claims]
     names = _claim_columns(chosen)
     for claim in chosen:
-        _place(made, claim, by_claim, names.get(claim.id))
-    return made.transposed() if table.transpose else made
+        _place(grid, claim, by_claim, names.get(claim.id))
+    return grid.transposed() if table.transpose else grid
 
 
 def sheets(paper: Paper, claims: dict[str, Any]) -> dict[str, tuple[Sheet, Sheet]]:
     """Return every table by name: wide (a column each for paper, ours and verdict) and compact (`paper / ours mark`)."""
-    found = {made.id: (wide(made), compact(made)) for made in grids(paper, claims["rows"])}
+    named = {grid.id: (wide(grid), compact(grid)) for grid in grids(paper, claims["rows"])}
     for table in paper.tables:
         if table.arms:
-            made = arms(table, claims.get("tables", {}).get(table.id, {}))
-            found[table.id] = (made, made)
+            grid = arms(table, claims.get("tables", {}).get(table.id, {}))
+            named[table.id] = (grid, grid)
     everything = all_claims(paper, claims["rows"])
-    found[ALL_CLAIMS] = (everything, everything)
+    named[ALL_CLAIMS] = (everything, everything)
     if any(claim.trend for claim in paper.claims):
         listed = trends(paper, claims)
-        found[TRENDS] = (listed, listed)
-    return found
+        named[TRENDS] = (listed, listed)
+    return named
 
 
 def write(paper: Paper, claims: dict[str, Any], folder: Path | str) -> list[str]:
     """Write every table of a paper as CSV, Markdown and LaTeX into a folder that is replaced whole; returns their names."""
-    made = sheets(paper, claims)
+    tables = sheets(paper, claims)
     with atomic_folder(folder) as temporary:
-        for name, (full, short) in made.items():
+        for name, (full, short) in tables.items():
             (temporary / f"{name}.csv").write_text(full.to_csv(), encoding="utf-8")
             (temporary / f"{name}.md").write_text(short.to_markdown(), encoding="utf-8")
             (temporary / f"{name}.tex").write_text(short.to_latex(), encoding="utf-8")
-    return list(made)
+    return list(tables)
 
 
-def wide(made: Grid) -> Sheet:
+def wide(grid: Grid) -> Sheet:
     """Return a grid with three columns for each of its own: paper, ours, verdict."""
-    header = [""] + [f"{column}: {part}" for column in made.columns for part in ("paper", "ours", "verdict")]
+    header = [""] + [f"{column}: {part}" for column in grid.columns for part in ("paper", "ours", "verdict")]
     lines = []
-    for label, entries in made.lines.items():
+    for label, entries in grid.lines.items():
         line = [label]
-        for column in made.columns:
+        for column in grid.columns:
             row = entries.get(column)
             line += ["", "", ""] if row is None else [text(row["paper_value"]), text(row["our_value"]), row["verdict"]]
         lines.append(line)
-    return Sheet(_title(made), header, lines)
+    return Sheet(_title(grid), header, lines)
 
 
-def compact(made: Grid) -> Sheet:
+def compact(grid: Grid) -> Sheet:
     """Return a grid with `paper / ours mark` in each cell."""
     lines = [
-        [label, *(cell_text(entries[column]) if column in entries else "" for column in made.columns)]
-        for label, entries in made.lines.items()
+        [label, *(cell_text(entries[column]) if column in entries else "" for column in grid.columns)]
+        for label, entries in grid.lines.items()
     ]
-    return Sheet(_title(made), ["", *made.columns], lines, note=f"paper / ours. {LEGEND}. {UNSURE} {UNSURE_MEANS}.")
+    return Sheet(_title(grid), ["", *grid.columns], lines, note=f"paper / ours. {LEGEND}. {UNSURE} {UNSURE_MEANS}.")
 
 
 def cell_text(row: Row) -> str:
@@ -198,8 +198,8 @@ def trends(paper: Paper, claims: dict[str, Any]) -> Sheet:
     return Sheet(f"{paper.title}: trends", header, lines, long=True, wrap=wrap)
 
 
-def _title(made: Grid) -> str:
-    return f"{made.title} ({made.where})" if made.where else made.title
+def _title(grid: Grid) -> str:
+    return f"{grid.title} ({grid.where})" if grid.where else grid.title
 
 
 def _claim_columns(claims: list[Claim]) -> dict[str, str]:
@@ -220,11 +220,11 @@ def _nested(value: Any) -> bool:
     return isinstance(value, dict | list)
 
 
-def _place(made: Grid, claim: Claim, by_claim: dict[str, Row], name: str | None) -> None:
+def _place(grid: Grid, claim: Claim, by_claim: dict[str, Row], name: str | None) -> None:
     metric = name or claim.metric or claim.kind
-    found = cells(claim)
+    claim_cells = cells(claim)
     lists = _list_paths(claim.value, ())
-    for cell in found:
+    for cell in claim_cells:
         row = by_claim.get(row_name(claim, cell))
         if row is None:
             raise ConfigError(f"claims.json holds no row {row_name(claim, cell)}; compare the paper again")
@@ -235,9 +235,9 @@ def _place(made: Grid, claim: Claim, by_claim: dict[str, Row], name: str | None)
                 keys = [claim.model or claim.id, *keys]
         line = keys[0] if keys else (claim.model or claim.id)
         column = " ".join(keys[1:]) or metric
-        if column in made.lines.get(line, {}):
+        if column in grid.lines.get(line, {}):
             column = f"{column} ({claim.id})"
-        made.put(line, column, row)
+        grid.put(line, column, row)
 
 
 def _list_paths(value: Any, keys: tuple[str, ...]) -> dict[tuple[str, ...], int]:
@@ -245,11 +245,11 @@ def _list_paths(value: Any, keys: tuple[str, ...]) -> dict[tuple[str, ...], int]
         return {keys: len(value)}
     if isinstance(value, str) and keys and re.fullmatch(r"[-\d.\s]+(/[-\d.\s]+)+", value):
         return {keys: value.count("/") + 1}
-    found: dict[tuple[str, ...], int] = {}
+    lengths: dict[tuple[str, ...], int] = {}
     if isinstance(value, dict):
         for key, inner in value.items():
-            found.update(_list_paths(inner, (*keys, str(key))))
-    return found
+            lengths.update(_list_paths(inner, (*keys, str(key))))
+    return lengths
 
 
 def column_names(metric: str, count: int) -> list[str]:

@@ -12,6 +12,7 @@ from replica import tasks
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.config.task_schema import Task
+from replica.errors import ConfigError
 from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.methods.peft.layers import select_task
 from replica.methods.stored import load_model
@@ -115,7 +116,7 @@ def select_scores(
 
 def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
     """Measure what a finished run costs: parameters, nonzeros, stored bytes, FLOPs, latency; writes measures.json."""
-    from replica import meters
+    from replica.meters.timing import latency
     from replica.methods import registry
 
     run = plan.run(run_id)
@@ -133,11 +134,11 @@ def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: La
         "batch_size": batch,
         "length": length,
     }
-    found.update({f"latency_{key}": value for key, value in meters.latency(model, batch, length).items()})
+    found.update({f"latency_{key}": value for key, value in latency(model, batch, length).items()})
     if options["runtime"] == "onnxruntime":
-        exporters = [registry.parse(item) for item in structure]
-        method = next(entry.create(config) for entry, config in exporters if hasattr(entry.load(), "export"))
-        path = folder / "model.onnx"
-        found.update(method.export(model, path, batch, length))
+        for entry, config in map(registry.parse, structure):
+            found.update(entry.create(config).export(model, folder / "model.onnx", batch, length))
+        if not (folder / "model.onnx").is_file():
+            raise ConfigError(f"run {run_id}: no method of the stored model exports it to onnxruntime")
     write_json(folder / "measures.json", {"run": run_id, "seed": seed, "measures": found})
     return found

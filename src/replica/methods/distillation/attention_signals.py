@@ -11,15 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from replica.errors import ConfigError
+from replica.models.architectures import encoder_layers, part_of, require
 
-#: Encoders by `model_type`: where the body holds its layers, a layer its self-attention, and that its linears.
-ENCODERS: dict[str, tuple[str, str, tuple[str, str, str]]] = {
-    **dict.fromkeys(
-        ("bert", "roberta", "xlm-roberta", "electra", "camembert"),
-        ("encoder.layer", "attention.self", ("query", "key", "value")),
-    ),
-    "distilbert": ("transformer.layer", "attention", ("q_lin", "k_lin", "v_lin")),
-}
 _BODY_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 
 
@@ -32,24 +25,17 @@ class Projections(NamedTuple):
 
 
 class _Captured(Exception):
-    """Ends a forward pass once everything that was asked for has been seen."""
+    """Ends a forward pass once all projections have been read."""
 
 
 def attention_linears(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
     """Return the query, key and value modules of every layer, first to last.
 
-    Raises ConfigError for an architecture whose layers are not known to project with three linears of one
-    self-attention.
+    Raises ConfigError for an architecture whose layers are not encoders of words with one plain self-attention.
     """
-    kind = model.config.model_type
-    if kind not in ENCODERS:
-        raise ConfigError(
-            f"attention distillation reads queries, keys and values of {', '.join(sorted(ENCODERS))}; "
-            f"this model is '{kind}': choose one of those architectures for teacher and student"
-        )
-    layers_path, attention_path, names = ENCODERS[kind]
-    attentions = [layer.get_submodule(attention_path) for layer in model.base_model.get_submodule(layers_path)]
-    return [tuple(attention.get_submodule(name) for name in names) for attention in attentions]
+    attention = require(model, like="bert distilbert").attention
+    paths = (attention.query, attention.key, attention.value)
+    return [tuple(part_of(layer, path) for path in paths) for layer in encoder_layers(model)]
 
 
 def body_inputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -70,11 +56,11 @@ def attention_mask(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def project(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], layers: Sequence[int], *, hidden_states: bool = False
 ) -> tuple[list[Projections], tuple[torch.Tensor, ...]]:
-    """Run the body and return the projections of `layers` (counted from 0), and all hidden states where asked for.
+    """Run the body and return the projections of `layers` (counted from 0), and all hidden states with `hidden_states`.
 
     The linears' outputs are read by forward hooks, so any attention kernel serves. Heads of the model are not run, and
-    without `hidden_states` the pass ends at the last projection that is wanted: what follows it cannot change the
-    result. Hidden states are the embeddings' output and each layer's, (batch, length, hidden) each.
+    without `hidden_states` the pass ends at the last projection that is needed. Hidden states are the embeddings' output
+    and each layer's, (batch, length, hidden) each.
     """
     linears = attention_linears(model)
     seen: dict[tuple[int, int], torch.Tensor] = {}
@@ -148,8 +134,7 @@ def check_heads(student: int, teacher: int) -> None:
     if student != teacher:
         raise ConfigError(
             f"attention distillation compares head by head: the student has {student} attention heads, "
-            f"the teacher {teacher}; "
-            f"give the student `num_attention_heads: {teacher}`"
+            f"the teacher {teacher}; give the student `num_attention_heads: {teacher}`"
         )
 
 

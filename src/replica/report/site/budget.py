@@ -6,9 +6,9 @@ from replica.report.site.compare import AXES, Point
 from replica.report.site.pages import Pages, Source
 
 
-def write(pages: Pages, source: Source, found: list[Point]) -> None:
+def write(pages: Pages, source: Source, points: list[Point]) -> None:
     """Write the budget page: settings in the order of backbone, task and score."""
-    entries = sorted(found, key=_order)
+    entries = sorted(points, key=_order)
     pages.write(
         "budget.html",
         "budget.html.j2",

@@ -15,10 +15,10 @@ from replica.report.site.pages import FOLDER, Pages, Source
 
 
 def write(project: Project, rows: list[Row], scale: str, results: Path | str, out: Path | str) -> None:
-    """Write the front page of a project's papers to `out` and all other pages to `site/` beside it.
+    """Write the front page of a project's papers to `out` and all other pages to a folder `site/` next to it.
 
-    `rows` are the ledger's. What stands in the site is the ledger, the figures and tables below `results`, and the stored results of
-    runs and structural measurements: nothing is computed again but comparisons of them.
+    `rows` are the ledger's. The site shows the ledger, the figures and tables below `results`, and the stored results of
+    runs and structural measurements: only comparisons of them are computed.
     """
     out = Path(out)
     known = set(project.papers)

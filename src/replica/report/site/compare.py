@@ -1,4 +1,4 @@
-"""All methods on the same backbone and task: score against what it costs, with the Pareto front; and costs at full size."""
+"""All methods on the same backbone and task: score against cost, with the Pareto front; and costs at full size."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from replica.report.site.pages import OF_SCALE, Pages, Source, anchor, quantity,
 
 @dataclass(frozen=True)
 class Axis:
-    """A cost: its key in a point, what it is called, and its unit for `quantity`."""
+    """A cost: its key in a point, its title, and its unit for `quantity`."""
 
     key: str
     title: str
@@ -44,8 +44,8 @@ AXES = (
 class Point:
     """A measured setting: a run (score over seeds and its costs) or a measurement at full size (costs alone).
 
-    `costs` holds one number per axis that was measured; `settings` says under which options (batch, length) it holds. `group` is
-    what has to be equal for points to be compared: backbone and task, or backbone and its configuration.
+    `costs` holds one number per axis that was measured; `settings` holds the options (batch, length) of each. Points of one
+    `group` can be compared: backbone and task, or backbone and its configuration.
     """
 
     evidence: str
@@ -120,7 +120,7 @@ def _run_costs(seeds: list[Any]) -> dict[str, float]:
     flops = next((seed.manifest["flops"] for seed in seeds if seed.manifest.get("flops")), {})
     seconds = [seed.manifest["seconds"] for seed in seeds if seed.manifest.get("seconds") is not None]
     peaks = [seed.manifest["memory"]["peak_bytes"] for seed in seeds if seed.manifest.get("memory")]
-    found = {
+    measured = {
         "trained": counts.get("trainable_parameters"),
         "memory": aggregate(peaks) if peaks else None,
         "flops": flops.get("forward"),
@@ -128,32 +128,32 @@ def _run_costs(seeds: list[Any]) -> dict[str, float]:
         "bytes": measures.get("stored_bytes") or files.get("model.safetensors", {}).get("bytes"),
         "latency": measures.get("latency_median_ms"),
     }
-    costs.update({key: value for key, value in found.items() if value is not None})
+    costs.update({key: value for key, value in measured.items() if value is not None})
     return costs
 
 
 def _measured_with(seeds: list[Any]) -> dict[str, str]:
-    """Say under which options costs were measured: batch, length and threads of a latency, batch and device of memory, length of FLOPs."""
+    """Return the options of measured costs: batch, length and threads of a latency, batch and device of memory, length of FLOPs."""
     measures = next((seed.measures for seed in seeds if seed.measures), {})
     manifest = next((seed.manifest for seed in seeds if seed.manifest), {})
-    found = {}
+    options = {}
     keys = {"batch": "latency_batch", "length": "latency_length", "threads": "latency_threads"}
     shown = ", ".join(f"{name} {measures[key]}" for name, key in keys.items() if key in measures)
     if "latency_median_ms" in measures and shown:
-        found["latency"] = shown
+        options["latency"] = shown
     train, device = manifest.get("train", {}), (manifest.get("hardware") or {}).get("gpu", "processor")
     if manifest.get("memory"):
-        found["memory"] = ", ".join(f"{name} {train[key]}" for name, key in _MEMORY if key in train) + f", {device}"
+        options["memory"] = ", ".join(f"{name} {train[key]}" for name, key in _MEMORY if key in train) + f", {device}"
     if manifest.get("flops"):
-        found["flops"] = f"length {manifest['flops']['length']}"
-    return found
+        options["flops"] = f"length {manifest['flops']['length']}"
+    return options
 
 
-#: What memory of a training step depends on beside model and methods.
+#: Training options that the memory of a step depends on.
 _MEMORY = (("batch", "batch_size"), ("accumulate", "accumulate"), ("length", "max_length"), ("precision", "precision"))
 
 
-#: axis → where its number stands in a structural measurement.
+#: axis → meter and key of its number in a structural measurement.
 _METERS = {
     "trained": ("parameters", "trainable"),
     "memory": ("memory", "peak"),
@@ -169,11 +169,11 @@ def _structural_points(source: Source) -> Iterable[Point]:
             continue
         stored = read_result(path, ["measurements"], AGAIN)["measurements"]
         for name, item in paper.measurements.items():
-            found = stored.get(name, {})
+            meters = stored.get(name, {})
             costs = {
-                axis: found[meter][key]
+                axis: meters[meter][key]
                 for axis, (meter, key) in _METERS.items()
-                if isinstance(found.get(meter), dict) and found[meter].get(key) is not None
+                if isinstance(meters.get(meter), dict) and meters[meter].get(key) is not None
             }
             if item.model is None or not costs:
                 continue
@@ -208,11 +208,11 @@ def front(entries: list[Point], x: str, y: str) -> list[Point]:
             return point.costs[x], -point.score if point.direction == "higher" else point.score
         return point.costs[x], point.costs[y]
 
-    kept: list[Point] = []
+    best: list[Point] = []
     for point in sorted(entries, key=lambda one: (*place(one), one.label)):
-        if not kept or place(point)[1] < place(kept[-1])[1]:
-            kept.append(point)
-    return kept
+        if not best or place(point)[1] < place(best[-1])[1]:
+            best.append(point)
+    return best
 
 
 @dataclass(frozen=True)
@@ -230,31 +230,31 @@ class Plane:
     front: list[Point]
 
 
-def planes(found: list[Point]) -> list[Plane]:
-    """Return what is drawn: score against each cost per backbone and task; memory and FLOPs against trained parameters at full size."""
-    made = []
-    for group in dict.fromkeys(point.group for point in found if point.score is not None):
-        members = [point for point in found if point.group == group and point.score is not None]
+def planes(entries: list[Point]) -> list[Plane]:
+    """Return the drawings: score against each cost per backbone and task; memory and FLOPs against trained parameters at full size."""
+    drawings = []
+    for group in dict.fromkeys(point.group for point in entries if point.score is not None):
+        members = [point for point in entries if point.group == group and point.score is not None]
         for axis in AXES:
             placed = [point for point in members if axis.key in point.costs]
             for settings in dict.fromkeys(point.settings.get(axis.key, "") for point in placed):
                 alike = [point for point in placed if point.settings.get(axis.key, "") == settings]
                 if len(alike) > 1:
                     title = f"{group}: {members[0].metric} against {axis.title}"
-                    made.append(_plane(group, title, axis, "score", members[0].metric, settings, alike))
-    for group in dict.fromkeys(point.group for point in found if point.evidence == "structural"):
+                    drawings.append(_plane(group, title, axis, "score", members[0].metric, settings, alike))
+    for group in dict.fromkeys(point.group for point in entries if point.evidence == "structural"):
         for axis in AXES[1:3]:
             members = [
-                p for p in found if p.group == group and p.evidence == "structural" and {"trained", axis.key} <= set(p.costs)
+                p for p in entries if p.group == group and p.evidence == "structural" and {"trained", axis.key} <= set(p.costs)
             ]  # fmt: skip
             for settings in dict.fromkeys(point.settings[axis.key] for point in members):
                 placed = [point for point in members if point.settings[axis.key] == settings]
                 if len({(p.costs["trained"], p.costs[axis.key]) for p in placed}) > 2:
                     title = f"{group}: {axis.title} against trained parameters"
-                    made.append(
+                    drawings.append(
                         _plane(group, title, AXES[0], axis.key, f"{axis.title} ({axis.unit})", settings, placed)
                     )
-    return made
+    return drawings
 
 
 def _plane(group: str, title: str, x: Axis, y: str, label: str, settings: str, placed: list[Point]) -> Plane:
@@ -264,9 +264,9 @@ def _plane(group: str, title: str, x: Axis, y: str, label: str, settings: str, p
     )
 
 
-def write(pages: Pages, source: Source, found: list[Point]) -> None:
+def write(pages: Pages, source: Source, entries: list[Point]) -> None:
     """Write the page of comparisons with its drawings (SVG, PNG, PDF) and their data (CSV)."""
-    drawn = planes(found)
+    drawn = planes(entries)
     if drawn:
         folder = pages.folder / "figures" / "compare"
         folder.mkdir(parents=True)
@@ -279,8 +279,8 @@ def write(pages: Pages, source: Source, found: list[Point]) -> None:
         "compare.html.j2",
         groups=groups,
         axes=AXES,
-        missing={axis.title: sum(axis.key not in p.costs for p in found if p.score is not None) for axis in AXES},
-        scored=sum(point.score is not None for point in found),
+        missing={axis.title: sum(axis.key not in p.costs for p in entries if p.score is not None) for axis in AXES},
+        scored=sum(point.score is not None for point in entries),
     )
 
 
@@ -362,17 +362,17 @@ _UP = "../../"
 
 
 def _titled(svg: str, plane: Plane, targets: list[Point]) -> str:
-    """Give each point's link what it is as a title, which browsers show under the pointer, and let it open in the page's own window."""
+    """Give each point's link a title, which browsers show under the pointer, and let it open in the page's own window."""
 
-    def link(found: re.Match[str]) -> str:
-        point = targets[int(found[2])]
+    def link(match: re.Match[str]) -> str:
+        point = targets[int(match[2])]
         y = (
             f"{point.metric} {short(point.score)}"
             if plane.y == "score"
             else quantity(point.costs[plane.y], _unit(plane.y))
         )
-        said = f"{point.label} ({point.method}): {quantity(point.costs[plane.x.key], plane.x.unit)}, {y}"
-        return f'<a xlink:href="{found[1]}" target="_top"><title>{escape(said)}</title>'
+        title = f"{point.label} ({point.method}): {quantity(point.costs[plane.x.key], plane.x.unit)}, {y}"
+        return f'<a xlink:href="{match[1]}" target="_top"><title>{escape(title)}</title>'
 
     return re.sub(r'<a xlink:href="([^"#]+)#(\d+)"[^>]*>', link, svg)
 

@@ -1,4 +1,4 @@
-"""The front page: the map of all papers by family and evidence, with what it is searched and filtered by."""
+"""The front page: the map of all papers by family and evidence, with its search and filters."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from replica.report.site.pages import Pages, Source
 
 
 def render(pages: Pages, source: Source) -> str:
-    """Return the front page; it is written beside the folder of the others."""
+    """Return the front page; it is written above the folder of the others."""
     tallied = counts(source.rows)
     families: dict[str, list[dict[str, Any]]] = {}
     for paper in sorted(source.papers, key=lambda paper: (paper.families[0], paper.id)):
-        found = tallied.get(paper.id, {})
-        cells = {kind: ordered(found.get(kind, Counter())) for kind in EVIDENCE}
+        tallies = tallied.get(paper.id, {})
+        cells = {kind: ordered(tallies.get(kind, Counter())) for kind in EVIDENCE}
         tokens = [f"{kind}:{verdict}" for kind in EVIDENCE for verdict, _ in cells[kind]]
         families.setdefault(paper.families[0], []).append(
             {"paper": paper, "cells": cells, "tokens": tokens, **subjects(paper)}
@@ -38,23 +38,23 @@ def render(pages: Pages, source: Source) -> str:
     )
 
 
-#: What the map is filtered by besides evidence and verdict.
+#: Filters of the map, in addition to evidence and verdict.
 FILTERS = ("families", "methods", "tasks", "backbones")
 
 
 def subjects(paper: Paper) -> dict[str, list[str]]:
     """Return families, methods, tasks and backbones that a paper's file names in its runs and measurements."""
-    found: dict[str, set[str]] = {name: set() for name in FILTERS}
-    found["families"].update(paper.families)
+    names: dict[str, set[str]] = {name: set() for name in FILTERS}
+    names["families"].update(paper.families)
     for section in SECTIONS:
         for entry in expand_section(paper, section).values():
-            found["methods"].update(method_names(entry.methods))
-            found["tasks"].update(filter(None, [entry.task, *(entry.evaluate or [])]))
-            found["backbones"].update(filter(None, [entry.model]))
+            names["methods"].update(method_names(entry.methods))
+            names["tasks"].update(filter(None, [entry.task, *(entry.evaluate or [])]))
+            names["backbones"].update(filter(None, [entry.model]))
     for item in paper.measurements.values():
-        found["methods"].update(method_names(item.methods))
-        found["backbones"].update(filter(None, [item.model]))
-    return {name: sorted(values) for name, values in found.items()}
+        names["methods"].update(method_names(item.methods))
+        names["backbones"].update(filter(None, [item.model]))
+    return {name: sorted(values) for name, values in names.items()}
 
 
 def method_names(references: list[dict[str, Any] | str]) -> list[str]:

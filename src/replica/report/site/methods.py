@@ -1,4 +1,4 @@
-"""A page per registered method: what it is, its formulas from the code, its settings, where it is used and what it costs."""
+"""A page per registered method: description, formulas from the code, settings, uses and costs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def formulas(module: str) -> list[tuple[str, str]]:
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     own = [node.name for node in classes if "Method" in [getattr(base, "id", "") for base in node.bases]]
     method = own[0] if own else classes[-1].name
-    found = [("", ast.get_docstring(tree) or "")]
+    documents = [("", ast.get_docstring(tree) or "")]
     rest = []
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef) or node.name.startswith("_"):
@@ -78,10 +78,10 @@ def formulas(module: str) -> list[tuple[str, str]]:
             ]
         for name, text in documented:
             if name == method and text:
-                found.append((name, text))
+                documents.append((name, text))
             elif "=" in text or "equation" in text.lower():
                 rest.append((name, text))
-    return [(name, text) for name, text in [*found, *rest] if text]
+    return [(name, text) for name, text in [*documents, *rest] if text]
 
 
 def _settings(config: type[registry.MethodConfig]) -> list[dict[str, Any]]:

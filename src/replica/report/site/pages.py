@@ -1,4 +1,4 @@
-"""What all pages share: where each lies, how links between them are written, and the templates with their filters."""
+"""Shared by all pages: their places, links between them, and the templates with their filters."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from replica.report.marks import MARKS, UNSURE, UNSURE_MEANS
 from replica.report.scorecard import EVIDENCE
 from replica.report.site.stored import StoredRun, stored_runs
 
-#: Folder beside index.html with all other pages.
+#: Folder with all pages but index.html.
 FOLDER = "site"
-#: What a run's numbers are evidence of, by scale.
+#: Kind of evidence that a run's numbers are, by scale.
 OF_SCALE = {"laptop": "trend", "paper": "full", "smoke": "smoke"}
-#: What each kind of evidence is, in one sentence.
+#: Each kind of evidence in one sentence.
 MEANS = {
     "structural": "follows from the architecture alone, measured at the paper's full size",
     "trend": "the claimed effect at a size that a laptop trains; not to be compared with the paper's numbers",
@@ -35,7 +35,7 @@ MEANS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that the pages are made from."""
+    """The inputs of all pages."""
 
     project: Project
     plan: Plan
@@ -58,20 +58,20 @@ class Source:
     @cached_property
     def by_paper(self) -> dict[str, list[Row]]:
         """The ledger's rows by paper."""
-        found: dict[str, list[Row]] = {paper.id: [] for paper in self.papers}
+        rows: dict[str, list[Row]] = {paper.id: [] for paper in self.papers}
         for row in self.rows:
-            found[row["paper"]].append(row)
-        return found
+            rows[row["paper"]].append(row)
+        return rows
 
     @cached_property
     def names(self) -> dict[str, list[tuple[str, str]]]:
-        """What papers call each run: id → (paper, name)."""
-        found: dict[str, list[tuple[str, str]]] = {}
+        """Return the names of each run: id → (paper, name)."""
+        names_by_run: dict[str, list[tuple[str, str]]] = {}
         for paper, sections in self.plan.named.items():
             for named in sections.values():
                 for name, run in named.items():
-                    found.setdefault(run, []).append((paper, name))
-        return found
+                    names_by_run.setdefault(run, []).append((paper, name))
+        return names_by_run
 
     def spec(self, run: str) -> dict[str, Any]:
         """Return a run's resolved specification, as it was made, else as it is planned; empty where neither is known."""
@@ -107,7 +107,7 @@ class Pages:
         self.environment = environment
 
     def render(self, path: str, template: str, **values: Any) -> str:
-        """Render a template for its place below the folder (`papers/x.html`); an empty path is the front page beside the folder."""
+        """Render a template for its place below the folder (`papers/x.html`); an empty path is the front page, above the folder."""
         depth = path.count("/")
         site = "../" * depth if path else f"{FOLDER}/"
         home = "../" * (depth + 1) + self.home if path else self.home
@@ -149,7 +149,7 @@ _UNITS = {
 
 
 def quantity(value: float | int | None, unit: str) -> str:
-    """Return a measured quantity in a unit of its size (`1.5 GiB`); parameters whole, with commas; nothing for None."""
+    """Return a measured quantity in a unit of its size (`1.5 GiB`); parameters whole, with commas; an empty text for None."""
     if value is None:
         return ""
     if unit == "parameters":

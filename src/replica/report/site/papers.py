@@ -1,4 +1,4 @@
-"""A page per paper: claims, tables with the paper's number beside ours, figures, trends with protocol, pitfalls, cost."""
+"""A page per paper: claims, tables with the paper's number and ours, figures, trends with protocol, pitfalls, cost."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def write(pages: Pages, source: Source) -> Used:
 def _paper(paper: Paper, source: Source, folder: Path, site: Path) -> dict[str, Any]:
     rows = source.by_paper[paper.id]
     stored = folder / "claims.json"
-    found = read_result(stored, ["trends"], AGAIN) if stored.is_file() else {"trends": {}}
-    trends, tables = found["trends"], found.get("tables", {})
+    claims_file = read_result(stored, ["trends"], AGAIN) if stored.is_file() else {"trends": {}}
+    trends, tables = claims_file["trends"], claims_file.get("tables", {})
     by_name = {row["claim"]: row for row in rows}
     evidence = Evidence(source.project, paper, source.scale, source.results, source.plan.named.get(paper.id, {}))
     claims = []
@@ -119,35 +119,35 @@ def _trend(claim: Claim, row: Row, stored: dict[str, Any], evidence: Evidence) -
 
 
 def _pitfalls(paper: Paper, by_name: dict[str, Row]) -> list[dict[str, str]]:
-    """Return why ours differs, where the paper's file says so and it does; one entry for a reason that several rows share."""
-    found: dict[str, str] = {}
+    """Return the explanations of numbers that differ from the paper's; one entry for a reason that several rows share."""
+    reasons: dict[str, str] = {}
     for claim in paper.claims:
         if not claim.explain:
             continue
         for cell in cells(claim):
             row = by_name[row_name(claim, cell)]
             if row["verdict"] in _DIFFERS and ": " in row["reason"]:
-                found.setdefault(row["reason"].split(": ", 1)[1], row["claim"])
-    return [{"reason": reason, "claim": claim} for reason, claim in found.items()]
+                reasons.setdefault(row["reason"].split(": ", 1)[1], row["claim"])
+    return [{"reason": reason, "claim": claim} for reason, claim in reasons.items()]
 
 
 def _tables(source: Path, target: Path) -> set[str]:
     """Copy the tables' CSV files; returns their names."""
-    found = sorted(source.glob("*.csv"))
-    if found:
+    files = sorted(source.glob("*.csv"))
+    if files:
         target.mkdir(parents=True)
-    for path in found:
+    for path in files:
         shutil.copyfile(path, target / path.name)
-    return {path.stem for path in found}
+    return {path.stem for path in files}
 
 
 def _figures(paper: Paper, rows: list[Row], evidence: Evidence, source: Path, target: Path) -> list[dict[str, Any]]:
-    """Copy the figures and their data; returns what stands in their captions."""
+    """Copy the figures and their data; returns the contents of their captions."""
     listing = source / "figures.json"
     if not listing.is_file():
         return []
     declared = {figure.id: figure for figure in paper.figures}
-    found = []
+    listed = []
     for entry in read_result(listing, again=AGAIN):
         name, data = entry["id"], False
         if entry["drawn"]:
@@ -157,8 +157,8 @@ def _figures(paper: Paper, rows: list[Row], evidence: Evidence, source: Path, ta
                 shutil.copyfile(source / f"{name}.csv", target / f"{name}.csv")
         figure = declared.get(name)
         kinds = _kinds(paper, figure, evidence) if figure else _common_kinds(name, rows)
-        found.append({**entry, "data": data, "evidence": sorted(kinds)})
-    return found
+        listed.append({**entry, "data": data, "evidence": sorted(kinds)})
+    return listed
 
 
 def _common_kinds(name: str, rows: list[Row]) -> set[str]:
@@ -169,24 +169,24 @@ def _common_kinds(name: str, rows: list[Row]) -> set[str]:
 
 
 def _kinds(paper: Paper, figure: Figure, evidence: Evidence) -> set[str]:
-    """Say what evidence a declared figure shows, from the names in its expressions."""
+    """Return the kinds of evidence that a declared figure shows, from the names in its expressions."""
     if figure.kind == "effects":
         return {"trend"}
     of_claim = {claim.id: str(claim.evidence) for claim in paper.claims}
-    found: set[str] = set()
+    kinds: set[str] = set()
     for name in _expressions(figure.series):
         if name in of_claim:
-            found.add(of_claim[name])
+            kinds.add(of_claim[name])
             continue
         for used in _names(name):
             space, _, rest = used.partition(".")
             if space in ("runs", "history"):
-                found.add(OF_SCALE[evidence.section_of(f"runs.{rest}")])
+                kinds.add(OF_SCALE[evidence.section_of(f"runs.{rest}")])
             elif space in ("ours", "paper"):
-                found.update(kind for claim, kind in of_claim.items() if rest == claim or rest.startswith(f"{claim}."))
+                kinds.update(kind for claim, kind in of_claim.items() if rest == claim or rest.startswith(f"{claim}."))
             else:
-                found.add("structural")
-    return found
+                kinds.add("structural")
+    return kinds
 
 
 def _expressions(value: Any) -> list[str]:
@@ -196,7 +196,7 @@ def _expressions(value: Any) -> list[str]:
 
 
 def _names(text: str) -> set[str]:
-    """Return the names of one or several expressions; a part in braces, which stands for whatever is stored there, as it is called."""
+    """Return the names of one or several expressions; a part in braces is replaced by the names that are stored there."""
     try:
         return set(names(f"max({re.sub(r'[{}]', '', text)})"))
     except ConfigError:
@@ -204,7 +204,7 @@ def _names(text: str) -> set[str]:
 
 
 def _cost(paper: Paper, source: Source) -> dict[str, Any]:
-    """Count the paper's runs and what the stored ones took, with versions and hardware from their manifests."""
+    """Count the paper's runs and sum the cost of the stored ones, with versions and hardware from their manifests."""
     planned = sorted({run for section in source.plan.named.get(paper.id, {}).values() for run in section.values()})
     manifests = [seed.manifest for run in planned for seed in source.runs[run].seeds if seed.manifest]
     lines: Counter[str] = Counter()

@@ -90,8 +90,8 @@ def _subject(source: Source, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parents(source: Source, stored: StoredRun, planned: Run | None) -> dict[str, str]:
-    made = {role: parent["run"] for role, parent in (stored.first.get("parents") or {}).items()}
-    return made or (dict(planned.parents) if planned else {})
+    parents = {role: parent["run"] for role, parent in (stored.first.get("parents") or {}).items()}
+    return parents or (dict(planned.parents) if planned else {})
 
 
 def _facts(stored: StoredRun) -> dict[str, Any]:
@@ -106,8 +106,8 @@ def _facts(stored: StoredRun) -> dict[str, Any]:
     return {
         "manifests": len(manifests),
         **{
-            key: [line if count == len(manifests) else f"{line} ({count} of {len(manifests)} seeds)" for line, count in found.items()]
-            for key, found in lines.items()
+            key: [line if count == len(manifests) else f"{line} ({count} of {len(manifests)} seeds)" for line, count in counts.items()]
+            for key, counts in lines.items()
         },
     }  # fmt: skip
 
@@ -129,15 +129,15 @@ def _cell(value: Any) -> str:
 
 def _curve(key: str, histories: dict[int, list[dict[str, Any]]]) -> Curve | None:
     """Scale one key of the seeds' histories to the drawing's width and height; None below two points or without a step."""
-    found = {}
+    series = {}
     for seed, lines in histories.items():
         points = [(line["step"], line[key]) for line in lines if _number(line.get("step")) and _number(line.get(key))]
         if len(points) > 1:
-            found[seed] = points
-    if not found:
+            series[seed] = points
+    if not series:
         return None
-    steps = [step for points in found.values() for step, _ in points]
-    values = [value for points in found.values() for _, value in points]
+    steps = [step for points in series.values() for step, _ in points]
+    values = [value for points in series.values() for _, value in points]
     first, last, low, high = min(steps), max(steps), min(values), max(values)
 
     def place(step: float, value: float) -> str:
@@ -145,7 +145,7 @@ def _curve(key: str, histories: dict[int, list[dict[str, Any]]]) -> Curve | None
         up = (value - low) / (high - low) if high > low else 0.5
         return f"{across * _WIDTH:.1f},{(1 - up) * _HEIGHT:.1f}"
 
-    lines = [(seed, " ".join(place(*point) for point in points)) for seed, points in found.items()]
+    lines = [(seed, " ".join(place(*point) for point in points)) for seed, points in series.items()]
     return Curve(key, lines, first, last, low, high)
 
 

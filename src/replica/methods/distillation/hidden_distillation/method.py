@@ -1,4 +1,4 @@
-"""Distillation of all hidden states beside the pre-training loss (BiPFT, Xing et al. 2024, arXiv 2312.08937)."""
+"""Distillation of all hidden states in addition to the pre-training loss (BiPFT, Xing et al. 2024, arXiv 2312.08937)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class HiddenDistillation(Method):
             return
         own, other = model.config, context.teacher.config
         if own.hidden_size != other.hidden_size:
-            raise ConfigError(
-                f"hidden-distillation compares hidden states directly: the student is {own.hidden_size} wide, "
+            self.fail(
+                f"it compares hidden states directly: the student is {own.hidden_size} wide, "
                 f"the teacher {other.hidden_size}; take such a teacher, or tinybert-distillation, which learns a map"
             )
         att.uniform_map(own.num_hidden_layers, other.num_hidden_layers)

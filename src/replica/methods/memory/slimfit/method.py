@@ -1,4 +1,4 @@
-"""SlimFit: the tensors that moved least are frozen at each step, and what backward reads is compressed."""
+"""SlimFit: the tensors that moved least are frozen at each step, and the activations that backward reads are compressed."""
 
 from __future__ import annotations
 
@@ -8,30 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.memory.slimfit.compressed_functions import SlimAttention, SlimGELU, SlimLinear, SlimNorm
 from replica.models import body, encoder_layers
-from replica.models.architectures import place_in_layers
+from replica.models.architectures import architecture_of, part_of, place_in_layers, require
 
 #: Name under which the model owns the scores and the copy of its weights while it is trained.
 STATE = "slimfit_state"
-
-#: Architecture: paths within a layer to the attention, its linears, the GELU and the second feed-forward matrix.
-PLACES = {
-    "bert": {
-        "attention": "attention.self",
-        "linears": ("query", "key", "value", None),
-        "gelu": "intermediate.intermediate_act_fn",
-        "output": "output.dense",
-    },
-    "vit": {
-        "attention": "attention",
-        "linears": ("q_proj", "k_proj", "v_proj", "o_proj"),
-        "gelu": "mlp.activation_fn",
-        "output": "mlp.fc2",
-    },
-}
 
 
 class State(nn.Module):
@@ -50,10 +33,8 @@ def units(model: Any) -> dict[str, nn.Parameter]:
     102 of a BERT-base classifier, 100 of a ViT-B classifier, whose norm after the last layer is always trained, as in the
     released code. Biases are never frozen. Raises ConfigError for an architecture that is not known here.
     """
-    kind = body(model).config.model_type
-    if kind not in PLACES:
-        raise ConfigError(f"method 'slimfit': architecture '{kind}' is not known; known: {', '.join(PLACES)}")
-    roots = encoder_layers(model) if kind == "vit" else [model]
+    row = require(model, like="bert vit", method="slimfit")
+    roots = encoder_layers(model) if row.reads == "images" else [model]
     norms = {id(m.weight) for root in roots for m in root.modules() if isinstance(m, nn.LayerNorm)}
     return {name: p for name, p in model.named_parameters() if p.dim() > 1 or id(p) in norms}
 
@@ -77,11 +58,11 @@ class SlimFit(Method):
     keeps no input for it. Adam's moments exist for each tensor that was trained once.
     """
 
-    #: Layer and name of each tensor, as they stand in the history.
+    #: Layer and name of each tensor, as written in the history.
     _places: list[str] | None = None
 
     def prepare(self, model: Any, context: Context) -> None:
-        """Compress what backward keeps, draw the scores by the run's seed and freeze the first tensors."""
+        """Compress the saved activations, draw the scores by the run's seed and freeze the first tensors."""
         tensors = units(model)
         if self.config.compress:
             self._compress(model)
@@ -132,8 +113,8 @@ class SlimFit(Method):
     def _record(self, model: Any, trained: dict[int, str], scores: list[float], context: Context) -> None:
         """Keep for the history how far each tensor moved when last trained, and in how many steps it was trained so far.
 
-        `moved.<layer>.<tensor>` (its score, to four digits) and `trained.<layer>.<tensor>` stand from its first training on. What is
-        recorded is part of every checkpoint, so that the counts go on after a stop.
+        `moved.<layer>.<tensor>` (its score, to four digits) and `trained.<layer>.<tensor>` appear from its first training on. Recorded
+        values are part of every checkpoint, so that the counts go on after a stop.
         """
         if self._places is None:
             self._places = [".".join(place_in_layers(model, name)) for name in units(model)]
@@ -146,9 +127,9 @@ class SlimFit(Method):
         """Put the plain modules back and drop the state."""
         for layer in encoder_layers(model) if self.config.compress else ():
             for path, module in self._paths(model, layer).items():
-                _put(layer, path, module._replaced[0])
+                layer.set_submodule(path, module._replaced[0])
         for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, SlimNorm)]:
-            _put(model, name, module._replaced[0])
+            model.set_submodule(name, module._replaced[0])
         delattr(model, STATE)
         return model.train(model.training).requires_grad_(True)
 
@@ -159,9 +140,9 @@ class SlimFit(Method):
     def cost(self, model: Any, length: int = 128) -> dict[str, Any]:
         """Return how many tensors there are, how many are frozen, and bytes that a layer keeps for each token, by kind.
 
-        `static` is what GELU, both attention products, softmax, frozen norms and dropout masks keep; `dynamic` what each trained
-        tensor adds (the second feed-forward matrix keeps a quarter of its fourfold input, so that all add about the same).
-        `plain` is what a layer keeps without SlimFit, and `plain_static` the part of it that no trained matrix asks for.
+        `static`: the bytes of GELU, both attention products, softmax, frozen norms and dropout masks; `dynamic`: the bytes that each
+        trained tensor adds (the second feed-forward matrix keeps a quarter of its fourfold input, so that all add about the same);
+        `plain`: the bytes of a layer without SlimFit, and `plain_static` the part of them that no trained matrix needs.
         All in fp32, one byte for a value of a dropout mask, for one layer of BERT or ViT at `length` tokens.
         """
         settings = body(model).config
@@ -208,11 +189,14 @@ class SlimFit(Method):
     def _compress(self, model: Any) -> None:
         settings = body(model).config
         if settings.hidden_act != "gelu":
-            raise ConfigError(f"method 'slimfit': the activation is '{settings.hidden_act}'; its 4-bit form is GELU's")
+            self.fail(f"the activation is '{settings.hidden_act}'; its 4-bit form is GELU's")
+        attention = architecture_of(model).attention
+        start = f"{attention.module}."
+        names = [path.removeprefix(start) for path in (attention.query, attention.key, attention.value)]
+        names.append(attention.output.removeprefix(start) if attention.output.startswith(start) else None)
         for layer in encoder_layers(model):
             for path, module in self._paths(model, layer).items():
-                if path == PLACES[settings.model_type]["attention"]:
-                    names = PLACES[settings.model_type]["linears"]
+                if path == attention.module:
                     slim = SlimAttention(module, names, settings.attention_probs_dropout_prob)
                 elif isinstance(module, nn.Linear):
                     slim = SlimLinear(module)
@@ -224,17 +208,13 @@ class SlimFit(Method):
 
     @staticmethod
     def _paths(model: Any, layer: nn.Module) -> dict[str, nn.Module]:
-        places = PLACES[body(model).config.model_type]
-        return {path: layer.get_submodule(path) for path in (places["attention"], places["gelu"], places["output"])}
+        row = architecture_of(model)
+        paths = (row.attention.module, row.feed_forward.activation, row.feed_forward.down)
+        return {path: part_of(layer, path) for path in paths}
 
 
 def _replace(root: nn.Module, path: str, old: nn.Module, new: nn.Module) -> None:
     """Put `new` in the place of `old`, which it holds without registering it."""
     new._replaced = (old,)
     new.train(old.training)
-    _put(root, path, new)
-
-
-def _put(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
+    root.set_submodule(path, new)
