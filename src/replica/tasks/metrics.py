@@ -55,14 +55,10 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
 
 
-def _share(of: Callable[[pd.DataFrame], np.ndarray]) -> Callable[[pd.DataFrame, Task], np.ndarray]:
+def _per_example(values: np.ndarray) -> np.ndarray:
     """Return statistics whose ratio is the mean over examples."""
-
-    def statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
-        values = np.asarray(of(predictions), dtype=float)
-        return np.stack([values, np.ones_like(values)], axis=1)
-
-    return statistics
+    values = np.asarray(values, dtype=float)
+    return np.stack([values, np.ones_like(values)], axis=1)
 
 
 def _percent(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
@@ -178,8 +174,7 @@ def _accuracy_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
         return np.array([(np.sum(np.asarray(a) == np.asarray(b)), len(a)) for a, b in pairs], dtype=float).reshape(
             -1, 2
         )
-    right = (predictions["label"] == predictions["prediction"]).to_numpy(float)
-    return np.stack([right, np.ones_like(right)], axis=1)
+    return _per_example(predictions["label"] == predictions["prediction"])
 
 
 def _answers(measure: Callable[[str, list[str]], float], part: bool | None = None):
@@ -196,8 +191,7 @@ def _answers(measure: Callable[[str, list[str]], float], part: bool | None = Non
 
 
 def _cider(predictions: pd.DataFrame, task: Task) -> np.ndarray:
-    values = cider(list(predictions["prediction"]), [list(texts) for texts in predictions["references"]])
-    return np.stack([values, np.ones_like(values)], axis=1)
+    return _per_example(cider(list(predictions["prediction"]), [list(texts) for texts in predictions["references"]]))
 
 
 def _bleu(predictions: pd.DataFrame, task: Task) -> np.ndarray:
@@ -226,55 +220,54 @@ def _columns(above: str, below: str) -> Callable[[pd.DataFrame, Task], np.ndarra
     return lambda predictions, task: predictions[[above, below]].to_numpy(float)
 
 
-def _next_sentence(predictions: pd.DataFrame) -> np.ndarray:
-    return (predictions["next_sentence_label"] == predictions["next_sentence"]).to_numpy()
+def _next_sentence(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    return _per_example(predictions["next_sentence_label"] == predictions["next_sentence"])
 
 
-_PERCENT_RATIO = _percent(ratio)
+def _mean(statistics: Callable[[pd.DataFrame, Task], np.ndarray], columns: dict[str, str]) -> MetricEntry:
+    return MetricEntry("percent", "higher", statistics, _percent(ratio), columns=columns)
+
+
+def _score(statistics, value, columns: dict[str, str]) -> MetricEntry:
+    return MetricEntry("percent", "higher", statistics, _percent(value), columns=columns)
+
+
+def _loss(unit: str, words: str, value: Callable[[np.ndarray], np.ndarray]) -> MetricEntry:
+    return MetricEntry(unit, "lower", _columns("loss", words), value, columns={"loss": "float64", words: "int64"})
+
+
+def _exp_ratio(sums: np.ndarray) -> np.ndarray:
+    return np.exp(ratio(sums))
+
+
 _CLASSES = {"label": "int64", "prediction": "int64"}
 _NUMBERS = {"label": "float64", "prediction": "float64"}
 _TAGS = {"labels": "list of int64", "predictions": "list of int64"}
 _TEXTS = {"prediction": "string", "references": "list of string"}
-_MASKED = {"loss": "float64", "masked": "int64"}
-_WORDS = {"loss": "float64", "words": "int64"}
+_MASKED = {"correct": "int64", "masked": "int64"}
+_PAIRS = {"next_sentence_label": "int64", "next_sentence": "int64"}
 
 METRICS: dict[str, MetricEntry] = {
-    "accuracy": MetricEntry("percent", "higher", _accuracy_statistics, _PERCENT_RATIO, columns=_CLASSES),
-    "class_accuracy": MetricEntry("percent", "higher", _class_hits, _percent(_class_accuracy_value), columns=_CLASSES),
-    "f1": MetricEntry("percent", "higher", _f1_statistics, _percent(_f1_value), columns=_CLASSES),
-    "matthews": MetricEntry("percent", "higher", _confusion, _percent(_matthews_value), columns=_CLASSES),
-    "pearson": MetricEntry("percent", "higher", _moments, _percent(_pearson_value), columns=_NUMBERS),
+    "accuracy": _mean(_accuracy_statistics, _CLASSES),
+    "class_accuracy": _score(_class_hits, _class_accuracy_value, _CLASSES),
+    "f1": _score(_f1_statistics, _f1_value, _CLASSES),
+    "matthews": _score(_confusion, _matthews_value, _CLASSES),
+    "pearson": _score(_moments, _pearson_value, _NUMBERS),
     "spearman": MetricEntry("percent", "higher", of_sample=_spearman, columns=_NUMBERS),
-    "span_f1": MetricEntry("percent", "higher", _entity_counts, _percent(_f1_value), columns=_TAGS),
-    "em": MetricEntry("percent", "higher", _answers(exact_match), _PERCENT_RATIO, columns=_TEXTS),
-    "squad_f1": MetricEntry("percent", "higher", _answers(token_f1), _PERCENT_RATIO, columns=_TEXTS),
-    "em_has_answer": MetricEntry("percent", "higher", _answers(exact_match, True), _PERCENT_RATIO, columns=_TEXTS),
-    "squad_f1_has_answer": MetricEntry("percent", "higher", _answers(token_f1, True), _PERCENT_RATIO, columns=_TEXTS),
-    "em_no_answer": MetricEntry("percent", "higher", _answers(exact_match, False), _PERCENT_RATIO, columns=_TEXTS),
-    "vqa_accuracy": MetricEntry("percent", "higher", _answers(vqa_accuracy), _PERCENT_RATIO, columns=_TEXTS),
-    "phrase_recall": MetricEntry("percent", "higher", _answers(phrase_recall), _PERCENT_RATIO, columns=_TEXTS),
-    "cider": MetricEntry("percent", "higher", _cider, _PERCENT_RATIO, columns=_TEXTS),
+    "span_f1": _score(_entity_counts, _f1_value, _TAGS),
+    "em": _mean(_answers(exact_match), _TEXTS),
+    "squad_f1": _mean(_answers(token_f1), _TEXTS),
+    "em_has_answer": _mean(_answers(exact_match, True), _TEXTS),
+    "squad_f1_has_answer": _mean(_answers(token_f1, True), _TEXTS),
+    "em_no_answer": _mean(_answers(exact_match, False), _TEXTS),
+    "vqa_accuracy": _mean(_answers(vqa_accuracy), _TEXTS),
+    "phrase_recall": _mean(_answers(phrase_recall), _TEXTS),
+    "cider": _mean(_cider, _TEXTS),
     "bleu": MetricEntry("percent", "higher", _bleu, _bleu_value, columns=_TEXTS),
-    "mlm_accuracy": MetricEntry(
-        "percent",
-        "higher",
-        _columns("correct", "masked"),
-        _PERCENT_RATIO,
-        columns={"correct": "int64", "masked": "int64"},
-    ),
-    "next_sentence_accuracy": MetricEntry(
-        "percent",
-        "higher",
-        _share(_next_sentence),
-        _PERCENT_RATIO,
-        columns={"next_sentence_label": "int64", "next_sentence": "int64"},
-    ),
-    "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio, columns=_MASKED),
-    "lm_loss": MetricEntry("nats", "lower", _columns("loss", "words"), ratio, columns=_WORDS),
-    "lm_perplexity": MetricEntry(
-        "ratio", "lower", _columns("loss", "words"), lambda sums: np.exp(ratio(sums)), columns=_WORDS
-    ),
-    "perplexity": MetricEntry(
-        "ratio", "lower", _columns("loss", "masked"), lambda sums: np.exp(ratio(sums)), columns=_MASKED
-    ),
+    "mlm_accuracy": _mean(_columns("correct", "masked"), _MASKED),
+    "next_sentence_accuracy": _mean(_next_sentence, _PAIRS),
+    "mlm_loss": _loss("nats", "masked", ratio),
+    "lm_loss": _loss("nats", "words", ratio),
+    "lm_perplexity": _loss("ratio", "words", _exp_ratio),
+    "perplexity": _loss("ratio", "masked", _exp_ratio),
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from replica.errors import ConfigError
 from replica.models.auto_classes import DECODERS, LABELLED
-from replica.tasks.columns import Columns
+from replica.tasks.columns import IGNORED, Columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +66,9 @@ class Kind:
     quotes: ClassVar[bool] = False
     #: Prediction reads entries of the batch that the model itself does not take.
     whole_batches: ClassVar[bool] = False
+
+    #: Column with a label for each token.
+    label_column: ClassVar[str | None] = None
 
     def check(self, task: Task) -> None:
         """Raise ConfigError for fields of a task's file that this kind does not have."""
@@ -128,8 +131,12 @@ class Kind:
         return token_batch(rows, facts) | self.targets(task, rows, facts)
 
     def targets(self, task: Task, rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the tensors that are right."""
-        return {}
+        """Return the tensors of right answers: `labels` `(batch, length)` where rows have `label_column`, -100 at padding."""
+        if self.label_column is None:
+            return {}
+        from replica.tasks.collator import padded, padded_length
+
+        return {"labels": padded([row[self.label_column] for row in rows], padded_length(rows, facts), IGNORED)}
 
     def loss(self, task: Task, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the task's own training loss (scalar): the model's cross-entropy, for numbers its squared error."""
