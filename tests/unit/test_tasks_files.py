@@ -8,7 +8,7 @@ import pytest
 
 from replica.config import load_project, task_schema
 from replica.config.task_schema import HeldOut
-from replica.models.auto_classes import HEADS
+from replica.models.heads import HEADS
 from replica.tasks import METRICS, kinds
 
 ROOT = Path(__file__).parents[2]
