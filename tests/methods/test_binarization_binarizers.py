@@ -17,7 +17,7 @@ from replica.methods.binarization.bipft.binary_layers import (
     PackedEmbedding,
     PackedLinear,
 )
-from replica.methods.binarization.bipft.sign_bits import pack_signs, packed_width, unpack_signs
+from replica.methods.bits import pack_bits, unpack_bits
 
 
 def sign(values):
@@ -136,10 +136,10 @@ def test_alpha_starts_by_the_first_training_batch_and_stays(factor, rng):
 @pytest.mark.parametrize("columns", [1, 7, 8, 9, 64, 100])
 def test_packed_bits_are_numpys_and_come_back(columns, rng):
     positive = rng.random((5, columns)) > 0.5
-    packed = pack_signs(torch.tensor(positive))
-    assert packed.dtype == torch.uint8 and packed.shape == (5, packed_width(columns))
+    packed = pack_bits(torch.tensor(positive))
+    assert packed.dtype == torch.uint8 and packed.shape == (5, -(-columns // 8))
     np.testing.assert_array_equal(packed.numpy(), np.packbits(positive, axis=-1, bitorder="little"))
-    np.testing.assert_array_equal(unpack_signs(packed, columns).numpy(), np.where(positive, 1, -1))
+    np.testing.assert_array_equal(unpack_bits(packed, columns).numpy(), positive)
 
 
 def test_packed_layers_equal_latent_ones_to_the_last_bit(rng):

@@ -117,10 +117,8 @@ def test_adapters_learn_to_leave_fewer_activations():
     assert found[1.0]["layer1"] < 0.8 * found[0.0]["layer1"]
 
 
-def test_an_architecture_without_a_known_activation_is_said():
-    entry = ModelEntry(title="b", architecture="bart", config={"d_model": 16, "encoder_layers": 1, "decoder_layers": 1})
-    model = models.build(entry, head="text2text", device="meta")
-    for layer in (*model.model.encoder.layers, *model.model.decoder.layers):
-        layer.activation_fn = None
-    with pytest.raises(ConfigError, match="has 0 known activations"):
+def test_an_architecture_without_a_known_activation_is_refused():
+    entry = ModelEntry(title="b", architecture="vim", config={"image_size": 16, "patch_size": 8, "hidden_size": 16})
+    model = models.build(entry, head="image", device="meta")
+    with pytest.raises(ConfigError, match="architecture 'vim' has no known feed-forward activation; known: bert"):
         deft().prepare(model, Context())

@@ -59,7 +59,7 @@ def reached(model, position: int) -> torch.Tensor:
     """Which encoder states the first block's output at a position depends on, by its gradient."""
     decoder = model.bert.throwaway_decoder
     given = batch()
-    decoder.given = (given["attention_mask"], given["labels"])
+    decoder.mask_and_labels = (given["attention_mask"], given["labels"])
     states = torch.randn(2, 8, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
     decoder(states)[:, position, 0].sum().backward()
     return states.grad.abs().sum(-1) > 0
@@ -86,7 +86,7 @@ def test_all_are_keys_at_the_end_and_in_eval_mode():
 def test_readmitted_positions_stay_readmitted():
     model = prepared(blocks=3, readmitted=[0.3, 0.6, 1.0]).train()
     decoder = model.bert.throwaway_decoder
-    decoder.given = (None, torch.zeros(64, 32, dtype=torch.long))
+    decoder.mask_and_labels = (None, torch.zeros(64, 32, dtype=torch.long))
     seen = []
     for block in decoder.blocks:
         block.forward = lambda states, mask: (seen.append(mask[:, 0, 0] == 0), states)[1]

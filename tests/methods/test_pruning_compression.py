@@ -7,7 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from replica.methods import Context, parse
-from replica.methods.pruning.gradual_magnitude_pruning.compression import compression_ratio, nonzero_share
+from replica.methods.pruning.gradual_magnitude_pruning.method import compression_ratio
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 
@@ -42,12 +42,3 @@ def test_other_ways_of_counting():
     by_hand = 4 * (301_989_888 + rest) / (0.1 * 301_989_888 + 4 * rest)
     assert cost(0.9, 8, **LARGE)["with_rest_ratio"] == pytest.approx(by_hand, rel=1e-5)
     assert compression_ratio(100, 10, 8, dense=4, index_bits=1) == pytest.approx((104 * 32) / (80 + 100 + 128))
-
-
-def test_nonzero_share_counts_the_layers_only():
-    model = BertModel(
-        BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20)
-    )
-    assert nonzero_share(model) == 1
-    model.encoder.layer[0].intermediate.dense.weight.data.zero_()
-    assert nonzero_share(model) == pytest.approx((4 * 64 + 128) / (4 * 64 + 256))

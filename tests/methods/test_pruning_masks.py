@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForMaskedLM, BertForPreTraining, BertFo
 
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from replica.methods.pruning.gradual_magnitude_pruning.schedule import pruning_steps
+from replica.methods.pruning.gradual_magnitude_pruning.method import pruning_steps
 from replica.methods.pruning.masks import MaskedLinear, magnitude_mask, maskable_linears, pruned_count
 
 

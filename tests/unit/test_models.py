@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
-from replica.config.heads import HEADS
 from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
+from replica.models.auto_classes import HEADS
+from replica.tasks import kinds
 
 from .small_models import BERT, entry, same
 
@@ -90,8 +91,8 @@ def test_head_of_a_task():
         name="t", version=1, dataset="d", kind="mlm", inputs=["text"], splits={"train": "a", "select": "b"},
         metrics=[{"name": "mlm_loss", "direction": "lower"}],
     )  # fmt: skip
-    assert models.head_of(task) == "mlm"
-    assert models.head_of(task.model_copy(update={"next_sentence": True})) == "pretraining"
+    assert kinds.of(task).head(task) == "mlm"
+    assert kinds.of(task).head(task.model_copy(update={"next_sentence": True})) == "pretraining"
 
 
 @pytest.fixture

@@ -252,7 +252,7 @@ def test_records_are_given_back_as_snakemake_wrote_them(tmp_path):
     assert b"/home/somebody" not in text and b"starttime" not in text
     here.persistence._write_record("results/smoke/papers/one/claims.json", MetadataRecord(rule="old"))
     here.persistence._mark_incomplete("results/smoke/papers/one/claims.json", None)
-    here.give_back(artifact, names, text)
+    here.restore(artifact, names, text)
     assert here.of(artifact, names) == text
     keys = ["results/smoke/papers/one/claims.json"]
     assert not here.persistence._filter_incomplete_keys(keys)

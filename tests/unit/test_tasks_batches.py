@@ -122,7 +122,7 @@ def test_images_are_scaled_to_mean_and_deviation():
 
 
 def test_the_kind_that_was_prepared_must_be_the_tasks():
-    with pytest.raises(ConfigError, match="what was prepared is tagging"):
+    with pytest.raises(ConfigError, match="its prepared data are tagging"):
         collate(task("classification"), {**FACTS, "kind": "tagging"})
     with pytest.raises(ConfigError, match="mask token"):
         collate(task("mlm"), {**FACTS, "kind": "mlm"})

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from replica.tasks.captions import cider, phrase_recall, vqa_accuracy
+from replica.tasks.text_metrics import cider, phrase_recall, vqa_accuracy
 
 
 def test_phrase_recall_counts_whole_phrases_as_often_as_they_stand_there():

@@ -22,8 +22,7 @@ from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.task_schema import Task
 from replica.errors import ConfigError
-from replica.tasks import PreparedSplit, bootstrap, collate, evaluate, prepare, score, task_loss
-from replica.tasks.encode import encode_text2text
+from replica.tasks import PreparedSplit, bootstrap, collate, evaluate, kinds, prepare, score, task_loss
 from replica.tasks.tokenizer import TextTokenizer
 
 WORDS = ["!", "<|endoftext|>", "<unk>", "say", ":", "|", "a", "b", "c", "one", "two", "three"]
@@ -175,8 +174,9 @@ def test_what_stands_in_the_input_may_be_said_though_no_run_comes_twice(tmp_path
 
 @pytest.mark.parametrize("fields", [{"merge": True}, {"generation": {"beams": 2}}])
 def test_only_what_is_generated_is_merged_and_searched(fields):
-    with pytest.raises(ValueError, match="go with kinds text2text and completion, not classification"):
-        Task.model_validate({**task().model_dump(), "kind": "classification", **fields})
+    other = Task.model_validate({**task().model_dump(), "kind": "classification", **fields})
+    with pytest.raises(ConfigError, match="go with texts that are generated"):
+        kinds.of(other).check(other)
 
 
 def test_a_length_penalty_needs_beams():
@@ -230,6 +230,7 @@ def test_real_texts_from_data_have_their_published_counts(tmp_path, monkeypatch)
     assert (facts["rows"]["train"], facts["rows"]["report"]) == (18_102, 1_862)
     e2e = retrieve_dataset(project, "e2e-nlg", tmp_path / "e2e", ["test"])
     table = pq.read_table(e2e / "test.parquet")
-    columns, _ = encode_text2text(project.task("e2e-nlg"), table, TextTokenizer.read(tokenizer), 64, train=False)
+    this, reader = project.task("e2e-nlg"), TextTokenizer.read(tokenizer)
+    columns = kinds.of(this).encode(this, table, reader, 64, train=False, asset=tokenizer).columns
     assert len(columns["references"]) == 630
     assert sum(map(len, columns["references"])) == table.num_rows == 4_693

@@ -8,7 +8,7 @@ import pytest
 
 from replica.config import load_project
 from replica.config.task_schema import HeldOut
-from replica.tasks import METRICS, label_count
+from replica.tasks import METRICS, kinds
 
 ROOT = Path(__file__).parents[2]
 PROJECT = load_project(ROOT)
@@ -32,7 +32,7 @@ def test_metrics_are_known_with_their_direction(name):
         return
     for metric in task.metrics:
         assert metric.direction == METRICS[metric.name].direction
-    assert label_count(task) >= 1
+    assert kinds.of(task).label_count(task) >= 1
 
 
 @pytest.mark.parametrize("name", TASKS)

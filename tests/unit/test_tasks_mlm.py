@@ -10,7 +10,7 @@ from replica import models
 from replica.config.asset_schema import ModelEntry
 from replica.config.task_schema import Task
 from replica.tasks import collate, task_loss
-from replica.tasks.mlm import mask_tokens, mlm_forward, mlm_logits_at_masked, mlm_loss
+from replica.tasks.masked_words import mask_tokens, mlm_forward, mlm_loss
 
 SPECIAL = [0, 1, 2, 3, 4]
 TOKENIZER = {"pad_id": 0, "mask_id": 4, "special_ids": SPECIAL, "vocab_size": 1000}
@@ -119,7 +119,8 @@ def test_the_head_at_masked_words_equals_the_full_head(architecture, head):
     pairs = head == "pretraining"
     facts = {"kind": "mlm", "tokenizer": TOKENIZER, "max_length": 64}
     batch = collate(task(pairs), facts, model=model)(rows(pairs=pairs))
-    logits, labels = mlm_logits_at_masked(model, batch)
+    output = mlm_forward(model, batch)
+    logits, labels = output.logits, output.labels
     full = model(**{k: v for k, v in batch.items() if k != "example_id"})
     all_logits = full.prediction_logits if pairs else full.logits
     where = batch["labels"] != -100

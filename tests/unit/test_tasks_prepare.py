@@ -19,8 +19,8 @@ from replica.assets import manifest
 from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
 from replica.files import read_json, sha256_file
-from replica.tasks import PreparedSplit, label_count, prepare
-from replica.tasks.pairs import document_pairs
+from replica.tasks import PreparedSplit, kinds, prepare
+from replica.tasks.segments import document_pairs
 from replica.tasks.splits import held_out
 
 ROOT = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_labels_by_name_and_wrong_labels(tmp_path, pieces):
     with pytest.raises(ConfigError, match="no column 'txt'; did you mean 'text'"):
         prepared(tmp_path, this.model_copy(update={"inputs": ["txt"]}), [{"text": "a", "label": 0}], pieces)
     with pytest.raises(ConfigError, match="needs `labels`"):
-        label_count(task("classification", target="label"))
+        kinds.KINDS["classification"].label_count(task("classification", target="label"))
 
 
 def test_a_words_tag_stands_at_its_first_piece(tmp_path, pieces):

@@ -11,14 +11,8 @@ from tokenizers import models as token_models
 from tokenizers import pre_tokenizers, processors
 
 from replica.config.task_schema import Task
-from replica.tasks.span import (
-    answers_from_windows,
-    best_spans,
-    encode_spans,
-    exact_match,
-    normalize_answer,
-    token_f1,
-)
+from replica.tasks.kinds.span import Span, answers_from_windows, best_spans
+from replica.tasks.text_metrics import exact_match, normalize_answer, token_f1
 from replica.tasks.tokenizer import TextTokenizer
 
 TASK = Task(
@@ -63,8 +57,13 @@ def table(answers: list[tuple[str, int] | None]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
+def encode(answers):
+    return Span().encode(TASK, table(answers), reader(), 13, train=True, asset=None)
+
+
 def test_windows_overlap_by_the_stride_and_cover_the_context():
-    columns, rows, examples = encode_spans(TASK, table([("w3 w4", CONTEXT.index("w3"))]), reader(), 13)
+    encoded = encode([("w3 w4", CONTEXT.index("w3"))])
+    columns, rows, examples = encoded.columns, encoded.rows, encoded.examples
     # 13 tokens less [CLS] where ? [SEP] … [SEP] leave 8 words; the stride is at most a quarter of 13, 3: steps of 5 words
     assert rows == [0] * 4
     starts = [[o for o in window if o >= 0] for window in columns["offset_start"]]
@@ -77,7 +76,8 @@ def test_windows_overlap_by_the_stride_and_cover_the_context():
 
 
 def test_labels_give_back_the_answer_and_point_to_the_first_token_without_it():
-    columns, rows, _ = encode_spans(TASK, table([("w6 w7 w8", CONTEXT.index("w6")), None]), reader(), 13)
+    encoded = encode([("w6 w7 w8", CONTEXT.index("w6")), None])
+    columns, rows = encoded.columns, encoded.rows
     found = []
     for i, row in enumerate(rows):
         start, end = columns["start"][i], columns["end"][i]

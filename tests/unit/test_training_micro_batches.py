@@ -11,7 +11,7 @@ from replica.errors import TrainingError
 from replica.methods.base import Context
 from replica.models import build
 from replica.tasks import LengthBucketSampler
-from replica.tasks.mlm import mlm_loss
+from replica.tasks.masked_words import mlm_loss
 from replica.training import out_of_memory
 from replica.training.loop import Loop
 from replica.training.micro_batches import EMPTY, PartSampler, counted, most_parts, weights, whole

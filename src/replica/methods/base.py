@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from replica.errors import ConfigError
+from replica.tasks.kinds.kind import model_inputs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
     from transformers import PreTrainedModel
-
-#: Entries of a batch that are not arguments of a model.
-NOT_MODEL_INPUTS = ("example_id", "task")
 
 _NO_DATA = "this method looks at training data before it trains; there is none here"
 
@@ -54,8 +52,7 @@ class Context:
 
     def forward(self, model: nn.Module, batch: dict[str, torch.Tensor], **options: Any) -> Any:
         """Run the model on a batch and return its output (`.loss` where the batch has labels, `.logits`, …)."""
-        inputs = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
-        return model(**inputs, **options)
+        return model(**model_inputs(batch, answers=True), **options)
 
     def exactly(self, model: nn.Module, batch: dict[str, torch.Tensor]) -> Any:
         """Run the model as `forward` does, in float32 whatever the training's precision (without its wrapper of `forward`)."""

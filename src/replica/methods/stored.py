@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from replica.config.heads import LABELLED
 from replica.errors import AssetError, ConfigError
 from replica.files import atomic_path, read_json, write_json
 from replica.methods.registry import parse
-from replica.models.auto_classes import is_head_key
+from replica.models.auto_classes import LABELLED, is_head_key
 from replica.models.factory import WEIGHTS, body_prefix, check_weights, from_config, make_config
 
 if TYPE_CHECKING:

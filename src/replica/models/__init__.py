@@ -12,7 +12,6 @@ _WITH_TORCH = {
     "build": "replica.models.factory",
     "from_asset": "replica.models.factory",
     "grown": "replica.models.factory",
-    "head_of": "replica.models.auto_classes",
 }
 
 __all__ = ["body", "encoder_layers", *_WITH_TORCH]

@@ -4,13 +4,47 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from replica.config.heads import FURTHER_HEADS, HEADS
 from replica.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from replica.config.task_schema import Task
+#: Head: the transformers class that builds it. Heads of tasks have the name of the kind, or `pretraining` (masked words with
+#: next-sentence pairs); `none` is another word for `text`: the bare encoder.
+HEADS = {
+    "classification": "AutoModelForSequenceClassification",
+    "regression": "AutoModelForSequenceClassification",
+    "tagging": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+    "mlm": "AutoModelForMaskedLM",
+    "pretraining": "AutoModelForPreTraining",
+    "causal": "AutoModelForCausalLM",
+    "text": "AutoModel",
+    "none": "AutoModel",
+    "text2text": "AutoModelForSeq2SeqLM",
+    "completion": "AutoModelForCausalLM",
+    "image": "AutoModelForImageClassification",
+}
+
+#: Heads that no task has yet, for measurements; `projection` is the image embedding of CLIP's tower.
+FURTHER_HEADS = {
+    "ctc": "AutoModelForCTC",
+    "audio": "AutoModelForAudioClassification",
+    "projection": "CLIPVisionModelWithProjection",
+}
+
+#: Heads of a decoder that predicts each word from the ones before it.
+DECODERS = ("causal", "completion")
+
+#: Heads whose output size is the number of labels.
+LABELLED = ("classification", "tagging", "image", "audio")
+
+
+def output_count(head: str, labels: int) -> int | None:
+    """Return `num_labels` of the configuration for a head: 1 for regression, None where there are none."""
+    if head == "regression":
+        return 1
+    return labels if head in LABELLED else None
 
 
 def auto_class(head: str) -> type:
@@ -44,11 +78,6 @@ def supported_attention(config: PretrainedConfig, head: str, attention: str) -> 
     kinds = found if mapping is None else mapping[type(config)]
     kinds = kinds if isinstance(kinds, (list, tuple)) else (kinds,)
     return attention if attention != "sdpa" or all(kind._supports_sdpa for kind in kinds) else "eager"
-
-
-def head_of(task: Task) -> str:
-    """Return the head that a task needs: its kind, or `pretraining` for masked words with next-sentence pairs."""
-    return "pretraining" if task.kind == "mlm" and task.next_sentence else task.kind
 
 
 def is_head_key(key: str, prefix: str) -> bool:

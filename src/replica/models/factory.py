@@ -10,10 +10,9 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
-from replica.config.heads import label_count
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
-from replica.models.auto_classes import auto_class, check_head, is_head_key, supported_attention
+from replica.models.auto_classes import auto_class, check_head, is_head_key, output_count, supported_attention
 
 if TYPE_CHECKING:
     from replica.config.asset_schema import ModelEntry
@@ -56,7 +55,7 @@ def make_config(
             raise ConfigError(f"architecture '{architecture}' has no configuration field '{key}'{nearest(key, known)}")
     if "is_encoder_decoder" in known and kind().is_encoder_decoder:
         fields.setdefault("decoder_start_token_id", fields.get("pad_token_id", kind().pad_token_id))
-    count = label_count(head, labels)
+    count = output_count(head, labels)
     if count is not None:
         for key in ("id2label", "label2id", "num_labels"):
             fields.pop(key, None)
@@ -167,7 +166,7 @@ def build(
 ) -> PreTrainedModel:
     """Build a registered model with random weights, in eval mode.
 
-    `head` is a task's kind (`head_of`), or `none` for the bare encoder; `device="meta"` builds it without memory;
+    `head` is one of `replica.models.auto_classes`, `none` for the bare encoder; `device="meta"` builds it without memory;
     `attention` is `eager` or `sdpa` (where the architecture has it); `changes` replaces fields of the registered
     configuration. Equal arguments give equal weights. Raises ConfigError for unknown heads, architectures and fields.
     """

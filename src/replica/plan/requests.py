@@ -13,6 +13,7 @@ from replica.config.settings import Scale
 from replica.errors import ConfigError, nearest
 from replica.meters.registry import meters_of, result_names
 from replica.methods import registry
+from replica.tasks import kinds
 
 Entries = Mapping[str, RunEntry]
 
@@ -81,7 +82,7 @@ def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
     scored = entry.evaluate
     if scored is None:
         scored = [name for name in (entry.task, *entry.together) if name in project.tasks]
-        scored = [name for name in scored if project.tasks[name].kind != "text"]
+        scored = [name for name in scored if kinds.of(project.tasks[name]).scored]
     numbers = {
         name: [metric.name for metric in project.tasks[name].metrics] for name in scored if name in project.tasks
     }

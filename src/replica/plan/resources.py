@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from replica.config.asset_schema import ModelEntry
-from replica.config.heads import DECODERS
 from replica.config.project import Project
 from replica.config.schema import Train
 from replica.config.settings import Scale
@@ -29,6 +28,7 @@ from replica.plan.memory_estimate import (
 )
 from replica.plan.outputs import evaluated_runs, measured_runs
 from replica.plan.runs import Plan, Run
+from replica.tasks import kinds
 
 #: Rows of a training split whose size is not pinned.
 UNKNOWN_ROWS = 100_000
@@ -69,13 +69,7 @@ def training_rows(project: Project, run: Run) -> int:
 
 def row_length(task: Task, cut: int | None = None) -> int:
     """Return how many pieces a row has at most: a completion's input and target are each as long as the task says, or `cut`."""
-    length = cut or task.max_length
-    return 2 * length + 2 if task.kind == "completion" else length
-
-
-def _share_of_logits(task: Task) -> float | None:
-    """Return at what share of the tokens the vocabulary's logits are computed while training; None: not at all."""
-    return {"mlm": task.mask_share, **dict.fromkeys(DECODERS, 1.0)}.get(task.kind)
+    return kinds.of(task).row_length(cut or task.max_length)
 
 
 def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
@@ -102,13 +96,13 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
         batch = train.batch_size / train.accumulate / max(1, gpus)
         steps = train.steps or max(1, round(train.epochs * rows / train.batch_size))
         tokens = FILLED * length * steps * train.batch_size
-        logits = (_share_of_logits(task) or 0) * shape.vocabulary * shape.hidden
+        logits = (kinds.of(task).logits_share(task) or 0) * shape.vocabulary * shape.hidden
         flops = (6.0 * (shape.blocks + logits) + 2.0 * (teacher.blocks if teacher else 0)) * tokens
         peak = training_bytes(
             shape,
             batch,
             length,
-            masked_share=_share_of_logits(task),
+            masked_share=kinds.of(task).logits_share(task),
             teacher=teacher,
             extra_tensors=sum(name in _KEEPING for name in _families(run)),
             processes=max(1, gpus),

@@ -12,7 +12,6 @@ import re
 from typing import Any
 
 from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
-from replica.config.heads import GENERATED
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Train
 from replica.config.settings import Scale
@@ -22,6 +21,7 @@ from replica.errors import ConfigError, nearest
 from replica.methods import registry
 from replica.plan.plan import Plan, Prepared, Run
 from replica.plan.requests import check_chosen, check_claims, requested_runs
+from replica.tasks import kinds
 
 #: Raised when a change of the training loop changes what a run computes.
 TRAINING_VERSION = 1
@@ -116,7 +116,7 @@ class _Section:
     def resolve(self, name: str) -> str:
         if name in self.done:
             return self.done[name]
-        where = f"config/papers/{self.paper.id}/paper.yaml: runs.{self.section}.{name}"
+        where = f"{self.paper.file}: runs.{self.section}.{name}"
         if name in self.open:
             raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
         self.open.append(name)
@@ -136,7 +136,7 @@ class _Section:
             raise ConfigError(f"{where}: tune: give one key with the values to try, got {entry.tune}")
         [(key, values)] = entry.tune.items()
         task = self.builder.project.tasks.get(entry.task or "")
-        if task is not None and task.kind == "text":
+        if task is not None and not kinds.of(task).scored:
             raise ConfigError(f"{where}: tune: task '{entry.task}' is unlabelled and has no score to choose by")
         found = {}
         for value in values:
@@ -215,9 +215,9 @@ class _Section:
             if candidates:
                 spec["tune"] = dict(candidates)
             evaluated = {}
-            labelled = task.kind not in ("text",) and entry.stage != "targets" and TRIED not in name
+            scored = kinds.of(task).scored and entry.stage != "targets" and TRIED not in name
             own = [entry.task, *entry.together]
-            for other in entry.evaluate if entry.evaluate is not None else own * labelled:
+            for other in entry.evaluate if entry.evaluate is not None else own * scored:
                 target = task_at(project, other, scale)
                 if entry.together and other not in own:
                     raise ConfigError(
@@ -341,8 +341,7 @@ class _Section:
 
 
 def _head(task: Task) -> tuple[Any, ...]:
-    """Say what a task's head is: two tasks with the same can be scored with one model."""
-    return task.kind, task.next_sentence, task.class_count if task.kind not in GENERATED else 0
+    return kinds.of(task).scored_with(task)
 
 
 def _slug(spec: dict[str, Any]) -> str:
@@ -363,6 +362,8 @@ def build_plan(project: Project, scale: str | None = None, papers: list[str] | N
     chosen = project.scale(scale or project.settings.scale)
     builder = _Builder(project, chosen)
     check_chosen(project)
+    for task in project.tasks.values():
+        kinds.of(task).check(task)
     for name in papers or project.papers:
         paper = project.paper(name)
         entries = {section: expand_section(paper, section) for section in SECTIONS}

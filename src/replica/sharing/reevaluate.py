@@ -1,4 +1,4 @@
-"""Pinned checkpoints scored again, beside the metrics that were published with them."""
+"""Adopted checkpoints are scored again and compared with the metrics that were published with them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Comparison:
     published: float | None
     low: float | None
     high: float | None
-    found: float | None
+    actual: float | None
 
     @property
     def verdict(self) -> str:
         """`equal` to the last digit; `within` the published interval (other processors round differently); else `differs`."""
-        if self.found == self.published:
+        if self.actual == self.published:
             return "equal"
-        if None not in (self.found, self.low, self.high) and self.low <= self.found <= self.high:
+        if None not in (self.actual, self.low, self.high) and self.low <= self.actual <= self.high:
             return "within"
         return "differs"
 
@@ -49,7 +49,7 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
 
     root = Path(project.root).resolve()
     layout, entries = Layout(root), index.read(root)
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     runs = sorted({item for paper in papers or project.papers for item in evaluated_runs(plan, paper)})
     runs = [(run, seed) for run, seed in runs if f"runs/{plan.scale}/{run}-seed{seed}" in entries]
     if not runs:
@@ -64,9 +64,9 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
             for file in [manifest.NAME, *manifest.verify(folder)["files"]]:
                 shutil.copyfile(folder / file, target / file)
             again = evaluate_run(project, plan, run, seed, passing)
-            found += _compare(read_result(folder / "metrics.json", ["tasks"]), again, run, seed)
+            comparisons += _compare(read_result(folder / "metrics.json", ["tasks"]), again, run, seed)
             shutil.rmtree(target)
-    return found
+    return comparisons
 
 
 def _check_data(plan: Plan, layout: Layout, run: str) -> None:
@@ -80,11 +80,11 @@ def _check_data(plan: Plan, layout: Layout, run: str) -> None:
 
 
 def _compare(published: dict, again: dict, run: str, seed: int) -> list[Comparison]:
-    found = []
+    comparisons = []
     for task, metrics in published["tasks"].items():
         for metric, facts in metrics.items():
             value = again["tasks"].get(task, {}).get(metric, {}).get("value")
-            found.append(
+            comparisons.append(
                 Comparison(run, seed, task, metric, facts["value"], facts.get("low"), facts.get("high"), value)
             )
-    return found
+    return comparisons

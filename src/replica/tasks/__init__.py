@@ -1,9 +1,9 @@
-"""Tasks as data: prepared splits, batches, evaluation and metrics for every kind of task.
+"""Tasks as data: prepared splits, batches, predictions and metrics for every kind of task (`replica.tasks.kinds`).
 
 `prepare` writes a folder once; `PreparedSplit` reads it; `DataLoader(split,
 batch_sampler=LengthBucketSampler(split.lengths, …), collate_fn=collate(task, split.facts))` trains on it; `evaluate`,
-`score` and `bootstrap` give numbers (`replica.tasks.metrics` has their units). `replica.tasks.mlm` has masking and
-the head at masked words.
+`score` and `bootstrap` give numbers (`replica.tasks.metrics` has their units). Each name is imported at its first use: planning
+reads `kinds` and `METRICS` without torch, pandas or pyarrow.
 """
 
 from __future__ import annotations
@@ -11,29 +11,26 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from replica.tasks.metrics import METRICS
-from replica.tasks.prepare import label_count, prepare
-from replica.tasks.prepared import PreparedSplit
-
-#: What needs torch, imported when it is first asked for: data are prepared without it.
-_WITH_TORCH = {
-    "Collator": "replica.tasks.batches",
-    "LengthBucketSampler": "replica.tasks.sampler",
-    "MixedCollator": "replica.tasks.mixture",
-    "MixedSampler": "replica.tasks.mixture",
-    "MixedSplit": "replica.tasks.mixture",
-    "bootstrap": "replica.tasks.scoring",
-    "collate": "replica.tasks.batches",
-    "evaluate": "replica.tasks.evaluation",
-    "head_of": "replica.models.auto_classes",
-    "score": "replica.tasks.scoring",
-    "task_loss": "replica.tasks.batches",
+_MODULES = {
+    "Collator": "collator",
+    "LengthBucketSampler": "sampler",
+    "METRICS": "metrics",
+    "MixedCollator": "mixed_tasks",
+    "MixedSampler": "mixed_tasks",
+    "MixedSplit": "mixed_tasks",
+    "PreparedSplit": "prepared",
+    "bootstrap": "scoring",
+    "collate": "collator",
+    "evaluate": "prediction",
+    "prepare": "preparation",
+    "score": "scoring",
+    "task_loss": "collator",
 }
 
-__all__ = ["METRICS", "PreparedSplit", "label_count", "prepare", *_WITH_TORCH]
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _WITH_TORCH:
+    if name not in _MODULES:
         raise AttributeError(f"module 'replica.tasks' has no attribute '{name}'")
-    return getattr(importlib.import_module(_WITH_TORCH[name]), name)
+    return getattr(importlib.import_module(f"replica.tasks.{_MODULES[name]}"), name)

@@ -12,13 +12,13 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from replica.errors import ConfigError
-from replica.tasks.captions import cider, phrase_recall, vqa_accuracy
-from replica.tasks.span import exact_match, token_f1
+from replica.tasks.text_metrics import cider, exact_match, phrase_recall, token_f1, vqa_accuracy
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from replica.config.task_schema import Task
 
 
@@ -62,16 +62,16 @@ def _percent(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray]
 
 
 def _classes(predictions: pd.DataFrame, task: Task) -> tuple[np.ndarray, np.ndarray, int]:
-    label, said = predictions["label"].to_numpy(int), predictions["prediction"].to_numpy(int)
-    return label, said, max(2, task.class_count, int(label.max()) + 1, int(said.max()) + 1)
+    label, predicted = predictions["label"].to_numpy(int), predictions["prediction"].to_numpy(int)
+    return label, predicted, max(2, task.class_count, int(label.max()) + 1, int(predicted.max()) + 1)
 
 
 def _f1_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
     """Count (true positive, predicted, gold) per class: of class 1 for two classes, of every class for more."""
-    label, said, classes = _classes(predictions, task)
+    label, predicted, classes = _classes(predictions, task)
     counted = np.array([1]) if classes == 2 else np.arange(classes)
-    gold, predicted = label[:, None] == counted, said[:, None] == counted
-    return np.stack([gold & predicted, predicted, gold], axis=2).reshape(len(label), -1).astype(float)
+    gold, hits = label[:, None] == counted, predicted[:, None] == counted
+    return np.stack([gold & hits, hits, gold], axis=2).reshape(len(label), -1).astype(float)
 
 
 def _f1_value(sums: np.ndarray) -> np.ndarray:
@@ -83,9 +83,9 @@ def _f1_value(sums: np.ndarray) -> np.ndarray:
 
 def _class_hits(predictions: pd.DataFrame, task: Task) -> np.ndarray:
     """Count (right, gold) per class."""
-    label, said, classes = _classes(predictions, task)
+    label, predicted, classes = _classes(predictions, task)
     gold = label[:, None] == np.arange(classes)
-    return np.stack([gold & (label == said)[:, None], gold], axis=2).reshape(len(label), -1).astype(float)
+    return np.stack([gold & (label == predicted)[:, None], gold], axis=2).reshape(len(label), -1).astype(float)
 
 
 def _class_accuracy_value(sums: np.ndarray) -> np.ndarray:
@@ -96,9 +96,9 @@ def _class_accuracy_value(sums: np.ndarray) -> np.ndarray:
 
 def _confusion(predictions: pd.DataFrame, task: Task) -> np.ndarray:
     """One-hot (gold, predicted) cells; a prediction that is no label has a column of its own."""
-    label, said, classes = _classes(predictions, task)
+    label, predicted, classes = _classes(predictions, task)
     cells = np.zeros((len(label), (classes + 1) ** 2))
-    cells[np.arange(len(label)), label * (classes + 1) + np.where(said < 0, classes, said)] = 1
+    cells[np.arange(len(label)), label * (classes + 1) + np.where(predicted < 0, classes, predicted)] = 1
     return cells
 
 
@@ -142,24 +142,24 @@ def entities(tags: list[str]) -> set[tuple[str, int, int]]:
 
     An entity begins at B-x, and at an I-x that does not continue an entity of type x.
     """
-    found, start, kind = set(), 0, None
+    spans, start, kind = set(), 0, None
     for i, tag in enumerate([*tags, "O"]):
         mark, _, name = tag.partition("-")
         if kind is not None and not (mark == "I" and name == kind):
-            found.add((kind, start, i - 1))
+            spans.add((kind, start, i - 1))
             kind = None
         if mark in ("B", "I") and kind is None:
             start, kind = i, name
-    return found
+    return spans
 
 
 def _entity_counts(predictions: pd.DataFrame, task: Task) -> np.ndarray:
     if not all(name == "O" or name[:2] in ("B-", "I-") for name in task.labels) or not task.labels:
         raise ConfigError(f"task '{task.name}': span_f1 needs labels O, B-… and I-…, not {task.labels}")
     counts = []
-    for gold, said in zip(predictions["labels"], predictions["predictions"], strict=True):
-        true, found = (entities([task.labels[int(t)] for t in tags]) for tags in (gold, said))
-        counts.append((len(true & found), len(found), len(true)))
+    for pair in zip(predictions["labels"], predictions["predictions"], strict=True):
+        gold, predicted = (entities([task.labels[int(tag)] for tag in tags]) for tags in pair)
+        counts.append((len(gold & predicted), len(predicted), len(gold)))
     return np.array(counts, dtype=float).reshape(-1, 3)
 
 
@@ -188,19 +188,18 @@ def _answers(measure: Callable[[str, list[str]], float], part: bool | None = Non
 
 
 def _cider(predictions: pd.DataFrame, task: Task) -> np.ndarray:
-    values = cider(list(predictions["prediction"]), [list(given) for given in predictions["references"]])
+    values = cider(list(predictions["prediction"]), [list(texts) for texts in predictions["references"]])
     return np.stack([values, np.ones_like(values)], axis=1)
 
 
 def _bleu(predictions: pd.DataFrame, task: Task) -> np.ndarray:
-    """Count, as sacrebleu does (13a's words, their case kept): words said, words of the closest reference, and of n-grams of 1 to 4
-    words those that a reference has and all."""
+    """Count as sacrebleu does (words of its tokenizer 13a, with their case): words of the prediction, words of the closest reference,
+    and of n-grams of 1 to 4 words those that a reference has and all."""
     from sacrebleu.metrics import BLEU
 
-    given = [list(references) for references in predictions["references"]]
-    streams = list(zip_longest(*given))
-    said = [str(text) for text in predictions["prediction"]]
-    return np.array(BLEU(force=True)._extract_corpus_statistics(said, streams), dtype=float)
+    streams = list(zip_longest(*map(list, predictions["references"])))
+    texts = [str(text) for text in predictions["prediction"]]
+    return np.array(BLEU(force=True)._extract_corpus_statistics(texts, streams), dtype=float)
 
 
 def _bleu_value(sums: np.ndarray) -> np.ndarray:
@@ -211,8 +210,8 @@ def _bleu_value(sums: np.ndarray) -> np.ndarray:
     from sacrebleu.metrics import BLEU
 
     counts = np.rint(sums).astype(int).reshape(-1, 10).tolist()
-    found = [BLEU.compute_bleu(row[2:6], row[6:], row[0], row[1], "exp").score for row in counts]
-    return np.array(found).reshape(sums.shape[:-1])
+    values = [BLEU.compute_bleu(row[2:6], row[6:], row[0], row[1], "exp").score for row in counts]
+    return np.array(values).reshape(sums.shape[:-1])
 
 
 def _columns(above: str, below: str) -> Callable[[pd.DataFrame, Task], np.ndarray]:

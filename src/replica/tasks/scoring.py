@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replica.errors import ConfigError, nearest
+from replica.tasks import kinds
 from replica.tasks.metrics import METRICS, MetricEntry
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ _CELLS = 20_000_000
 def score(task: Task, predictions: pd.DataFrame) -> dict[str, float]:
     """Return the task's metrics of a table of predictions (`replica.tasks.metrics` has the units).
 
-    A task of kind `text` has nothing to predict and no metric of its own: the result is empty.
+    The result is empty for unlabelled text.
     """
-    if task.kind == "text":
+    if not kinds.of(task).scored:
         return {}
     if not len(predictions):
         raise ConfigError(f"task '{task.name}': there are no predictions to score")

@@ -13,13 +13,14 @@ import pyarrow.parquet as pq
 
 from replica.config.task_schema import HeldOut
 from replica.errors import AssetError, ConfigError, nearest
+from replica.tasks.columns import column
 
 if TYPE_CHECKING:
     from replica.config.task_schema import Task
 
 #: Enters the hash of held-out rows, so that they never move.
 _SALT = b"replica-held-out"
-#: The same for `rows`: another one, or what is kept of a split would depend on what was set apart from it.
+#: The same for `rows`: another one, or the rows of a part would depend on the rows that were set apart from it.
 _SALT_ROWS = b"replica-rows"
 
 
@@ -58,9 +59,9 @@ def read_splits(task: Task, folder: Path | str) -> dict[str, tuple[pa.Table, np.
             rows = rows[apart]
         elif name == source:
             rows = rows[~apart]
-        for name_of_column, kept in task.only.items():
+        for name_of_column, allowed in task.only.items():
             values = column(table, name_of_column, f"task '{task.name}', only")
-            rows = rows[[values[row] in kept for row in rows]]
+            rows = rows[[values[row] in allowed for row in rows]]
         limit = task.rows.get(part)
         if limit is not None and len(rows) > limit:
             rows = np.sort(rows[np.argsort([_number(row, _SALT_ROWS) for row in rows], kind="stable")[:limit]])
@@ -75,32 +76,6 @@ def _apart(task: Task, table: pa.Table) -> np.ndarray:
     if by is None:
         return held_out(range(table.num_rows), task.splits.select.share)
     return held_out(column(table, by, f"task '{task.name}', splits.select.by"), task.splits.select.share)
-
-
-def column(table: pa.Table, name: str, where: str) -> list[Any]:
-    """Return a column's values; of `a.b` those of field b in column a, where that holds one or a list of such, of `a.0` its first.
-
-    Raises ConfigError with the nearest known column or field.
-    """
-    first, *fields = [name] if name in table.column_names else name.split(".")
-    if first not in table.column_names:
-        raise ConfigError(f"{where}: no column '{name}'{nearest(name, table.column_names)}")
-    values = table.column(first).to_pylist()
-    for field in fields:
-        values = [_field(value, field, where) for value in values]
-    return values
-
-
-def _field(value: Any, name: str, where: str) -> Any:
-    if isinstance(value, list):
-        if not name.isdigit():
-            return [_field(part, name, where) for part in value]
-        if int(name) < len(value):
-            return value[int(name)]
-    if not isinstance(value, dict) or name not in value:
-        known = value if isinstance(value, dict) else []
-        raise ConfigError(f"{where}: no field '{name}' in {value!r:.80}{nearest(name, known)}")
-    return value[name]
 
 
 def _read(folder: Path, name: str) -> pa.Table:

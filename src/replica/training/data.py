@@ -1,4 +1,4 @@
-"""Rows that a method may look at besides the run's own batches."""
+"""The rows of a run's own batches, and those that a method may look at in addition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from replica.plan.runs import Run
 def training_data(
     layout: Layout, run: Run, trained: Sequence[Task], train: Train, seed: int, model: Any, methods: Sequence[Method]
 ) -> tuple[Any, Any, Any]:
-    """Return the rows of a run's own batches, all its training rows, and what collates them.
+    """Return the rows of a run's own batches, all its training rows, and the collator.
 
     `train_rows` and `rows_per_class` cut each task. Raises ConfigError for a method that keeps rows of several tasks to itself.
     """
@@ -45,9 +45,9 @@ def training_data(
 def sources(
     project: Project, layout: Layout, run: Run, seed: int, model: Any, whole: tasks.PreparedSplit, collate: Any
 ) -> dict[str, Any]:
-    """Return what a run's context says of its data: `rows`, `rows_at`, `unseen`, `beside` (see `replica.methods.base.Context`).
+    """Return the data entries of a run's context: `rows`, `rows_at`, `unseen`, `beside` (see `replica.methods.base.Context`).
 
-    `whole` is the training split with all rows, whatever half of it a method leaves to the loop.
+    `whole` is the training split with all rows, whichever part of it a method leaves to the loop.
     """
     return {
         "rows": len(whole),

@@ -18,6 +18,7 @@ from replica.methods.peft.layers import select_task
 from replica.methods.stored import load_model
 from replica.paths import Layout
 from replica.plan.runs import Plan
+from replica.tasks import kinds
 from replica.training.selection import MEAN
 
 #: Resamples of the bootstrap over examples; the interval's ends then move by well under a tenth of its width.
@@ -44,7 +45,8 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     for name, prepared in sorted(run.evaluate.items()):
         task = project.task(name)
         split = "report" if task.splits.report else "select"
-        model, _ = load_model(folder, head=tasks.head_of(task), labels=tasks.label_count(task), seed=seed)
+        head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
+        model, _ = load_model(folder, head=head, labels=labels, seed=seed)
         model.eval()
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
@@ -83,7 +85,8 @@ def _one_table(predictions: Any) -> Any:
 def score_select(folder: Path, trained: Sequence[Task], prepared: Sequence[Path]) -> dict[str, float]:
     """Return the scores of a stored model on the select splits of the tasks that it was trained on, as `select_scores` does."""
     manifest.verify(folder)
-    model, _ = load_model(folder, head=tasks.head_of(trained[0]), labels=tasks.label_count(trained[0]))
+    head, labels = kinds.of(trained[0]).head(trained[0]), kinds.of(trained[0]).label_count(trained[0])
+    model, _ = load_model(folder, head=head, labels=labels)
     return select_scores(model, trained, prepared)
 
 

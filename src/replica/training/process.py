@@ -32,7 +32,7 @@ def recorded(folder: Path, attempt: int = 1) -> Iterator[None]:
 
 
 def stopped(folder: Path, attempt: int, step: int) -> None:
-    """Say in the record that the process stopped by itself at a step, and was not killed."""
+    """Record that the process stopped by itself at a step, and was not killed."""
     _write(folder, attempt, stopped=step)
 
 

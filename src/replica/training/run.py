@@ -24,6 +24,7 @@ from replica.methods.base import Context, Method
 from replica.methods.stored import load_model, save_model
 from replica.paths import Layout
 from replica.plan.runs import Plan, Run
+from replica.tasks import kinds
 from replica.training import distributed, failures, out_of_memory, process
 from replica.training.cost import forward_flops
 from replica.training.data import sources, training_data
@@ -83,7 +84,7 @@ def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: i
     elif "teacher" in run.spec:
         name = run.spec["teacher"]["name"]
         entry = project.model(name)
-        head = tasks.head_of(task) if task.kind == "mlm" else "text"
+        head = kinds.of(task).teacher_head(task)
         if run.spec["teacher"]["weights"] == "random":
             teacher = models.build(entry, head=head, seed=0)
         else:
@@ -160,7 +161,7 @@ def _train(
     from transformers import set_seed
 
     set_seed(seed)
-    head, labels = tasks.head_of(task), tasks.label_count(task)
+    head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
     methods = own_methods(run)
     model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
     split, whole, collate = training_data(layout, run, trained, train, seed, model, [method for _, method in methods])
@@ -357,7 +358,7 @@ def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout:
     if len(asking) != 1:
         raise ConfigError(f"run {run_id}: stage `targets` needs one method with signals to store, got {len(asking)}")
     teacher = load_teacher(project, layout, plan, run, seed, task)
-    context = Context(seed=seed, teacher=teacher, head=tasks.head_of(task))
+    context = Context(seed=seed, teacher=teacher, head=kinds.of(task).head(task))
     split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
     sampler = tasks.LengthBucketSampler(split.lengths, size, 0)
     collate = tasks.collate(task, split.facts, seed=seed, model=teacher)

@@ -25,7 +25,7 @@ class Projections(NamedTuple):
 
 
 class _Captured(Exception):
-    """Ends a forward pass once everything that was asked for has been seen."""
+    """Ends a forward pass once all projections have been read."""
 
 
 def attention_linears(model: PreTrainedModel) -> list[tuple[nn.Module, nn.Module, nn.Module]]:
@@ -56,11 +56,11 @@ def attention_mask(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 def project(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], layers: Sequence[int], *, hidden_states: bool = False
 ) -> tuple[list[Projections], tuple[torch.Tensor, ...]]:
-    """Run the body and return the projections of `layers` (counted from 0), and all hidden states where asked for.
+    """Run the body and return the projections of `layers` (counted from 0), and all hidden states with `hidden_states`.
 
     The linears' outputs are read by forward hooks, so any attention kernel serves. Heads of the model are not run, and
-    without `hidden_states` the pass ends at the last projection that is wanted: what follows it cannot change the
-    result. Hidden states are the embeddings' output and each layer's, (batch, length, hidden) each.
+    without `hidden_states` the pass ends at the last projection that is needed. Hidden states are the embeddings' output
+    and each layer's, (batch, length, hidden) each.
     """
     linears = attention_linears(model)
     seen: dict[tuple[int, int], torch.Tensor] = {}
@@ -134,8 +134,7 @@ def check_heads(student: int, teacher: int) -> None:
     if student != teacher:
         raise ConfigError(
             f"attention distillation compares head by head: the student has {student} attention heads, "
-            f"the teacher {teacher}; "
-            f"give the student `num_attention_heads: {teacher}`"
+            f"the teacher {teacher}; give the student `num_attention_heads: {teacher}`"
         )
 
 

@@ -6,30 +6,24 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from replica.errors import ConfigError
-from replica.methods.base import Context
+from replica.methods.base import Context, Method
 
 _NAME = "distillation_maps"
 
 
-def add_maps(
-    model: PreTrainedModel, names: list[str], context: Context, teacher_hidden_size: int | None, method: str
-) -> None:
+def add_maps(method: Method, model: PreTrainedModel, names: list[str], context: Context) -> None:
     """Give the model one matrix d' -> d per name, drawn N(0, 0.02^2) by the run's seed, that its optimizer will train.
 
-    The teacher's width is the loaded teacher's, else `teacher_hidden_size`. Raises ConfigError where neither is known
-    or the two differ.
+    The teacher's width is the loaded teacher's, else the configured `teacher_hidden_size`. Raises ConfigError where neither is known or
+    the two differ.
     """
     known = context.teacher.config.hidden_size if context.teacher is not None else None
-    if known is None and teacher_hidden_size is None:
-        raise ConfigError(
-            f"method '{method}' maps to the teacher's width: set `teacher_hidden_size` where no teacher is loaded"
-        )
-    if known is not None and teacher_hidden_size not in (None, known):
-        raise ConfigError(
-            f"method '{method}': `teacher_hidden_size` is {teacher_hidden_size}, the teacher's width {known}"
-        )
-    student, teacher = model.config.hidden_size, known or teacher_hidden_size
+    configured = method.config.teacher_hidden_size
+    if known is None and configured is None:
+        method.fail("it maps to the teacher's width: set `teacher_hidden_size` where no teacher is loaded")
+    if known is not None and configured not in (None, known):
+        method.fail(f"`teacher_hidden_size` is {configured}, the teacher's width {known}")
+    student, teacher = model.config.hidden_size, known or configured
     generator = torch.Generator().manual_seed(context.seed)
     maps = nn.ModuleDict()
     for name in names:

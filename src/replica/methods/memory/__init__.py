@@ -1,1 +1,1 @@
-"""Training in less memory: what the optimizer keeps, and what the backward pass needs."""
+"""Training in less memory: compact optimizer states, frozen tensors and compressed activations."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn import functional
 
@@ -40,7 +43,7 @@ def quantile_map(scaled: torch.Tensor) -> torch.Tensor:
     """Return the code that uses every value equally often: means of neighbouring quantiles of the values (equation 5).
 
     q_i = (Q(i / 257) + Q((i + 1) / 257)) / 2 for i = 0 to 255, Q being the quantile function of `scaled`, whose values lie in [-1, 1].
-    The value nearest to 0 becomes 0, and the ends are what is largest and smallest, so that nothing is clipped.
+    The value nearest to 0 becomes 0, and the ends are the largest and smallest values, so that none is clipped.
     """
     ordered = scaled.flatten().float().sort().values
     places = torch.linspace(0, 1, SIZE + 1, dtype=torch.float64) * (len(ordered) - 1)
@@ -90,8 +93,8 @@ def quantize(
     `block` is a number of consecutive values, None the whole tensor; a block of zeros gets the code of 0 and magnitude 0. With
     `keep_sign` a code whose sign bit is not the value's is moved one step towards it, as the library's GPU kernel does: a negative value
     never becomes 0. `lookup` rounds a value, over its block's magnitude, to the middle of one of 2^16 equal steps first, as bitsandbytes
-    0.50 does on processors: there 0 is not 0 but about 2e-5 of the magnitude, and all smaller values are. `table` is what
-    `search_table` gives for the code: the same result, in a quarter of the time.
+    0.50 does on processors: there 0 is not 0 but about 2e-5 of the magnitude, and all smaller values are. `table` is the
+    code's `search_table`: the same result, in a quarter of the time.
     """
     blocks, absmax = _blocks(values, block)
     scaled = _scaled(blocks, absmax).flatten()[: values.numel()]
@@ -104,7 +107,7 @@ def quantize(
     return codes.to(torch.uint8).view(values.shape), absmax
 
 
-#: Bits of a float32 below those that say which row of a search table it belongs to.
+#: Low bits of a float32 that do not count for its row of a search table.
 _BELOW = 12
 
 
@@ -134,7 +137,7 @@ def _find(values: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> tor
 
 
 def dequantize(codes: torch.Tensor, absmax: torch.Tensor, code: torch.Tensor, block: int | None = None) -> torch.Tensor:
-    """Return the values that codes stand for, float32, of the codes' shape."""
+    """Return the values of codes, float32, of the codes' shape."""
     size = codes.numel() if block is None else block
     values = code.index_select(0, codes.flatten().int())
     whole = codes.numel() // size * size
@@ -158,8 +161,8 @@ def _scaled(blocks: torch.Tensor, absmax: torch.Tensor) -> torch.Tensor:
 class Store:
     """How an optimizer keeps a moment in a parameter's state: as float32 `name`, or as codes `name` with scales `name_absmax`.
 
-    (The quantile code, which is made of the values, stands beside them as `name_code`.) Tensors of fewer than `smallest` values stay in
-    float32. First moments are `signed`.
+    The quantile code, which is made of the values, is kept too, as `name_code`. Tensors of fewer than `smallest` values stay in float32.
+    First moments are `signed`.
     """
 
     def __init__(self, code: str, block: int | None, smallest: int, keep_sign: bool = False, lookup: bool = False):
@@ -171,21 +174,21 @@ class Store:
         """Return a moment in float32, zero before the first step, as a tensor that may be changed."""
         if name not in state:
             return torch.zeros_like(like, dtype=torch.float32)
-        kept = state[name]
-        if kept.dtype != torch.uint8:
-            return kept.clone()
-        return dequantize(kept, state[f"{name}_absmax"], self._code(state, name, kept, signed)[0], self.block)
+        codes = state[name]
+        if codes.dtype != torch.uint8:
+            return codes.clone()
+        return dequantize(codes, state[f"{name}_absmax"], self._code(state, name, codes, signed)[0], self.block)
 
     def write(self, state: dict, name: str, values: torch.Tensor, signed: bool, bits: int = 8) -> None:
-        """Keep a moment; in 32 bits where there are few values or `bits` says so."""
+        """Keep a moment; in 32 bits where there are few values or `bits` is 32."""
         if values.numel() < self.smallest or bits == 32:
             state[name] = values
             return
         if self.code == "quantile":
             state[f"{name}_code"] = code_for("quantile", values, signed, self.block)
         code, table = self._code(state, name, values, signed)
-        kept = quantize(values, code, self.block, self.keep_sign and signed, self.lookup, table)
-        state[name], state[f"{name}_absmax"] = kept
+        codes, absmax = quantize(values, code, self.block, self.keep_sign and signed, self.lookup, table)
+        state[name], state[f"{name}_absmax"] = codes, absmax
 
     def _code(self, state: dict, name: str, like: torch.Tensor, signed: bool) -> tuple:
         """Return the code and its search table."""
@@ -198,11 +201,30 @@ class Store:
         return self._maps[key]
 
 
-def restore_types(optimizer: torch.optim.Optimizer, state_dict: dict) -> None:
-    """Give stored state its own types back, after torch's `load_state_dict` has given all of it the parameters'."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    numbers = [index for group in state_dict["param_groups"] for index in group["params"]]
-    for number, parameter in zip(numbers, parameters, strict=True):
-        for name, value in state_dict["state"].get(number, {}).items():
-            if isinstance(value, torch.Tensor):
-                optimizer.state[parameter][name] = value.detach().clone().to(parameter.device)
+class CodedOptimizer(torch.optim.Optimizer):
+    """Base of optimizers that update parameters one by one, by `_update`, and keep moments in a `Store`."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """Update every parameter that has a gradient; returns the closure's loss where there is a closure."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                self._update(parameter, group)
+        return loss
+
+    def _update(self, parameter: torch.nn.Parameter, group: dict) -> None:
+        raise NotImplementedError
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a stored state; its tensors keep their own types, where torch would give them the parameter's."""
+        super().load_state_dict(state_dict)
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        numbers = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for number, parameter in zip(numbers, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, torch.Tensor):
+                    self.state[parameter][name] = value.detach().clone().to(parameter.device)

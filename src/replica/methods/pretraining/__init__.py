@@ -1,1 +1,1 @@
-"""Pre-training: what changes how an encoder is trained on masked words, and leaves the stored encoder as it was."""
+"""Pre-training: changes to the training of an encoder on masked words that leave the stored encoder as it was."""

@@ -1,5 +1,1 @@
-"""Pruning: masks on linear layers, the schedules that move them, locked patterns and what a sparse model counts to.
-
-`config` registers the methods without torch; `schedule` holds their arithmetic over steps; `masks` puts masks on
-layers.
-"""
+"""Pruning: masks on weights, heads or neurons, chosen by magnitude, gradients or learned scores."""

@@ -62,15 +62,23 @@ def maskable_layers(
     """Return the linear layers and convolutions whose names contain none of `exclude` and whose weight no embedding shares, by name."""
     exclude = tuple(exclude)
     embedded = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    found = {}
-    for name, module in model.named_modules():
-        if (
-            isinstance(module, kinds)
-            and not any(part in name for part in exclude)
-            and id(module.weight) not in embedded
-        ):
-            found[name] = module
-    return found
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and not any(part in name for part in exclude) and id(module.weight) not in embedded
+    }
+
+
+def masked_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the layers that have a mask."""
+    return [layer for layer in model.modules() if getattr(layer, MASK, None) is not None]
+
+
+def register_mask(name: str, layer: nn.Module, mask: torch.Tensor) -> None:
+    """Store a mask on a layer; raises ConfigError where it has one already."""
+    if getattr(layer, MASK, None) is not None:
+        raise ConfigError(f"layer '{name}' has a mask already: two methods that mask layers cannot act in one run")
+    layer.register_buffer(MASK, mask)
 
 
 def add_mask(name: str, layer: nn.Module, mask: torch.Tensor) -> None:
@@ -78,20 +86,16 @@ def add_mask(name: str, layer: nn.Module, mask: torch.Tensor) -> None:
 
     Raises ConfigError where the layer has a mask already, or is of a kind that would ignore it.
     """
-    if getattr(layer, MASK, None) is not None:
-        raise ConfigError(
-            f"layer '{name}' has a mask already: 'gradual-magnitude-pruning' and 'pattern-lock' cannot act in one run"
-        )
+    register_mask(name, layer, mask)
     if type(layer) in _MASKED:
         layer.__class__ = _MASKED[type(layer)]
     elif not getattr(layer, "honours_mask", False):
         raise ConfigError(f"layer '{name}' is a {type(layer).__name__}, which does not compute with a mask; exclude it")
-    layer.register_buffer(MASK, mask)
 
 
 @torch.no_grad()
 def bake_mask(layer: nn.Module) -> None:
-    """Write the mask's zeros into the weight and take the mask off; does nothing for a layer without one."""
+    """Write the mask's zeros into the weight and take the mask off, where the layer has one."""
     mask = getattr(layer, MASK, None)
     if mask is None:
         return
@@ -137,6 +141,16 @@ def magnitude_mask(weight: torch.Tensor, sparsity: float, block: tuple[int, int]
             keep[(flat == threshold).nonzero().flatten()[:lacking]] = True
     keep = keep.view(scores.shape)
     return keep.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1) if block else keep
+
+
+def lowest(scores: list[torch.Tensor], count: int) -> list[torch.Tensor]:
+    """Return boolean tensors of the scores' shapes that are true for the `count` lowest scores over all of them."""
+    flat = torch.cat([score.flatten() for score in scores])
+    chosen = torch.zeros_like(flat, dtype=torch.bool)
+    chosen[flat.topk(count, largest=False).indices] = True
+    return [
+        part.view(score.shape) for part, score in zip(chosen.split([s.numel() for s in scores]), scores, strict=True)
+    ]
 
 
 @torch.no_grad()

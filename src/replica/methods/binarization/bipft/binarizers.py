@@ -155,7 +155,7 @@ class ActivationScale(nn.Module):
     """A learned scalar alpha that starts as `factor` * mean|x| of the first training batch.
 
     The buffer `initialised` is stored with the model, so that a loaded or resumed one is not started again. In eval mode,
-    before any training batch, a batch's own mean serves and nothing is kept.
+    before any training batch, a batch's own mean is used and not stored.
     """
 
     def __init__(self, factor: float, device: torch.device | str):

@@ -22,7 +22,7 @@ from replica.methods.binarization.bipft.binary_layers import BinaryLinear, Packe
 #: Rows of the estimators' weight, in order: p estimates the residuals R, m the binary terms, of query, key and value.
 ESTIMATORS = ("q_p", "k_p", "q_m", "k_m", "v_p")
 
-#: The activation scales of a self-attention beside those of its linears.
+#: The activation scales of a self-attention, without those of its linears.
 SCALES = ("query_scale", "key_scale", "value_scale", "probability_scale")
 
 
@@ -47,10 +47,9 @@ class BinarySelfAttention(BertSelfAttention):
         self.value = BinaryLinear(source.value)
         self.dropout = source.dropout
         device = source.query.weight.device
-        self.query_scale = ActivationScale(SIGNED_FACTOR, device)
-        self.key_scale = ActivationScale(SIGNED_FACTOR, device)
-        self.value_scale = ActivationScale(SIGNED_FACTOR, device)
-        self.probability_scale = ActivationScale(PROBABILITY_FACTOR, device)
+        for name in SCALES:
+            factor = PROBABILITY_FACTOR if name == "probability_scale" else SIGNED_FACTOR
+            setattr(self, name, ActivationScale(factor, device))
         width = source.query.in_features
         self.estimators = nn.Linear(width, len(ESTIMATORS), device=device) if estimators else None
 
@@ -72,10 +71,12 @@ class BinarySelfAttention(BertSelfAttention):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return context (batch, length, hidden) and the binarized probabilities (batch, heads, length, length).
 
-        `attention_mask` is (batch, 1, length, length): bool with True for what may be attended to, or added to the scores.
+        `attention_mask` is (batch, 1, length, length): bool with True for keys that may be attended to, or numbers added to the scores.
         """
         if past_key_values is not None:
-            raise ConfigError("bipft: binary attention keeps no cache of keys and values; use it in an encoder")
+            raise ConfigError(
+                "method 'bipft': binary attention keeps no cache of keys and values; use it in an encoder"
+            )
         query = self._binary_heads(self.query(hidden_states), self.query_scale)
         key = self._binary_heads(self.key(hidden_states), self.key_scale)
         value = self._binary_heads(self.value(hidden_states), self.value_scale)

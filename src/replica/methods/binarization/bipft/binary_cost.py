@@ -1,4 +1,4 @@
-"""What a binary BERT stores and computes, by the conventions of the field, each under its own name."""
+"""Bits and operations of a binary BERT, by the conventions of the field, each under its own name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from replica.methods.binarization.bipft.binary_layers import (
     PackedEmbedding,
     PackedLinear,
 )
-from replica.methods.binarization.bipft.sign_bits import packed_width
 
 MIB_BITS = 8 * 2**20
 
@@ -27,7 +26,7 @@ BINARY_LANES = 64
 #: error function, sum, product), softmax with mask and scale (scale, mask, maximum, difference, exponential, sum, quotient).
 LAYER_NORM, GELU, SOFTMAX = 7, 5, 7
 
-#: What `storage_bits` tells apart.
+#: Parts of a model that `storage_bits` counts.
 PARTS = (
     "binary_weights",
     "biases",
@@ -57,13 +56,13 @@ def storage_bits(model: PreTrainedModel) -> dict[str, float]:
     values = 0
     for module in model.modules():
         if isinstance(module, (BinaryLinear, PackedLinear)):
-            parts["binary_weights"] += module.out_features * packed_width(module.in_features) * 8
+            parts["binary_weights"] += module.out_features * math.ceil(module.in_features / 8) * 8
             parts["weight_scales"] += 32
             parts["shifts"] += 32 * module.in_features
             parts["biases"] += 0 if module.bias is None else 32 * module.out_features
             values += module.out_features * module.in_features
         elif isinstance(module, (BinaryEmbedding, PackedEmbedding)):
-            parts["binary_weights"] += module.num_embeddings * packed_width(module.embedding_dim) * 8
+            parts["binary_weights"] += module.num_embeddings * math.ceil(module.embedding_dim / 8) * 8
             parts["embedding_scales"] += 32 * module.num_embeddings
             values += module.num_embeddings * module.embedding_dim
         elif isinstance(module, (ActivationScale, FixedScale)):
@@ -83,19 +82,19 @@ def storage_bits(model: PreTrainedModel) -> dict[str, float]:
     released = paper + parts["embedding_scales"] + parts["shifts"] + parts["estimators"]
     total = sum(parts.values())
     full = 32 * values + paper - parts["binary_weights"]
-    found: dict[str, float] = {f"{name}_bits": bits for name, bits in parts.items()}
-    found.update(full_precision_bits=full + 32 * head, full_precision_mib=(full + 32 * head) / MIB_BITS)
+    result: dict[str, float] = {f"{name}_bits": bits for name, bits in parts.items()}
+    result.update(full_precision_bits=full + 32 * head, full_precision_mib=(full + 32 * head) / MIB_BITS)
     for name, bits, against in (
         ("paper", paper, full),
         ("released", released, full),
         ("total", total, full + 32 * head),
     ):
-        found.update({f"{name}_bits": bits, f"{name}_mib": bits / MIB_BITS, f"{name}_ratio": against / bits})
-    return found
+        result.update({f"{name}_bits": bits, f"{name}_mib": bits / MIB_BITS, f"{name}_ratio": against / bits})
+    return result
 
 
 def operations(model: PreTrainedModel, batch: int = 1, length: int = 128) -> dict[str, float]:
-    """Return what one forward pass computes on (batch, length) tokens, seen on a real or meta forward in eval mode.
+    """Return the operations of one forward pass on (batch, length) tokens, counted on a real or meta forward in eval mode.
 
     `binary_macs`: products of binary operands (encoder linears, pooler, Q_b K_b^T, P_b V_b); `full_macs`: the others, of which
     `estimator_macs` (the five linears, three rank-1 score products shared by the heads, one value product per head) and
@@ -103,8 +102,8 @@ def operations(model: PreTrainedModel, batch: int = 1, length: int = 128) -> dic
 
     Conventions, as operations and as ratio to the full-precision model (a multiply-add is 2 operations):
     `binary` counts binary products alone at 1/64; `products` adds the full-precision products; `network` adds to both sides
-    what both networks do element by element (norms, softmax, GELU, residuals, biases); `elementwise` adds to the binary side
-    what binarizing needs (shifts, signs, scales).
+    the operations element by element (norms, softmax, GELU, residuals, biases); `elementwise` adds to the binary side those of
+    binarizing (shifts, signs, scales).
     """
     counter = _Counter()
     handles = [
@@ -154,7 +153,7 @@ def operations(model: PreTrainedModel, batch: int = 1, length: int = 128) -> dic
 
 
 def expected(model: PreTrainedModel, *, estimators: bool, packed: bool) -> dict[str, float]:
-    """Return `trainable_parameters` of the latent model and `storage_bits` of what is stored, from the configuration alone.
+    """Return `trainable_parameters` of the latent model and `storage_bits` of the stored one, from the configuration alone.
 
     With hidden size H, feed-forward size I, L layers, vocabulary V: binary weights V H + L (4 H^2 + 2 H I) + H^2 (pooler);
     shifts L (5 H + I) + H; activation scales 10 L + 1; estimators 5 L (H + 1). A latent model has 8 more bits for each

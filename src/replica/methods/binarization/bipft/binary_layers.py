@@ -17,7 +17,7 @@ from replica.methods.binarization.bipft.binarizers import (
     signs,
     weight_binarization,
 )
-from replica.methods.binarization.bipft.sign_bits import pack_signs, unpack_signs
+from replica.methods.bits import pack_bits, unpack_bits
 
 
 class BinaryLinear(nn.Linear):
@@ -66,7 +66,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = source.in_features, source.out_features
         threshold, scales = weight_binarization(source.weight)
-        self.register_buffer("packed", pack_signs(source.weight.detach() >= threshold))
+        self.register_buffer("packed", pack_bits(source.weight.detach() >= threshold))
         self.register_buffer("weight_scale", scales.mean())
         self.bias = _frozen(source.bias)
         self.shift = _frozen(source.shift)
@@ -95,13 +95,18 @@ class PackedEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = source.num_embeddings, source.embedding_dim
         self.padding_idx = source.padding_idx
         threshold, scales = weight_binarization(source.weight)
-        self.register_buffer("packed", pack_signs(source.weight.detach() >= threshold))
+        self.register_buffer("packed", pack_bits(source.weight.detach() >= threshold))
         self.register_buffer("row_scales", scales.squeeze(-1))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Map token ids (batch, length) to (batch, length, embedding_dim); only those rows are unpacked."""
         scales = self.row_scales[input_ids].unsqueeze(-1)
         return unpack_signs(self.packed[input_ids], self.embedding_dim, scales.dtype).mul_(scales)
+
+
+def unpack_signs(packed: torch.Tensor, columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return the signs -1 and +1 (..., columns) in `dtype` of packed bytes (..., ceil(columns / 8))."""
+    return unpack_bits(packed, columns).to(dtype).mul_(2).sub_(1)
 
 
 def _frozen(parameter: nn.Parameter | None) -> nn.Parameter | None:

@@ -19,15 +19,15 @@ class BiPFTConfig(MethodConfig):
 
     estimators: bool = Field(
         True,
-        description="BiPFT-B: rank-1 full-precision estimators (q_p, k_p, q_m, k_m, v_p) of what binarizing query, key "
-        "and value loses; without them BiPFT-A",
+        description="BiPFT-B: rank-1 full-precision estimators (q_p, k_p, q_m, k_m, v_p) of the loss by binarizing query, key "
+        "and value; without them BiPFT-A",
     )
     store: Literal["latent", "packed"] = Field(
         "latent",
-        description="what a finished run stores: the full-precision latent weights, which can be trained on, or one bit "
+        description="form that a finished run stores: the full-precision latent weights, which can be trained on, or one bit "
         "for each binary weight and the scales, for inference only",
     )
     form: Literal["latent", "packed"] = Field(
         "latent",
-        description="what a stored model holds; written by the method when it packs, never chosen in a paper's file",
+        description="form of the stored weights; written by the method when it packs, never chosen in a paper's file",
     )

@@ -29,7 +29,7 @@ class BiPFT(Method):
     """Binarizes the word embedding, all linears of the encoder and the pooler, queries, keys, values and attention.
 
     Position and type embeddings, LayerNorms, biases, residual connections and heads keep full precision; the activation
-    between the feed-forward linears is GELU whatever the model's configuration says. Latent weights are trained by the
+    between the feed-forward linears is GELU whatever the model's configuration. Latent weights are trained by the
     plain identity gradient. A masked-language-model head that is tied to the word embedding uses the latent matrix.
     """
 
@@ -40,12 +40,10 @@ class BiPFT(Method):
 
         Raises ConfigError for other architectures, for a decoder, and for attention kernels that hand over no mask to add.
         """
-        if "bipft" in context.restored:
+        if self.name in context.restored:
             return
         if self.config.form == "packed":
-            raise ConfigError(
-                "bipft: `form` says what a stored model holds and is written by packing; use `store: packed`"
-            )
+            self.fail("`form` is the form of a stored model and is written by packing; use `store: packed`")
         install(model, self.config.estimators)
         if self.config.estimators:
             self._draw_estimators(model, context.seed)
@@ -69,7 +67,7 @@ class BiPFT(Method):
             ]
             if unset:
                 raise TrainingError(
-                    f"bipft: {len(unset)} activation scales were never set by a training batch, the first is "
+                    f"method '{self.name}': {len(unset)} activation scales were never set by a training batch, the first is "
                     f"'{unset[0]}'; train before packing, or use `store: latent`"
                 )
             pack(model)
@@ -113,7 +111,7 @@ def install(model: PreTrainedModel, estimators: bool) -> None:
 
 
 def pack(model: PreTrainedModel) -> None:
-    """Replace latent binary modules by packed ones, in place; only what stays in full precision keeps parameters."""
+    """Replace latent binary modules by packed ones, in place; only modules in full precision keep parameters."""
     body = model.base_model
     body.embeddings.word_embeddings = PackedEmbedding(body.embeddings.word_embeddings)
     for layer in body.encoder.layer:
@@ -129,14 +127,14 @@ def _check(model: PreTrainedModel) -> None:
     config = model.config
     require(model, like="bert", copies=False, method="bipft")
     if config.is_decoder:
-        raise ConfigError("bipft binarizes encoders; this model is a decoder")
+        raise ConfigError("method 'bipft' binarizes encoders; this model is a decoder")
     if config._attn_implementation not in ("eager", "sdpa"):
         raise ConfigError(
-            f"bipft adds its own mask; build the model with attention 'sdpa' or 'eager', not '{config._attn_implementation}'"
+            f"method 'bipft' adds its own mask; build the model with attention 'sdpa' or 'eager', not '{config._attn_implementation}'"
         )
     attention: nn.Module = model.base_model.encoder.layer[0].attention.self
     if type(attention) is not BertSelfAttention:
         raise ConfigError(
-            f"bipft replaces BERT's own self-attention, and this model has {type(attention).__name__}; "
+            f"method 'bipft' replaces BERT's own self-attention, and this model has {type(attention).__name__}; "
             "put bipft first in `methods`, and never twice"
         )

@@ -1,4 +1,4 @@
-"""Distillation of all hidden states beside the pre-training loss (BiPFT, Xing et al. 2024, arXiv 2312.08937)."""
+"""Distillation of all hidden states in addition to the pre-training loss (BiPFT, Xing et al. 2024, arXiv 2312.08937)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.distillation import attention_signals as att
-from replica.tasks.mlm import loss_of as mlm_loss_of
-from replica.tasks.mlm import mlm_forward
+from replica.tasks.masked_words import loss_of as mlm_loss_of
+from replica.tasks.masked_words import mlm_forward
 
 
 class HiddenDistillation(Method):
@@ -33,8 +33,8 @@ class HiddenDistillation(Method):
             return
         own, other = model.config, context.teacher.config
         if own.hidden_size != other.hidden_size:
-            raise ConfigError(
-                f"hidden-distillation compares hidden states directly: the student is {own.hidden_size} wide, "
+            self.fail(
+                f"it compares hidden states directly: the student is {own.hidden_size} wide, "
                 f"the teacher {other.hidden_size}; take such a teacher, or tinybert-distillation, which learns a map"
             )
         att.uniform_map(own.num_hidden_layers, other.num_hidden_layers)

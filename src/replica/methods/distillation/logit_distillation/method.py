@@ -1,4 +1,4 @@
-"""Distillation of logits: soft targets beside the task's own loss (Hinton et al. 2015, arXiv 1503.02531)."""
+"""Distillation of logits: soft targets in addition to the task's own loss (Hinton et al. 2015, arXiv 1503.02531)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.distillation import attention_signals as att
-from replica.tasks.mlm import loss_of as mlm_loss_of
-from replica.tasks.mlm import mlm_forward
+from replica.tasks.masked_words import loss_of as mlm_loss_of
+from replica.tasks.masked_words import mlm_forward
 
 #: Heads that give one row of logits per example, and those that give one per labelled position.
 _PER_EXAMPLE = ("classification", "image", "regression")
@@ -23,7 +22,7 @@ _MASKED = ("mlm", "pretraining")
 class LogitDistillation(Method):
     """alpha * task loss + (1 - alpha) * T^2 * KL(softmax(teacher / T) || softmax(student / T)).
 
-    T^2 keeps the soft gradients as large as the hard ones when T changes (section 2 of the source). What is averaged
+    T^2 keeps the soft gradients as large as the hard ones when T changes (section 2 of the source). The averages are
     over:
 
     - classification, image: examples (`batchmean`); tagging, text2text: labelled positions; mlm: masked positions;
@@ -41,22 +40,17 @@ class LogitDistillation(Method):
         """Raise ConfigError for a head without logits, or another number of labels than the teacher's."""
         known = (*_PER_EXAMPLE, *_PER_TOKEN, *_MASKED, "span")
         if context.head not in known:
-            raise ConfigError(
-                f"method 'logit-distillation' needs a head with logits ({', '.join(known)}); "
-                f"this run's task has '{context.head}'"
-            )
+            self.fail(f"it needs a head with logits ({', '.join(known)}); this run's task has '{context.head}'")
         if context.teacher is None or context.head not in (*_PER_EXAMPLE, "tagging"):
             return
         labels = model.config.num_labels, context.teacher.config.num_labels
         if labels[0] != labels[1]:
-            raise ConfigError(
-                f"logit distillation: the student has {labels[0]} labels, the teacher {labels[1]}; use one task"
-            )
+            self.fail(f"the student has {labels[0]} labels, the teacher {labels[1]}; use one task")
 
     def teacher_signals(
         self, teacher: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context
     ) -> dict[str, torch.Tensor]:
-        """Return the teacher's logits in float32: `logits` (batch, classes), or what the head has instead.
+        """Return the teacher's logits in float32: `logits` (batch, classes), or those of other heads:
 
         `token_logits` (batch, length, classes); `start_logits` and `end_logits` (batch, length); for masked language
         models `masked_logits` (masked, vocabulary) and `next_sentence_logits` (batch, 2).
@@ -83,7 +77,7 @@ class LogitDistillation(Method):
         alpha = self.config.alpha
         logits, task_loss = self._forward(model, batch, context)
         if alpha > 0 and task_loss is None:
-            raise ConfigError("method 'logit-distillation' has alpha > 0 but the batch has no labels; set `alpha: 0`")
+            self.fail("alpha is above 0 but the batch has no labels; set `alpha: 0`")
         if alpha == 1:
             return task_loss
         signals = context.signals(self, batch)
@@ -102,8 +96,8 @@ class LogitDistillation(Method):
         self, name: str, student: torch.Tensor, teacher: torch.Tensor, batch: dict[str, torch.Tensor], head: str
     ) -> torch.Tensor:
         if student.shape != teacher.shape:
-            raise ConfigError(
-                f"logit distillation: the student's {name} are {tuple(student.shape)}, "
+            self.fail(
+                f"the student's {name} are {tuple(student.shape)}, "
                 f"the teacher's {tuple(teacher.shape)}: both need the same labels, vocabulary and tokenizer"
             )
         if head == "regression":
@@ -120,7 +114,7 @@ class LogitDistillation(Method):
 def soft_target_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
     """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), averaged over rows (reduction `batchmean`).
 
-    Both are logits, (rows, classes). No rows (a batch in which nothing was masked) give zero.
+    Both are logits, (rows, classes). No rows (a batch without masked words) give zero.
     """
     targets = torch.softmax(teacher / temperature, dim=-1)
     divergence = functional.kl_div(torch.log_softmax(student / temperature, dim=-1), targets, reduction="sum")

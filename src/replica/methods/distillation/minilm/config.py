@@ -20,8 +20,8 @@ class MiniLMConfig(MethodConfig):
     )
     value: Literal["relation", "mse", "none"] = Field(
         "relation",
-        description="what is learned of the values beside the attention: their relation (L_VR), the vectors themselves "
-        "by mean squared error through a learned d' -> d matrix (ablation Value-MSE), or nothing (ablation -Value-Rel)",
+        description="the second term of the loss, on the values: their relation (L_VR), the vectors themselves "
+        "by mean squared error through a learned d' -> d matrix (ablation Value-MSE), or no such term (ablation -Value-Rel)",
     )
     teacher_hidden_size: int | None = Field(
         None,

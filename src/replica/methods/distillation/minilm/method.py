@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.distillation import attention_signals as att
 from replica.methods.distillation import layer_maps as maps
@@ -46,7 +45,7 @@ class MiniLM(Method):
             self._teacher_layers(len(att.attention_linears(context.teacher)))
         if self.config.value == "mse":
             names = [f"values_{layer}" for layer in range(len(self._layers(self._student_layers)))]
-            maps.add_maps(model, names, context, self.config.teacher_hidden_size, "minilm")
+            maps.add_maps(self, model, names, context)
 
     def _layers(self, depth: int) -> list[int]:
         return [depth - 1] if self.config.layers == "last" else list(range(depth))
@@ -66,16 +65,16 @@ class MiniLM(Method):
         """
         mask = att.attention_mask(batch)
         projections, _ = att.project(teacher, batch, self._teacher_layers(len(att.attention_linears(teacher))))
-        found: dict[str, list[torch.Tensor]] = {name: [] for name in self.signal_axes}
+        signals: dict[str, list[torch.Tensor]] = {name: [] for name in self.signal_axes}
         with att.single_precision(mask):
             for layer in projections:
                 query, key, value = (part.float() for part in layer)
-                found["attention"].append(att.log_relation(query, key, mask).exp())
-                if "value_relation" in found:
-                    found["value_relation"].append(att.log_relation(value, value, mask).exp())
-                if "values" in found:
-                    found["values"].append(value.transpose(1, 2).flatten(2))
-        return {name: torch.stack(layers, dim=1) for name, layers in found.items()}
+                signals["attention"].append(att.log_relation(query, key, mask).exp())
+                if "value_relation" in signals:
+                    signals["value_relation"].append(att.log_relation(value, value, mask).exp())
+                if "values" in signals:
+                    signals["values"].append(value.transpose(1, 2).flatten(2))
+        return {name: torch.stack(layers, dim=1) for name, layers in signals.items()}
 
     def loss(self, model: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Return L_AT plus the value term, in float32; equation 10."""
@@ -108,8 +107,8 @@ class MiniLM(Method):
         """Return the signals of the layers that are taught: stored ones may hold every layer of the teacher."""
         missing = [name for name in self.signal_axes if name not in signals]
         if missing:
-            raise ConfigError(
-                f"method 'minilm' with `value: {self.config.value}` needs the teacher's {', '.join(missing)}; "
+            self.fail(
+                f"`value: {self.config.value}` needs the teacher's {', '.join(missing)}; "
                 f"the stored targets hold {', '.join(sorted(signals))}: store them with the same options"
             )
         depth = signals["attention"].shape[1]

@@ -7,7 +7,6 @@ from typing import ClassVar
 import torch
 from transformers import PreTrainedModel
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.distillation import attention_signals as att
 from replica.methods.distillation import layer_maps as maps
@@ -22,8 +21,7 @@ class TinyBERT(Method):
         L_attn = 1/A * sum_a MSE(A^S_{m,a}, A^T_{g(m),a})
 
     A is the score matrix before the softmax. W_e and W_h (one for all layers) are learned and not stored. The losses of
-    the layers are summed. The means are over the batch's real positions (real pairs for the scores): padding teaches
-    nothing.
+    the layers are summed. The means are over the batch's real positions (real pairs for the scores).
     """
 
     signal_axes: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -37,8 +35,7 @@ class TinyBERT(Method):
         if context.teacher is not None:
             att.check_heads(model.config.num_attention_heads, context.teacher.config.num_attention_heads)
             att.uniform_map(self._student_layers, len(att.attention_linears(context.teacher)))
-        names = ["embeddings", "hidden_states"]
-        maps.add_maps(model, names, context, self.config.teacher_hidden_size, "tinybert-distillation")
+        maps.add_maps(self, model, ["embeddings", "hidden_states"], context)
 
     def teacher_signals(
         self, teacher: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context
@@ -65,7 +62,7 @@ class TinyBERT(Method):
         pairs = (mask[:, :, None] & mask[:, None, :])[:, None]
         taught = [signals["scores"].shape[1], signals["hidden_states"].shape[1] - 1]
         if taught[0] != taught[1]:
-            raise ConfigError(f"stored targets hold scores of {taught[0]} layers but hidden states of {taught[1]}")
+            self.fail(f"stored targets hold scores of {taught[0]} layers but hidden states of {taught[1]}")
         chosen = att.uniform_map(depth, taught[0])
         att.check_heads(model.config.num_attention_heads, signals["scores"].shape[2])
         hidden, attention = [], []

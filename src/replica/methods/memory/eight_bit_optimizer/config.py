@@ -19,7 +19,7 @@ class EightBitConfig(MethodConfig):
     """
 
     update: Literal["adamw", "momentum"] = Field("adamw", description="the rule whose states are quantized")
-    engine: Literal["bitsandbytes", "reference"] = Field("bitsandbytes", description="who computes it")
+    engine: Literal["bitsandbytes", "reference"] = Field("bitsandbytes", description="implementation of the update")
     code: Literal["dynamic", "linear", "inverse-dynamic", "quantile"] = Field(
         "dynamic", description="the 256 values that a state may have, times its block's largest magnitude"
     )
@@ -33,7 +33,7 @@ class EightBitConfig(MethodConfig):
     epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
 
     @model_validator(mode="after")
-    def _what_the_library_has(self) -> EightBitConfig:
+    def _library_has_the_code(self) -> EightBitConfig:
         if self.engine == "bitsandbytes" and (self.code, self.block) != ("dynamic", 256):
             raise ValueError(
                 f"bitsandbytes has no code '{self.code}' with block {self.block}, only dynamic with 256: use `engine: reference`"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from replica.methods.base import Context, Method
-from replica.methods.memory.codes import Store, restore_types
+from replica.methods.memory.codes import CodedOptimizer, Store
 from replica.methods.memory.eight_bit_optimizer.config import EightBitConfig
 from replica.methods.memory.stable_embedding_layer import StableEmbedding
 
@@ -52,9 +52,8 @@ def _library(name: str) -> type:
 
     The library's own way is a list of overrides that all optimizers of a process share, kept by the places of parameters.
     """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
-        logging.ERROR
-    )  # it misses a package that is for other models
+    # The library warns that it misses a package, one that is for other models.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     import bitsandbytes
 
     class Grouped(getattr(bitsandbytes.optim, name)):
@@ -65,10 +64,10 @@ def _library(name: str) -> type:
     return Grouped
 
 
-class BlockwiseOptimizer(torch.optim.Optimizer):
+class BlockwiseOptimizer(CodedOptimizer):
     """The paper's optimizers written out: states are dequantized, updated in float32, used, and quantized again.
 
-    AdamW: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2; p moves by these fresh values, not by what is stored:
+    AdamW: m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2; p moves by these fresh values, not by the stored codes:
     -lr sqrt(1 - b2^t) / (1 - b1^t) m / (sqrt(v) + sqrt(1 - b2^t) eps), and then shrinks by 1 - lr wd. The first moment has the signed
     code, the second the unsigned one. Momentum: m = b1 m + g (the first time m = g), p moves by -lr m; decay is added to g.
     Gradients that are not finite count as zero. `lookup`: see `quantize`. Tensors below `smallest` values, and groups with
@@ -95,20 +94,10 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
         self.update = update
         self.store = Store(code, block, smallest, keep_sign, lookup)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every parameter that has a gradient; returns the closure's loss where one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        move = self._adamw if self.update == "adamw" else self._momentum
-        for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                state = self.state[parameter]
-                state["step"] = state.get("step", 0) + 1
-                move(parameter, torch.nan_to_num(parameter.grad.float(), 0.0, 0.0, 0.0), state, group)
-        return loss
+    def _update(self, parameter: nn.Parameter, group: dict) -> None:
+        state, move = self.state[parameter], self._adamw if self.update == "adamw" else self._momentum
+        state["step"] = state.get("step", 0) + 1
+        move(parameter, torch.nan_to_num(parameter.grad.float(), 0.0, 0.0, 0.0), state, group)
 
     def _adamw(self, parameter: nn.Parameter, gradient: torch.Tensor, state: dict, group: dict) -> None:
         (first, second), step = group["betas"], state["step"]
@@ -127,8 +116,3 @@ class BlockwiseOptimizer(torch.optim.Optimizer):
         m = self.store.read(state, "state1", gradient, True).mul_(group["betas"][0]).add_(gradient)
         parameter.sub_((group["lr"] * m).to(parameter.dtype))
         self.store.write(state, "state1", m, True, group["optim_bits"])
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a stored state over; its tensors keep their own types, where torch would give them the parameter's."""
-        super().load_state_dict(state_dict)
-        restore_types(self, state_dict)

@@ -22,7 +22,7 @@ class GaLoreConfig(MethodConfig):
     per_layer: bool = Field(
         False,
         description="update each parameter and free its gradient as soon as it is complete; the run's clipping of the gradient's norm "
-        "then has nothing to act on",
+        "then has no effect",
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="decay of Adam's first and second moment")
     epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")

@@ -12,7 +12,7 @@ from torch import nn
 from replica.errors import ConfigError
 from replica.meters.optimizers import projected_shapes
 from replica.methods.base import Context, Method
-from replica.methods.memory.codes import Store, restore_types
+from replica.methods.memory.codes import CodedOptimizer, Store
 from replica.methods.memory.galore.config import GaLoreConfig
 from replica.models import encoder_layers
 
@@ -55,20 +55,20 @@ class GaLore(Method):
         }
 
     def cost(self, model: Any) -> dict[str, Any]:
-        """Return what one step of the optimizer keeps, counted on its state tensors, in numbers.
+        """Return the size of the optimizer's state after one step, counted on its tensors, in numbers.
 
         `matrices`: {module of the first layer: weights, projector, moments, states, stored (weights and states)}; `states` of the
         whole model, `projected_states` of the matrices. The step is taken with gradients of zero; it needs no values.
         """
         optimizer = self.optimizer(model, Context())
         matrices = self.matrices(model)
-        kept = [p.grad for p in model.parameters()]
+        gradients = [p.grad for p in model.parameters()]
         try:
             for parameter in model.parameters():
                 parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
             optimizer.step()
         finally:
-            for parameter, gradient in zip(model.parameters(), kept, strict=True):
+            for parameter, gradient in zip(model.parameters(), gradients, strict=True):
                 parameter.grad = gradient
         sizes = {id(p): _numbers(state) for p, state in optimizer.state.items()}
         first = {}
@@ -88,7 +88,7 @@ class GaLore(Method):
         }
 
 
-class GaLoreAdamW(torch.optim.Optimizer):
+class GaLoreAdamW(CodedOptimizer):
     """AdamW whose moments for the matrices of groups with a `rank` are kept in a subspace of their gradient.
 
     For a matrix W of m x n with gradient G, m <= n, the projector P (m x r) holds the leading left singular vectors of G, taken
@@ -98,7 +98,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
     projector changes, as in the paper. Weight decay is decoupled (Loshchilov and Hutter 2019).
 
     `store` keeps moments in 8 bits (8-bit GaLore). With `per_layer` each parameter is updated, and its gradient freed, as soon as that is
-    complete in the backward pass (Section 4.3): `step` then has nothing left to do, and a gradient must be whole after one pass.
+    complete in the backward pass (Section 4.3): `step` then finds no gradient, and a gradient must be whole after one pass.
     """
 
     def __init__(
@@ -113,16 +113,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
         store: Store | None = None,
         per_layer: bool = False,
     ):
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "update_every": update_every,
-            "scale": scale,
-            "rank": None,
-        }
-        super().__init__(parameters, defaults)
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(parameters, {**defaults, "update_every": update_every, "scale": scale, "rank": None})
         self.store, self._done = store, set()
         if per_layer:
             for number, group in enumerate(self.param_groups):
@@ -140,23 +132,11 @@ class GaLoreAdamW(torch.optim.Optimizer):
         self._update(parameter, self.param_groups[number])
         parameter.grad = None
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every parameter that has a gradient; returns the closure's loss where one is given."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                self._update(parameter, group)
+        """Update every parameter that still has a gradient; returns the closure's loss where there is a closure."""
+        loss = super().step(closure)
         self._done.clear()
         return loss
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take a stored state over; codes stay codes, where torch would give them the parameter's type."""
-        super().load_state_dict(state_dict)
-        restore_types(self, state_dict)
 
     def _update(self, parameter: nn.Parameter, group: dict) -> None:
         if group["weight_decay"]:
@@ -185,7 +165,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
         mean, square = self._moments(state, gradient)
         mean.lerp_(gradient.to(mean.dtype), 1 - first)
         square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        if self.store is not None:  # what is used are the moments before they are quantized again
+        if self.store is not None:  # the update uses the moments from before they are quantized again
             self.store.write(state, "exp_avg", mean, True)
             self.store.write(state, "exp_avg_sq", square, False)
         correction = (1 - second ** state["step"]) ** 0.5
@@ -193,12 +173,11 @@ class GaLoreAdamW(torch.optim.Optimizer):
         return torch.div(mean, denominator, out=denominator).div_(1 - first ** state["step"]).to(gradient.dtype)
 
     def _moments(self, state: dict, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return both moments: the state's own tensors, or float32 copies of what is kept in 8 bits."""
+        """Return both moments: the state's own tensors, or float32 copies of the 8-bit moments."""
+        names = ("exp_avg", "exp_avg_sq")
         if self.store is not None:
-            return tuple(
-                self.store.read(state, name, gradient, name == "exp_avg") for name in ("exp_avg", "exp_avg_sq")
-            )
-        for name in ("exp_avg", "exp_avg_sq"):
+            return tuple(self.store.read(state, name, gradient, name == "exp_avg") for name in names)
+        for name in names:
             if name not in state:
                 state[name] = torch.zeros_like(gradient)
         return state["exp_avg"], state["exp_avg_sq"]
@@ -207,8 +186,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
 def _leading_vectors(gradient: torch.Tensor, rank: int, wide: bool) -> torch.Tensor:
     """Return the leading singular vectors of the shorter side, as columns (short side, rank), in the gradient's type."""
     left, _, right = torch.linalg.svd(gradient.float(), full_matrices=False)
-    kept = left[:, :rank] if wide else right[:rank].T
-    return kept.to(gradient.dtype).clone(memory_format=torch.contiguous_format)
+    leading = left[:, :rank] if wide else right[:rank].T
+    return leading.to(gradient.dtype).clone(memory_format=torch.contiguous_format)
 
 
 def _numbers(state: dict[str, Any]) -> dict[str, int]:

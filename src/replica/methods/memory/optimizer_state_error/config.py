@@ -9,7 +9,7 @@ from replica.methods.registry import MethodConfig, method
 
 @method("optimizer-state-error", version=1, changes=set())
 class StateErrorConfig(MethodConfig):
-    """What 8-bit codes would do to the states of the run's own 32-bit Adam, by code and block, after the last step."""
+    """Errors that 8-bit codes would make in the states of the run's own 32-bit Adam, by code and block, after the last step."""
 
-    blocks: list[int] = Field([2048, 256], description="blocks that are tried, besides the whole tensor")
+    blocks: list[int] = Field([2048, 256], description="sizes of blocks; the whole tensor as one block is measured too")
     smallest: int = Field(4096, ge=1, description="tensors of fewer values do not count")

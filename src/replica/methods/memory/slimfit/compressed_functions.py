@@ -1,6 +1,6 @@
 """Autograd functions whose forward is exact and whose backward reads quantised or pruned activations (SlimFit).
 
-Fixed point has no scale: `fraction` bits stand after the point, and values beyond the range are clipped.
+Fixed point has no scale: `fraction` bits follow the point, and values beyond the range are clipped.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class FourBitGELU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        """Compute exactly; keep what backward reads."""
+        """Compute exactly; save compressed activations."""
         ctx.save_for_backward(pack_four(x))
         ctx.shape = x.shape
         return functional.gelu(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        """Return the gradients, from what was kept."""
+        """Return the gradients, from the saved activations."""
         (packed,) = ctx.saved_tensors
         x = unpack_four(packed, ctx.shape, gradient.dtype)
         return torch.ops.aten.gelu_backward(gradient, x, approximate="none")
@@ -69,13 +69,13 @@ class QueryKeyProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        """Compute exactly; keep what backward reads."""
+        """Compute exactly; save compressed activations."""
         ctx.save_for_backward(to_fixed(query), to_fixed(key))
         return query @ key.transpose(-1, -2)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the gradients, from what was kept."""
+        """Return the gradients, from the saved activations."""
         query, key = ctx.saved_tensors
         of_query = gradient @ from_fixed(key, gradient.dtype)
         return of_query, gradient.transpose(-1, -2) @ from_fixed(query, gradient.dtype)
@@ -86,14 +86,14 @@ class SoftmaxValueProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Compute exactly; keep what backward reads."""
+        """Compute exactly; save compressed activations."""
         probabilities = torch.softmax(scores, -1)
         ctx.save_for_backward(to_unsigned(probabilities), to_fixed(value))
         return probabilities.to(value.dtype) @ value
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the gradients, from what was kept."""
+        """Return the gradients, from the saved activations."""
         codes, value = ctx.saved_tensors
         probabilities = from_unsigned(codes, gradient.dtype)
         of_value = probabilities.transpose(-1, -2) @ gradient
@@ -113,21 +113,21 @@ class PrunedNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, epsilon: float, density: float
     ) -> torch.Tensor:
-        """Compute exactly; keep what backward reads."""
+        """Compute exactly; save compressed activations."""
         variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
         deviation = torch.sqrt(variance + epsilon)
         normalised = (x - mean) / deviation
         flat = normalised.flatten()
-        kept = torch.topk(flat.abs(), max(1, int(density * flat.numel())), sorted=False).indices
-        ctx.save_for_backward(flat[kept], kept.to(torch.int32), deviation, weight)
+        places = torch.topk(flat.abs(), max(1, int(density * flat.numel())), sorted=False).indices
+        ctx.save_for_backward(flat[places], places.to(torch.int32), deviation, weight)
         return normalised * weight + bias
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients, from what was kept."""
-        values, kept, deviation, weight = ctx.saved_tensors
+        """Return the gradients, from the saved activations."""
+        values, places, deviation, weight = ctx.saved_tensors
         normalised = torch.zeros_like(gradient).flatten()
-        normalised[kept.long()] = values.to(gradient.dtype)
+        normalised[places.long()] = values.to(gradient.dtype)
         normalised = normalised.view(gradient.shape)
         weighted = gradient * weight
         of_input = weighted - weighted.mean(-1, keepdim=True)
@@ -140,17 +140,17 @@ class FixedPointProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """Compute exactly; keep what backward reads."""
+        """Compute exactly; save compressed activations."""
         trained = ctx.needs_input_grad[1]
         ctx.save_for_backward(weight, *([to_fixed(x)] if trained else []))
         return functional.linear(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients, from what was kept."""
-        weight, *kept = ctx.saved_tensors
+        """Return the gradients, from the saved activations."""
+        weight, *codes = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
-        of_weight = rows.t() @ from_fixed(kept[0], gradient.dtype).flatten(0, -2) if kept else None
+        of_weight = rows.t() @ from_fixed(codes[0], gradient.dtype).flatten(0, -2) if codes else None
         of_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
         return gradient @ weight.to(gradient.dtype), of_weight, of_bias
 

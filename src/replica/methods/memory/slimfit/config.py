@@ -9,11 +9,12 @@ from replica.methods.registry import MethodConfig, method
 
 @method("slimfit", version=1, changes={"structure", "optimizer"})
 class SlimFitConfig(MethodConfig):
-    """SlimFit (Ardakani et al. 2023): tensors that moved least are frozen each step; what backward reads is compressed."""
+    """SlimFit (Ardakani et al. 2023): tensors that moved least are frozen each step; the inputs of the backward pass are compressed."""
 
     rate: float = Field(0.9, ge=0, lt=1, description="share of the t tensors that is frozen at a time (floor(rate t))")
     compress: bool = Field(
-        True, description="keep what backward reads of GELU, attention and norms in 4 or 8 bits, or pruned"
+        True,
+        description="keep the activations that backward reads of GELU, attention and norms in 4 or 8 bits, or pruned",
     )
     norm_density: float = Field(
         0.1, gt=0, le=1, description="share of a frozen layer norm's normalised values that is kept"

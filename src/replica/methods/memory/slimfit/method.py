@@ -1,4 +1,4 @@
-"""SlimFit: the tensors that moved least are frozen at each step, and what backward reads is compressed."""
+"""SlimFit: the tensors that moved least are frozen at each step, and the activations that backward reads are compressed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.memory.slimfit.compressed_functions import SlimAttention, SlimGELU, SlimLinear, SlimNorm
 from replica.models import body, encoder_layers
@@ -59,11 +58,11 @@ class SlimFit(Method):
     keeps no input for it. Adam's moments exist for each tensor that was trained once.
     """
 
-    #: Layer and name of each tensor, as they stand in the history.
+    #: Layer and name of each tensor, as written in the history.
     _places: list[str] | None = None
 
     def prepare(self, model: Any, context: Context) -> None:
-        """Compress what backward keeps, draw the scores by the run's seed and freeze the first tensors."""
+        """Compress the saved activations, draw the scores by the run's seed and freeze the first tensors."""
         tensors = units(model)
         if self.config.compress:
             self._compress(model)
@@ -114,8 +113,8 @@ class SlimFit(Method):
     def _record(self, model: Any, trained: dict[int, str], scores: list[float], context: Context) -> None:
         """Keep for the history how far each tensor moved when last trained, and in how many steps it was trained so far.
 
-        `moved.<layer>.<tensor>` (its score, to four digits) and `trained.<layer>.<tensor>` stand from its first training on. What is
-        recorded is part of every checkpoint, so that the counts go on after a stop.
+        `moved.<layer>.<tensor>` (its score, to four digits) and `trained.<layer>.<tensor>` appear from its first training on. Recorded
+        values are part of every checkpoint, so that the counts go on after a stop.
         """
         if self._places is None:
             self._places = [".".join(place_in_layers(model, name)) for name in units(model)]
@@ -128,9 +127,9 @@ class SlimFit(Method):
         """Put the plain modules back and drop the state."""
         for layer in encoder_layers(model) if self.config.compress else ():
             for path, module in self._paths(model, layer).items():
-                _put(layer, path, module._replaced[0])
+                layer.set_submodule(path, module._replaced[0])
         for name, module in [(n, m) for n, m in model.named_modules() if isinstance(m, SlimNorm)]:
-            _put(model, name, module._replaced[0])
+            model.set_submodule(name, module._replaced[0])
         delattr(model, STATE)
         return model.train(model.training).requires_grad_(True)
 
@@ -141,9 +140,9 @@ class SlimFit(Method):
     def cost(self, model: Any, length: int = 128) -> dict[str, Any]:
         """Return how many tensors there are, how many are frozen, and bytes that a layer keeps for each token, by kind.
 
-        `static` is what GELU, both attention products, softmax, frozen norms and dropout masks keep; `dynamic` what each trained
-        tensor adds (the second feed-forward matrix keeps a quarter of its fourfold input, so that all add about the same).
-        `plain` is what a layer keeps without SlimFit, and `plain_static` the part of it that no trained matrix asks for.
+        `static`: the bytes of GELU, both attention products, softmax, frozen norms and dropout masks; `dynamic`: the bytes that each
+        trained tensor adds (the second feed-forward matrix keeps a quarter of its fourfold input, so that all add about the same);
+        `plain`: the bytes of a layer without SlimFit, and `plain_static` the part of them that no trained matrix needs.
         All in fp32, one byte for a value of a dropout mask, for one layer of BERT or ViT at `length` tokens.
         """
         settings = body(model).config
@@ -190,7 +189,7 @@ class SlimFit(Method):
     def _compress(self, model: Any) -> None:
         settings = body(model).config
         if settings.hidden_act != "gelu":
-            raise ConfigError(f"method 'slimfit': the activation is '{settings.hidden_act}'; its 4-bit form is GELU's")
+            self.fail(f"the activation is '{settings.hidden_act}'; its 4-bit form is GELU's")
         attention = architecture_of(model).attention
         start = f"{attention.module}."
         names = [path.removeprefix(start) for path in (attention.query, attention.key, attention.value)]
@@ -218,9 +217,4 @@ def _replace(root: nn.Module, path: str, old: nn.Module, new: nn.Module) -> None
     """Put `new` in the place of `old`, which it holds without registering it."""
     new._replaced = (old,)
     new.train(old.training)
-    _put(root, path, new)
-
-
-def _put(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
+    root.set_submodule(path, new)

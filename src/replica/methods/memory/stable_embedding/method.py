@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.memory.stable_embedding_layer import StableEmbedding
 
@@ -20,7 +19,7 @@ class Stable(Method):
 
     def prepare(self, model: Any, context: Context) -> None:
         """Put the norm in and, where words start anew, draw them by Xavier's uniform rule (the padding word is zero)."""
-        if "stable-embedding" in context.restored:
+        if self.name in context.restored:
             return
         self.restore(model)
         embedding = model.get_input_embeddings()
@@ -38,6 +37,6 @@ class Stable(Method):
         """Put the norm into the model; raises ConfigError for a model without a word embedding, or with this one already."""
         embedding = model.get_input_embeddings()
         if isinstance(embedding, StableEmbedding) or not isinstance(embedding, nn.Embedding):
-            what = "has one already" if isinstance(embedding, StableEmbedding) else "has no word embedding"
-            raise ConfigError(f"method 'stable-embedding': the model {what}")
+            stable = isinstance(embedding, StableEmbedding)
+            self.fail(f"the model {'has one already' if stable else 'has no word embedding'}")
         model.set_input_embeddings(StableEmbedding(embedding))

@@ -7,13 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.deft.config import DEFTConfig
 from replica.models import body, encoder_layers
+from replica.models.architectures import part_of, require
 
-#: Last parts of the names under which architectures keep the activation of a feed-forward block.
-ACTIVATIONS = ("intermediate_act_fn", "DenseReluDense.act", "activation_fn", "act_fn", "mlp.activation")
 #: Examples that are looked at together when the density is counted.
 _BATCH = 32
 #: Name under which a model owns the density that was counted.
@@ -39,18 +37,10 @@ class Seen:
 def activations(model: Any) -> list[nn.Module]:
     """Return the activation modules of the feed-forward blocks, layer by layer; of a gated block that of the activated branch.
 
-    Raises ConfigError for an architecture whose blocks have none, or more than one.
+    Raises ConfigError for an architecture whose blocks have no known activation.
     """
-    found = []
-    for layer in encoder_layers(model):
-        fitting = [m for name, m in layer.named_modules() if name.endswith(ACTIVATIONS) and "adapter" not in name]
-        if len(fitting) != 1:
-            kind = body(model).config.model_type
-            raise ConfigError(
-                f"method 'deft': a layer of architecture '{kind}' has {len(fitting)} known activations, not one"
-            )
-        found.append(fitting[0])
-    return found
+    path = require(model, "feed_forward.activation", method="deft").feed_forward.activation
+    return [part_of(layer, path) for layer in encoder_layers(model)]
 
 
 class DEFT(Method):

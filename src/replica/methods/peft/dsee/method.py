@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.dsee.sparse_update import (
     UPDATE,
@@ -22,8 +21,7 @@ from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.pruning.masks import MASK, add_mask, bake_mask, global_masks
 from replica.methods.pruning.removal import add_gate, cut_inputs, cut_outputs, keep_groups, kept_indices
 from replica.models import body, encoder_layers, fused
-
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra", "gpt2")
+from replica.models.architectures import architecture_of, part_of, require
 
 
 @dataclass(frozen=True)
@@ -258,10 +256,9 @@ class DSEE(Method):
         inner = body(model).config
         heads = len(kept) // (inner.hidden_size // inner.num_attention_heads)
         for layer in _layers(model):
-            if layer.output is consumer and inner.model_type == "gpt2":
-                layer.attention.num_heads, layer.attention.split_size = heads, len(kept)
-            elif layer.output is consumer:
-                layer.attention.num_attention_heads, layer.attention.all_head_size = heads, len(kept)
+            if layer.output is consumer:
+                for name, size in zip(architecture_of(model).attention.sizes, (heads, len(kept)), strict=True):
+                    setattr(layer.attention, name, size)
 
 
 @torch.no_grad()
@@ -282,32 +279,9 @@ def _inner_size(model: Any) -> int:
 
 def _layers(model: Any) -> list[_Layer]:
     """Return the linear layers of each transformer layer (GPT-2's are made such); raises ConfigError for an unknown architecture."""
-    kind = body(model).config.model_type
-    if kind not in ARCHITECTURES:
-        raise ConfigError(
-            f"method 'dsee': architecture '{kind}' is not supported; supported: {', '.join(ARCHITECTURES)}"
-        )
-    if kind == "gpt2":
+    row = require(model, "attention.sizes", method="dsee")
+    if not row.linear:
         fused.to_linear(model)
-        return [
-            _Layer(
-                layer.attn,
-                *(getattr(layer.attn.c_attn, name) for name in ("query", "key", "value")),
-                layer.attn.c_proj,
-                layer.mlp.c_fc,
-                layer.mlp.c_proj,
-            )
-            for layer in encoder_layers(model)
-        ]
-    return [
-        _Layer(
-            layer.attention.self,
-            layer.attention.self.query,
-            layer.attention.self.key,
-            layer.attention.self.value,
-            layer.attention.output.dense,
-            layer.intermediate.dense,
-            layer.output.dense,
-        )
-        for layer in encoder_layers(model)
-    ]
+    attention = (row.attention.query, row.attention.key, row.attention.value, row.attention.output)
+    paths = (row.attention.module, *attention, row.feed_forward.up[0], row.feed_forward.down)
+    return [_Layer(*(part_of(layer, path) for path in paths)) for layer in encoder_layers(model)]

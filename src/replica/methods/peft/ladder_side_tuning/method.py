@@ -13,9 +13,9 @@ from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.ladder_side_tuning.side_network import (
     SideStack,
+    check_architecture,
     fisher,
     prune_into,
-    shape_of,
     side_config,
     squares,
     stacks_of,
@@ -169,14 +169,14 @@ class LadderSideTuning(Method):
 
     def restore(self, model: Any) -> None:
         """Put side networks with their hooks into the model; raises ConfigError for layers or widths that do not fit."""
-        shape, stacks = shape_of(model), stacks_of(model)
+        row, stacks = check_architecture(model), stacks_of(model)
         memory = len(stacks) > 1
         for number, (stack, layers) in enumerate(stacks):
             kept = self.kept(len(layers))
             config = side_config(stack.config, self.config.reduction, len(kept))
             with torch.device(next(model.parameters()).device):
                 last = number == len(stacks) - 1
-                side = SideStack(stack, shape, kept, len(layers), config, self.config, up=last)
+                side = SideStack(stack, row, kept, len(layers), config, self.config, up=last)
             recorder = Recorder()
             if memory and last:
                 stack.register_forward_pre_hook(Descend(recorder), with_kwargs=True)
@@ -206,34 +206,36 @@ class LadderSideTuning(Method):
     def expected(self, model: Any) -> dict[str, float]:
         """Count by the formulas: blocks of width d / r, projections d x d / r with a bias, norms, gates, and what is trained besides."""
         config, r = body(model).config, self.config.reduction
-        kind, d, biased = config.model_type, config.hidden_size, shape_of(model).biased
+        row, d = check_architecture(model), config.hidden_size
         s = d // r
         total = s * d + d  # the up-projection
         for number, (_, layers) in enumerate(stacks_of(model)):
             rungs = len(self.kept(len(layers)))
-            total += (rungs + 1) * (d * s + s) + len(layers) + rungs * _block(config, kind, s, r, decoder=number == 1)
-            if biased:
+            total += (
+                (rungs + 1) * (d * s + s) + len(layers) + rungs * _block(config, row.family, s, r, decoder=number == 1)
+            )
+            if row.shared_bias:
                 total += config.relative_attention_num_buckets * config.num_heads + s
-            elif kind == "opt" and config.do_layer_norm_before:
+            elif row.family == "opt" and config.do_layer_norm_before:
                 total += 2 * s
-            elif kind == "llama":
+            elif row.family == "llama":
                 total += s
         return {"trainable_parameters": total + count(also_trained(model, self.config))}
 
 
-def _block(config: Any, kind: str, s: int, r: int, decoder: bool) -> int:
+def _block(config: Any, family: str, s: int, r: int, decoder: bool) -> int:
     """Return the parameters of one side block of width s."""
-    if kind in ("t5", "mt5", "clip-t5"):
+    if family == "t5":
         inner, wide = config.num_heads * (config.d_kv // r), config.d_ff // r
         attentions = 2 if decoder else 1
         matrices = 3 if config.is_gated_act else 2
         return attentions * (4 * s * inner + s) + matrices * s * wide + s
-    if kind == "llama":
+    if family == "llama":
         head = config.head_dim // r
         kept = config.num_attention_heads + config.num_key_value_heads
         return 2 * s * kept * head + 3 * s * (config.intermediate_size // r) + 2 * s
-    if kind in ("bart", "clip-bart"):
+    if family == "bart":
         attentions, wide = (2, config.decoder_ffn_dim) if decoder else (1, config.encoder_ffn_dim)
     else:
-        attentions, wide = 1, config.ffn_dim if kind == "opt" else config.intermediate_size
+        attentions, wide = 1, config.ffn_dim if family == "opt" else config.intermediate_size
     return attentions * (4 * (s * s + s) + 2 * s) + (2 * s + 1) * (wide // r) + s + 2 * s

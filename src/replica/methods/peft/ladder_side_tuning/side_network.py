@@ -6,7 +6,7 @@ The blocks can start as the backbone's own, structurally pruned to the side netw
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from replica.errors import ConfigError
 from replica.methods.base import Context
 from replica.models import body
+from replica.models.architectures import Architecture, Attention, part_of, require, ups
 from replica.models.vision_language import SEEN
 from replica.models.vision_language_t5 import joint_bias
 
@@ -24,61 +25,21 @@ from replica.models.vision_language_t5 import joint_bias
 Importance = Callable[[nn.Module], torch.Tensor]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Where an architecture keeps what a ladder needs.
-
-    `stacks`: paths from the body to the modules whose output is replaced ("" is the body). `layers`, `norm`: paths from such a
-    module to its list of layers and to the norm that closes it (none after layers that end in a norm). `biased`: a stack's first
-    attention has a table of relative positions, whose biases all its layers share.
-    """
-
-    stacks: tuple[str, ...]
-    layers: str
-    norm: str | None = None
-    rotary: bool = False
-    biased: bool = False
-
-
-_BERT = Shape(("",), "encoder.layer")
-_T5 = Shape(("encoder", "decoder"), "block", "final_layer_norm", biased=True)
-_BART = Shape(("encoder", "decoder"), "layers")
-SHAPES = {
-    "bert": _BERT,
-    "roberta": _BERT,
-    "xlm-roberta": _BERT,
-    "electra": _BERT,
-    "t5": _T5,
-    "mt5": _T5,
-    "clip-t5": _T5,
-    "bart": _BART,
-    "clip-bart": _BART,
-    "opt": Shape(("decoder",), "layers", "final_layer_norm"),
-    "llama": Shape(("",), "layers", "norm", rotary=True),
-}
-
-
-def shape_of(model: Any) -> Shape:
-    """Return the model's shape; raises ConfigError for an architecture that no ladder is known for."""
-    config = body(model).config
-    if config.model_type not in SHAPES:
-        raise ConfigError(
-            f"method 'ladder-side-tuning': architecture '{config.model_type}' is not supported; "
-            f"supported: {', '.join(SHAPES)}"
-        )
+def check_architecture(model: Any) -> Architecture:
+    """Return the row of the model's architecture; raises ConfigError where no ladder is known for it."""
+    row, config = require(model, like="bert t5 bart opt llama", method="ladder-side-tuning"), body(model).config
     if getattr(config, "word_embed_proj_dim", config.hidden_size) != config.hidden_size:
         raise ConfigError(
             f"method 'ladder-side-tuning': word embeddings of width {config.word_embed_proj_dim} in a model of width "
             f"{config.hidden_size} are not supported"
         )
-    return SHAPES[config.model_type]
+    return row
 
 
 def stacks_of(model: Any) -> list[tuple[nn.Module, nn.ModuleList]]:
     """Return the modules whose output a ladder replaces, each with its list of layers (of T5 and BART: encoder, decoder)."""
-    shape, inner = shape_of(model), body(model)
-    found = [inner.get_submodule(path) for path in shape.stacks]
-    return [(stack, stack.get_submodule(shape.layers)) for stack in found]
+    row, inner = check_architecture(model), body(model)
+    return [(inner.get_submodule(stack.module), inner.get_submodule(stack.path)) for stack in row.stacks]
 
 
 def side_config(config: Any, reduction: int, layers: int) -> Any:
@@ -144,19 +105,20 @@ class SideStack(nn.Module):
     """
 
     def __init__(
-        self, stack: nn.Module, shape: Shape, kept: list[int], depth: int, config: Any, options: Any, up: bool
+        self, stack: nn.Module, row: Architecture, kept: list[int], depth: int, config: Any, options: Any, up: bool
     ):
         super().__init__()
         width, narrow = stack.config.hidden_size, config.hidden_size
         source = type(stack)(config)
-        blocks = source.get_submodule(shape.layers)
-        self.kept, self.temperature, self.biased = list(kept), options.temperature, shape.biased
-        self.config = stack.config
+        parts = row.stacks[0]  # a decoder names its parts as its encoder does
+        blocks = part_of(source, parts.layers)
+        self.kept, self.temperature, self.biased = list(kept), options.temperature, row.shared_bias
+        self.config, self.attention = stack.config, row.attention.module
         self.first = nn.Linear(width, narrow)
         self.gates = nn.Parameter(torch.zeros(depth))
         self.blocks = nn.ModuleList(Rung(nn.Linear(width, narrow), block) for block in blocks)
-        self.norm = None if shape.norm is None else source.get_submodule(shape.norm)
-        self.rotary = source.rotary_emb if shape.rotary else None
+        self.norm = part_of(source, parts.norm) if parts.norm else None
+        self.rotary = source.rotary_emb if row.rotary else None
         self.dropout = nn.Dropout(_dropout(config))
         self.up = nn.Linear(narrow, width) if up else None
         self.train(stack.training)
@@ -187,7 +149,7 @@ class SideStack(nn.Module):
                 config=self.config, inputs_embeds=hidden, attention_mask=memory_mask, encoder_hidden_states=memory
             )
         if self.biased:  # the first block's table serves all
-            attention, words = self.blocks[0].block.layer[0].SelfAttention, taps[self.kept[0]].shape[1]
+            attention, words = part_of(self.blocks[0].block, self.attention), taps[self.kept[0]].shape[1]
             given["position_bias"] = joint_bias(attention, words, length)
         for index, rung in zip(self.kept, self.blocks, strict=True):
             share = torch.sigmoid(self.gates[index] / self.temperature)
@@ -226,38 +188,19 @@ class Sublayer:
     memory: bool = False
 
 
-def _t5(decoder: bool, gated: bool) -> list[Sublayer]:
-    def attention(at: str, name: str, memory: bool) -> Sublayer:
-        read = tuple(f"{at}.{name}.{key}" for key in "qkv")
-        return Sublayer(read, f"{at}.{name}.o", norm=f"{at}.layer_norm", heads=True, memory=memory)
+def _sublayers(row: Architecture, layer: nn.Module, decoder: bool, config: Any) -> list[Sublayer]:
+    """Return the sublayers of a layer in order; with `decoder` cross-attention too."""
+    first = getattr(config, row.norm_first) if isinstance(row.norm_first, str) else row.norm_first
 
-    found = [attention("layer.0", "SelfAttention", False)]
-    if decoder:
-        found.append(attention("layer.1", "EncDecAttention", True))
-    last = f"layer.{len(found)}"
-    read = tuple(f"{last}.DenseReluDense.{name}" for name in (("wi_0", "wi_1") if gated else ("wi",)))
-    return [*found, Sublayer(read, f"{last}.DenseReluDense.wo", norm=f"{last}.layer_norm")]
+    def sublayer(read: Sequence[str], write: str, norm: str, **more: bool) -> Sublayer:
+        return Sublayer(tuple(read), write, norm=norm if first else None, after=None if first else norm, **more)
 
+    def attention(part: Attention, memory: bool) -> Sublayer:
+        return sublayer((part.query, part.key, part.value), part.output, part.norm, heads=True, memory=memory)
 
-def _separate(decoder: bool, before: bool) -> list[Sublayer]:
-    """Layers of OPT and BART; a `decoder` looks at an encoder as well."""
-    side = "norm" if before else "after"
-
-    def attention(name: str, memory: bool) -> Sublayer:
-        read = tuple(f"{name}.{key}_proj" for key in "qkv")
-        norm = {side: f"{name}_layer_norm"}
-        return Sublayer(read, f"{name}.out_proj", heads=True, memory=memory, **norm)
-
-    looking = [attention("encoder_attn", True)] if decoder else []
-    return [attention("self_attn", False), *looking, Sublayer(("fc1",), "fc2", **{side: "final_layer_norm"})]
-
-
-def _bert() -> list[Sublayer]:
-    read = tuple(f"attention.self.{name}" for name in ("query", "key", "value"))
-    return [
-        Sublayer(read, "attention.output.dense", after="attention.output.LayerNorm", heads=True),
-        Sublayer(("intermediate.dense",), "output.dense", after="output.LayerNorm"),
-    ]
+    cross = [attention(row.cross_attention, True)] if decoder else []
+    feed_forward = sublayer(ups(layer, row), row.feed_forward.down, row.feed_forward.norm)
+    return [attention(row.attention, False), *cross, feed_forward]
 
 
 def squares(module: nn.Module) -> torch.Tensor:
@@ -307,10 +250,10 @@ def prune_into(
     and biases are cut to the rows kept, tables of relative positions are copied. Raises ConfigError for LLaMA, whose rotated pairs of rows
     cannot be chosen one by one, and whose heads may share keys.
     """
-    inner = body(model)
+    inner, row = body(model), check_architecture(model)
     config = inner.config
-    if config.model_type == "llama":
-        raise ConfigError("method 'ladder-side-tuning': start 'pruned' is not known for llama; use start: random")
+    if row.rotary:
+        raise ConfigError(f"method 'ladder-side-tuning': start 'pruned' is not known for {row.name}; use start: random")
     words = importance(inner.get_input_embeddings())
     memory: torch.Tensor | None = None
     for number, ((stack, layers), side) in enumerate(zip(stacks_of(model), sides, strict=True)):
@@ -318,18 +261,13 @@ def prune_into(
         rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
         rungs = dict(zip(side.kept, side.blocks, strict=True))
         heads = heads_of(config, number == 1) if within_heads else 1
-        if shape_of(model).biased:
-            plan = _t5(number == 1, config.is_gated_act)
-        elif config.model_type in ("opt", "bart", "clip-bart"):
-            plan = _separate(number == 1, getattr(config, "do_layer_norm_before", False))
-        else:
-            plan = _bert()
+        sublayers = _sublayers(row, layers[0], number == 1, config)
         for index, layer in enumerate(layers):
             target = rungs[index].block if index in rungs else None
-            for sublayer in plan:
+            for sublayer in sublayers:
                 rows = _prune(layer, target, sublayer, rows, memory, heads, width, importance)
         if side.norm is not None:
-            _copy_vectors(_closing_norm(stack), side.norm, rows)
+            _copy_vectors(part_of(stack, row.stacks[0].norm), side.norm, rows)
         tables = [m for m in layers.modules() if isinstance(m, nn.Embedding)]
         for source, table in zip(
             tables, (m for m in side.blocks.modules() if isinstance(m, nn.Embedding)), strict=True
@@ -350,8 +288,8 @@ def _prune(
     importance: Importance,
 ) -> torch.Tensor:
     """Prune one sublayer into the target block (if it is kept) and return the rows of the hidden state that it leaves."""
-    read = [layer.get_submodule(name) for name in sublayer.read]
-    write = layer.get_submodule(sublayer.write)
+    read = [part_of(layer, name) for name in sublayer.read]
+    write = part_of(layer, sublayer.write)
     columns = [memory if sublayer.memory and position else rows for position in range(len(read))]
     score = torch.ones(())
     for linear, kept in zip(read, columns, strict=True):
@@ -363,11 +301,11 @@ def _prune(
     outside = _largest(importance(write)[:, inside].sum(1), width)
     if target is not None:
         for name, linear, kept in zip(sublayer.read, read, columns, strict=True):
-            _copy(linear, target.get_submodule(name), inside, kept)
-        _copy(write, target.get_submodule(sublayer.write), outside, inside)
+            _copy(linear, part_of(target, name), inside, kept)
+        _copy(write, part_of(target, sublayer.write), outside, inside)
         for name, kept in ((sublayer.norm, rows), (sublayer.after, outside)):
             if name is not None:
-                _copy_vectors(layer.get_submodule(name), target.get_submodule(name), kept)
+                _copy_vectors(part_of(layer, name), part_of(target, name), kept)
     return outside
 
 
@@ -391,7 +329,3 @@ def _copy(source: nn.Linear, target: nn.Linear, rows: torch.Tensor, columns: tor
 def _copy_vectors(source: nn.Module, target: nn.Module, rows: torch.Tensor) -> None:
     for name, parameter in target.named_parameters(recurse=False):
         parameter.copy_(getattr(source, name)[rows])
-
-
-def _closing_norm(stack: nn.Module) -> nn.Module:
-    return stack.final_layer_norm

@@ -11,11 +11,11 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.mixture_of_domain_adapters.config import MixtureConfig
 from replica.methods.peft.trainable import also_trained, train_only
 from replica.models import body, encoder_layers
+from replica.models.architectures import require
 
 #: Name under which a feed-forward output layer owns its mixture.
 MIXTURE = "mixture"
 #: Architectures whose layers keep their parts under BERT's names.
-ARCHITECTURES = ("bert", "roberta", "xlm-roberta", "electra")
 #: What a body reads of a batch.
 _READ = ("input_ids", "attention_mask", "token_type_ids")
 #: Width inside the released gate.
@@ -148,9 +148,8 @@ class MixtureOfDomainAdapters(Method):
 
     def restore(self, model: Any) -> None:
         """Put the mixtures into the model; raises ConfigError for another architecture, or layers that are not there."""
-        config, inner = self.config, body(model).config
-        if inner.model_type not in ARCHITECTURES:
-            self.fail(f"architecture '{inner.model_type}' is not supported; supported: {', '.join(ARCHITECTURES)}")
+        config = self.config
+        require(model, like="bert", method=self.name)
         if config.which >= config.adapters:
             self.fail(f"which {config.which} is not one of {config.adapters} adapters, counted from 0")
         layers = encoder_layers(model)

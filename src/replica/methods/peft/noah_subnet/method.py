@@ -12,6 +12,7 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body, encoder_layers
+from replica.models.architectures import part_of, require
 
 #: Name under which each transformer layer owns its modules.
 NAME = "noah"
@@ -92,8 +93,7 @@ class NOAHSubnet(Method):
     def restore(self, model: Any) -> None:
         """Put modules with zero weights and their hooks in; raises ConfigError for other architectures and other depths."""
         config, inner = self.config, body(model)
-        if inner.config.model_type != "vit":
-            self.fail(f"architecture '{inner.config.model_type}' is not supported; vit is")
+        attention = require(model, like="vit", method=self.name).attention
         layers = encoder_layers(model)
         for field in ("prompts", "lora", "adapters"):
             sizes = getattr(config, field)
@@ -106,8 +106,8 @@ class NOAHSubnet(Method):
             layer.add_module(NAME, own)
             layer.register_forward_pre_hook(_exchange_prompts(own, before))
             if own.lora_a is not None:
-                for part, name in enumerate(("q_proj", "k_proj", "v_proj")):
-                    getattr(layer.attention, name).register_forward_hook(_add_lora(own, part))
+                for part, path in enumerate((attention.query, attention.key, attention.value)):
+                    part_of(layer, path).register_forward_hook(_add_lora(own, part))
             if own.down is not None:
                 layer.mlp.register_forward_hook(_through_adapter(own))
             before = sizes[0]

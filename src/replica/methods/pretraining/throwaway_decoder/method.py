@@ -9,7 +9,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.models.bert.modeling_bert import BertLayer
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pretraining.throwaway_decoder.config import ThrowawayDecoderConfig
 from replica.models import body
@@ -24,23 +23,23 @@ IGNORED = -100
 class Decoder(nn.Module):
     """Blocks over the encoder's states whose keys are all positions but the masked ones that are not yet re-admitted.
 
-    `given` holds the mask and the labels of the batch that is run.
+    `mask_and_labels` are those of the batch that is run.
     """
 
     def __init__(self, config: ThrowawayDecoderConfig, model_config: Any):
         super().__init__()
         self.config = config
         self.blocks = nn.ModuleList(BertLayer(model_config) for _ in range(config.blocks))
-        self.given: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        self.mask_and_labels: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
         self.handles: list[Any] = []
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Map the encoder's states (batch, length, width) to what the vocabulary head reads, of the same shape.
+        """Map the encoder's states (batch, length, width) to the vocabulary head's input, of the same shape.
 
         While training a position's vector is the encoder's own or the decoder's, by chance; in eval mode it is the decoder's and
         every block looks at all positions.
         """
-        mask, labels = self.given
+        mask, labels = self.mask_and_labels
         seen = torch.ones(states.shape[:2], dtype=torch.bool, device=states.device) if mask is None else mask.bool()
         hidden = torch.zeros_like(seen) if labels is None or not self.training else labels != IGNORED
         chance = torch.rand(seen.shape, device=states.device)
@@ -68,10 +67,7 @@ class ThrowawayDecoder(Method):
         """Put the decoder in, drawn by the run's seed; raises ConfigError for a model without BERT's head of masked words."""
         inner, head = body(model), getattr(model, "cls", None)
         if architecture_of(model).family != "bert" or head is None or not hasattr(head, "predictions"):
-            raise ConfigError(
-                f"method 'throwaway-decoder': {type(model).__name__} is not BERT with a head of masked words; "
-                "use it with a task of kind mlm"
-            )
+            self.fail(f"{type(model).__name__} is not BERT with a head of masked words; use it with a task of kind mlm")
         device = next(model.parameters()).device
         with torch.device(device):
             decoder = Decoder(self.config, inner.config)
@@ -81,7 +77,7 @@ class ThrowawayDecoder(Method):
         inner.add_module(NAME, decoder)
 
         def note(_model: nn.Module, _args: tuple, kwargs: dict[str, Any]) -> None:
-            decoder.given = (kwargs.get("attention_mask"), kwargs.get("labels"))
+            decoder.mask_and_labels = (kwargs.get("attention_mask"), kwargs.get("labels"))
 
         def decode(_head: nn.Module, args: tuple) -> tuple:
             return (decoder(args[0]), *args[1:])

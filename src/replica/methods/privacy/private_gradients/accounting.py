@@ -1,4 +1,4 @@
-"""What noise buys: epsilon of a run, and the noise for an epsilon, by opacus' accountants."""
+"""Epsilon of a run from its noise, and the noise for an epsilon, by opacus' accountants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from replica.errors import ConfigError
 
 ACCOUNTANTS = ("prv", "rdp")
-#: Above this the bound of `rdp` stands for `prv`'s, whose grid would take gigabytes: nothing is private there.
+#: Above this epsilon the bound of `rdp` is returned for `prv` too, whose grid would take gigabytes; such a run is not private.
 _HUGE = 50.0
 
 

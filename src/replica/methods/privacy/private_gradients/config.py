@@ -31,7 +31,7 @@ class PrivateGradientsConfig(MethodConfig):
     )
     accountant: Literal["prv", "rdp"] = Field(
         "prv",
-        description="who finds the noise and says epsilon: privacy random variables, or Renyi divergences (moments)",
+        description="accountant of noise and epsilon: privacy random variables, or Renyi divergences (moments)",
     )
     batch: int | None = Field(
         None,

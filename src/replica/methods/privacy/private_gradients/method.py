@@ -9,33 +9,33 @@ import torch
 import torch.nn.attention
 from torch import nn
 
-from replica.config.heads import DECODERS
-from replica.errors import ConfigError
-from replica.methods.base import NOT_MODEL_INPUTS, Context, Method
+from replica.methods.base import Context, Method
 from replica.methods.privacy.private_gradients.accounting import ACCOUNTANTS, find_noise, spent
 from replica.methods.privacy.private_gradients.carriers import Carriers, find_carriers, gradient_shapes, reparametrised
 from replica.methods.privacy.private_gradients.config import PrivateGradientsConfig
 from replica.methods.privacy.private_gradients.poisson_sampler import PoissonSampler
+from replica.models.auto_classes import DECODERS
+from replica.tasks.kinds.kind import model_inputs
 
-#: What a masked place adds to a score; far below any score, and finite in bfloat16.
+#: Added to the scores of masked places: far below any score, and finite in bfloat16.
 _MASKED = -1e30
 
 
 class PrivateGradients(Method):
     """g = (sum_i g_i min(1, C / |g_i|) + sigma C N(0, 1)) / B (Yu et al. 2022, Section 3; Abadi et al. 2016, Algorithm 1).
 
-    The norm of g_i is over all trained tensors jointly. Works with any method that decides what is trained. Where a batch is computed in
+    The norm of g_i is over all trained tensors jointly. Any method may choose the trained tensors. Where a batch is computed in
     parts, by one process or several, their clipped gradients are summed, and the noise comes once, on the sum; it is divided by the
     nominal B, however many examples were drawn. Single examples' gradients do not leave `clipped_sum`. The run's clipping of the
-    gradient's norm has nothing to act on. The noise depends on seed and step, so that a resumed run draws the same: who knows the seed
+    gradient's norm has no effect. The noise depends on seed and step, so that a resumed run draws the same: who knows the seed
     can take it away. Training losses in the history are not private.
 
     With `rank` an example's gradient is that of a step's low-rank carriers of each matrix (`Carriers`): their joint norm, with that of
-    what has none, is clipped, the noise comes on them, and the step's gradient is made of their noisy mean.
+    the other tensors, is clipped, the noise is added to them, and the step's gradient is rebuilt from their noisy mean.
     """
 
     config: PrivateGradientsConfig
-    #: Sum of the clipped gradients of the step so far, by place among what is differentiated.
+    #: Sum of the clipped gradients of the step so far, in the order of `Carriers.tensors`.
     _sum: list[torch.Tensor] | None = None
     #: The carriers, and the step that they are of.
     _carriers: tuple[int, Carriers] = (-1, Carriers({}))
@@ -50,14 +50,12 @@ class PrivateGradients(Method):
         """Settle the batch and the noise; raises ConfigError for a batch that is not the run's, or a budget without data."""
         self.batch = self.config.batch or context.batch_size or None
         if self.config.batch and context.batch_size and self.config.batch != context.batch_size:
-            raise ConfigError(
-                f"method 'private-gradients': batch {self.config.batch} is not the run's batch_size {context.batch_size}; leave it out"
-            )
+            self.fail(f"batch {self.config.batch} is not the run's batch_size {context.batch_size}; leave it out")
         if self.batch is None:
-            raise ConfigError("method 'private-gradients': give `batch` where there is no run to take it from")
+            self.fail("give `batch` where there is no run to take it from")
         if self.config.epsilon is not None and self.sigma is None:
             if not context.rows:
-                raise ConfigError("method 'private-gradients': `epsilon` needs a run with data; give `noise` here")
+                self.fail("`epsilon` needs a run with data; give `noise` here")
             self.sigma = find_noise(
                 self.config.epsilon, self.config.delta, self._rate(context), context.total_steps, self.config.accountant
             )
@@ -73,8 +71,8 @@ class PrivateGradients(Method):
         """Return the carriers of the context's step, the same in every process and part of it; without `rank` there are none."""
         if self.config.rank is not None and self._carriers[0] != context.step:
             seeds = self.generator(context.seed, context.step, stream=1)
-            found = find_carriers(trained, self._start, self.config.rank, self.config.power_iterations, seeds)
-            self._carriers = (context.step, found)
+            carriers = find_carriers(trained, self._start, self.config.rank, self.config.power_iterations, seeds)
+            self._carriers = (context.step, carriers)
         return self._carriers[1]
 
     def _rate(self, context: Context) -> float:
@@ -85,37 +83,29 @@ class PrivateGradients(Method):
         if self.config.sampling == "shuffled":
             return None
         if batch_size != self.batch:
-            raise ConfigError(
-                "method 'private-gradients': Poisson sampling draws a logical batch at once: use accumulate: 1 (`chunk` says how many "
-                "examples are computed at a time)"
+            self.fail(
+                "Poisson sampling draws a logical batch at once: use accumulate: 1 (`chunk` limits the examples in memory)"
             )
         return PoissonSampler(rows, batch_size, seed, followers)
 
     def loss(self, model: Any, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Add the clipped gradients of the batch's examples to the step's sum; return the mean loss, which has a gradient of zero."""
         numbers = batch.get("example_id")
-        rows = {key: value for key, value in batch.items() if key not in NOT_MODEL_INPUTS}
+        rows = model_inputs(batch, answers=True)
         if numbers is not None and bool((numbers < 0).any()):
             rows = {key: value[numbers >= 0] for key, value in rows.items()}
         trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        nothing = sum(0.0 * p.sum() for p in trained.values())
+        zero = sum(0.0 * p.sum() for p in trained.values())
         if not len(next(iter(rows.values()))):
-            return nothing
+            return zero
         config = self.config
-        total, losses = clipped_sum(
-            model,
-            rows,
-            context,
-            trained,
-            config.clip,
-            config.chunk if config.vectorised else 0,
-            self.carriers(trained, context),
-        )
+        chunk, carriers = config.chunk if config.vectorised else 0, self.carriers(trained, context)
+        total, losses = clipped_sum(model, rows, context, trained, config.clip, chunk, carriers)
         if self._sum is None:
             self._sum = total
         else:
             torch._foreach_add_(self._sum, total)
-        return losses.mean() + nothing
+        return losses.mean() + zero
 
     def on_gradients(self, model: Any, context: Context) -> None:
         """Make the step's gradient: (the sum over all processes + noise of standard deviation sigma C) / B."""
@@ -150,17 +140,17 @@ class PrivateGradients(Method):
         return self.sigma * self.config.clip / self.batch
 
     def reported(self, model: Any, context: Context) -> dict[str, float | int | str]:
-        """Return the budget that the run has spent, by both accountants, and what it follows from.
+        """Return the budget that the run has spent, by both accountants, and the settings that it follows from.
 
         epsilon (by the configured accountant), epsilon_prv, epsilon_rdp, delta, noise_multiplier, sample_rate, steps; `stated` in words.
         """
         rate, steps = self._rate(context), context.total_steps
-        found = {name: spent(self.sigma, rate, steps, self.config.delta, name) for name in ACCOUNTANTS}
-        epsilon, which = found[self.config.accountant], self.config.accountant
+        epsilons = {name: spent(self.sigma, rate, steps, self.config.delta, name) for name in ACCOUNTANTS}
+        epsilon, which = epsilons[self.config.accountant], self.config.accountant
         other = "" if self.config.sampling == "poisson" else ", as if batches had been drawn by Poisson sampling"
         return {
             "epsilon": epsilon,
-            **{f"epsilon_{name}": value for name, value in found.items()},
+            **{f"epsilon_{name}": value for name, value in epsilons.items()},
             "delta": self.config.delta,
             "noise_multiplier": self.sigma,
             "clip": self.config.clip,
@@ -170,7 +160,7 @@ class PrivateGradients(Method):
         }
 
     def cost(self, model: Any) -> dict[str, float]:
-        """Return what one step's noise measures on the tensors of an example's gradient, all of zeros.
+        """Return the size of one step's noise on the tensors of an example's gradient, all of zeros.
 
         noise_std (of all coordinates), noise_norm (of all tensors jointly), trained (coordinates; with `rank` of the carriers).
         """
@@ -210,8 +200,8 @@ def clipped_sum(
         with torch.autocast(loss.device.type, enabled=False):  # the bound holds to float32
             squares = sum(g.flatten(1).float().square().sum(1) for g in gradients)
             factor = torch.clamp(clip / squares.sqrt(), max=1.0)
-            for kept, gradient in zip(total, gradients, strict=True):
-                kept.add_(torch.einsum("b,b...->...", factor, gradient.float()))
+            for running, gradient in zip(total, gradients, strict=True):
+                running.add_(torch.einsum("b,b...->...", factor, gradient.float()))
         losses.append(loss.detach())
     return total, torch.cat(losses)
 
@@ -249,9 +239,8 @@ def _many(
         return torch.func.functional_call(model, carriers.weights(values, trained), (), inputs).loss
 
     single = torch.func.vmap(torch.func.grad_and_value(one), in_dims=(None, 0), randomness="different")
-    with torch.nn.attention.sdpa_kernel(
-        torch.nn.attention.SDPBackend.MATH
-    ):  # fused kernels would run example by example
+    # Fused kernels would run example by example.
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         gradients, losses = single(values, _without_a_look(rows, context))
     return [gradients[name] for name in values], losses
 
@@ -259,7 +248,7 @@ def _many(
 def _without_a_look(rows: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
     """Return the rows with a mask of attention that no model looks into, which one pass for all examples does not allow.
 
-    What may be read is given as numbers to add to the scores, (rows, 1, 1, length), of a decoder (rows, 1, length, length), since a
+    The mask is returned as numbers to add to the scores, (rows, 1, 1, length), of a decoder (rows, 1, length, length), since a
     word there sees none that comes after it. A decoder without a mask would look for padding itself.
     """
     mask = rows.get("attention_mask")

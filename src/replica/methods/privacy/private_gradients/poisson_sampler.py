@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 class PoissonSampler(Sampler[list[int]]):
     """A batch sampler: each of `rows` examples is in a batch with chance batch_size / rows, so that a batch may be empty.
 
-    An epoch has as many batches as if they were of `batch_size`. Seed and epoch decide what is drawn, and nothing else does.
+    An epoch has as many batches as if they were of `batch_size`. Only seed and epoch decide the draws.
     """
 
     def __init__(self, rows: int, batch_size: int, seed: int = 0, followers: list[Any] | None = None):

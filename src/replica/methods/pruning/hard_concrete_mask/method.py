@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pruning.hard_concrete_mask.config import HardConcreteMaskConfig
-from replica.methods.pruning.masks import MASK, maskable_linears
+from replica.methods.pruning.masks import MASK, lowest, maskable_linears
 
 SCORE = "mask_score"
 
@@ -112,11 +112,10 @@ class HardConcreteMask(Method):
         layers = _gated(model)
         if not layers:
             return model
-        scores = torch.cat([getattr(layer, SCORE).flatten() for layer in layers])
-        gone = torch.zeros_like(scores, dtype=torch.bool)
-        gone[scores.topk(round(self.config.sparsity * scores.numel()), largest=False).indices] = True
-        for layer, part in zip(layers, gone.split([layer.weight.numel() for layer in layers]), strict=True):
-            layer.weight.masked_fill_(part.view(layer.weight.shape), 0.0)
+        scores = [getattr(layer, SCORE) for layer in layers]
+        count = round(self.config.sparsity * sum(score.numel() for score in scores))
+        for layer, pruned in zip(layers, lowest(scores, count), strict=True):
+            layer.weight.masked_fill_(pruned, 0.0)
             delattr(layer, SCORE)
             del layer.gate
             layer.__class__ = nn.Linear
@@ -127,7 +126,7 @@ class HardConcreteMask(Method):
         return {"trainable_parameters": sum(layer.weight.numel() for layer in _gated(model))}
 
     def cost(self, model: PreTrainedModel) -> dict[str, Any]:
-        """Return what the instantiated gates are, read off a small layer's gates and scores, prepared as the model's are.
+        """Return properties of the gates, read off a small layer that is prepared as the model's are.
 
         `scores` (one per weight); `lower`, `upper`: the stretched gate's limits as the score falls and rises without bound; `temperature`:
         the slope of log alpha against the logit of a sampled gate at u = 1/2; `initial_score`, `initial_gate` (evaluation) and

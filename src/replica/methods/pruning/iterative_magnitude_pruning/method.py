@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,11 +13,46 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pruning.iterative_magnitude_pruning.config import IterativeMagnitudePruningConfig
-from replica.methods.pruning.iterative_magnitude_pruning.rounds import Rounds, rounds_to
-from replica.methods.pruning.masks import MASK, maskable_layers
+from replica.methods.pruning.masks import MASK, lowest, maskable_layers, masked_layers, register_mask
 
-#: The module that holds the weights which every round starts from, and the optima of earlier rounds.
-KEPT = "iterative_pruning"
+#: Submodule with the weights that every round starts from and the optima of earlier rounds.
+SAVED = "iterative_pruning"
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Train, prune `rate` of the weights that are left, start again: `rounds` times (Frankle and Carbin 2019, section 2).
+
+    A round is one training and the cut after it, so that `rounds` trainings lead to the last mask and one more trains its ticket.
+    """
+
+    rate: float = 0.2
+    rounds: int = 11
+
+    def sparsity(self, number: int) -> float:
+        """Return the sparsity after round `number` (0: dense), 1 - (1 - rate)^number."""
+        return 1 - (1 - self.rate) ** number
+
+    def remaining(self, weights: int) -> list[int]:
+        """Return how many of `weights` are left before the first round and after each: whole numbers, each cut rounded by itself."""
+        left = [weights]
+        for _ in range(self.rounds):
+            left.append(left[-1] - round(self.rate * left[-1]))
+        return left
+
+    def training_of(self, step: int, total_steps: int) -> tuple[int, int, int]:
+        """Return which training (0 to `rounds`) a step belongs to, its first step, and the step after its last.
+
+        `total_steps` are shared out over the rounds and the ticket's own training as evenly as whole steps allow.
+        """
+        parts = self.rounds + 1
+        starts = [part * total_steps // parts for part in range(parts + 1)]
+        number = max(part for part in range(parts) if starts[part] <= step)
+        return number, starts[number], starts[number + 1]
+
+    def epochs(self, each: float, ticket: bool = False) -> float:
+        """Return the epochs of all rounds at `each` per training, with `ticket` also those of the ticket's own."""
+        return each * (self.rounds + (1 if ticket else 0))
 
 
 class IterativeMagnitudePruning(Method):
@@ -34,18 +71,16 @@ class IterativeMagnitudePruning(Method):
         Raises ConfigError where a layer has a mask already.
         """
         layers = maskable_layers(model, self.config.exclude)
-        kept = nn.Module()
+        saved = nn.Module()
         for name, tensor in _state(model).items():
-            kept.register_buffer(_key(name), tensor.detach().clone())
+            saved.register_buffer(_key(name), tensor.detach().clone())
         if self.config.repel:
             first, count = next(model.parameters()), sum(layer.weight.numel() for layer in layers.values())
-            kept.register_buffer("optima", torch.zeros(self.config.rounds, count, device=first.device))
-            kept.register_buffer("found", torch.zeros((), dtype=torch.long, device=first.device))
-        model.add_module(KEPT, kept)
+            saved.register_buffer("optima", torch.zeros(self.config.rounds, count, device=first.device))
+            saved.register_buffer("found", torch.zeros((), dtype=torch.long, device=first.device))
+        model.add_module(SAVED, saved)
         for name, layer in layers.items():
-            if getattr(layer, MASK, None) is not None:
-                raise ConfigError(f"layer '{name}' has a mask already: two methods of masks cannot act in one run")
-            layer.register_buffer(MASK, torch.ones_like(layer.weight, dtype=torch.bool))
+            register_mask(name, layer, torch.ones_like(layer.weight, dtype=torch.bool))
 
     @torch.no_grad()
     def on_step_begin(self, model: PreTrainedModel, context: Context) -> None:
@@ -53,21 +88,21 @@ class IterativeMagnitudePruning(Method):
         number, first, after = self._rounds().training_of(context.step, context.total_steps)
         if number == 0 and context.step == first + round(self.config.rewind * (after - first)):
             for name, tensor in _state(model).items():
-                getattr(getattr(model, KEPT), _key(name)).copy_(tensor)
+                getattr(getattr(model, SAVED), _key(name)).copy_(tensor)
         if number and context.step == first:
             self._cut(model, context)
 
     @torch.no_grad()
     def on_gradients(self, model: PreTrainedModel, context: Context) -> None:
         """Keep gradients from weights that are gone."""
-        for layer in self._masked(model):
+        for layer in masked_layers(model):
             if layer.weight.grad is not None:
                 layer.weight.grad.mul_(getattr(layer, MASK))
 
     @torch.no_grad()
     def on_step_end(self, model: PreTrainedModel, context: Context) -> None:
         """Put the zeros back, should the optimizer have moved one."""
-        for layer in self._masked(model):
+        for layer in masked_layers(model):
             layer.weight.mul_(getattr(layer, MASK))
 
     def learning_rate_factor(self, step: int, context: Context) -> float:
@@ -81,42 +116,45 @@ class IterativeMagnitudePruning(Method):
     def loss(self, model: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Return the task's loss, plus J_r where earlier rounds have left optima."""
         loss = context.forward(model, batch).loss
-        kept = getattr(model, KEPT)
-        if self.config.repel and int(kept.found):
-            layers = self._masked(model)
+        saved = getattr(model, SAVED)
+        if self.config.repel and int(saved.found):
+            layers = masked_layers(model)
             weights = torch.cat([layer.weight.flatten() for layer in layers])
             mask = torch.cat([getattr(layer, MASK).flatten() for layer in layers])
-            loss = loss + repulsion(weights, mask, kept.optima[: int(kept.found)], self.config.repel)
+            loss = loss + repulsion(weights, mask, saved.optima[: int(saved.found)], self.config.repel)
         return loss
 
     def finalize(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the ticket as trained, without masks and kept weights; its zeros are in the weights."""
-        for layer in self._masked(model):
+        for layer in masked_layers(model):
             delattr(layer, MASK)
-        if hasattr(model, KEPT):
-            delattr(model, KEPT)
+        if hasattr(model, SAVED):
+            delattr(model, SAVED)
         return model
 
     def expected(self, model: PreTrainedModel) -> dict[str, float]:
         """Return the total parameters and how many the last round leaves."""
         total = sum(parameter.numel() for parameter in model.parameters())
         weights = self._weights(model)
-        return {"total_parameters": total, "nonzero_parameters": total - weights + self._rounds().kept(weights)[-1]}
+        return {
+            "total_parameters": total,
+            "nonzero_parameters": total - weights + self._rounds().remaining(weights)[-1],
+        }
 
     def cost(self, model: PreTrainedModel, epochs: float = 160, target: float = 0.9) -> dict[str, Any]:
-        """Return the ladder of the rounds over this model's weights, and what they cost at `epochs` per training.
+        """Return the weights that each round leaves of this model, and the cost of the rounds at `epochs` per training.
 
-        Keys: `weights`, `kept` and `sparsity` by `round-<k>` (whole weights, cut by cut), `rounds` and `epochs` (all of them),
+        Keys: `weights`, `kept` and `sparsity` by `round-<k>` (whole weights, rounded after each cut), `rounds` and `epochs` (all of them),
         `epochs_with_ticket`, `rounds_to_target` (the least that leave at most 1 - target) and `epochs_to_target`. With `repel` also
         `optima` (how many are kept) and `penalty_at_optimum`: the added loss of weights that lie on an earlier optimum.
         """
         rounds, weights = self._rounds(), self._weights(model)
-        kept = rounds.kept(weights)
+        remaining = rounds.remaining(weights)
         needed = rounds_to(target, self.config.rate)
         result = {
             "weights": weights,
-            "kept": {f"round-{number}": count for number, count in enumerate(kept)},
-            "sparsity": {f"round-{number}": 1 - count / weights for number, count in enumerate(kept)},
+            "kept": {f"round-{number}": count for number, count in enumerate(remaining)},
+            "sparsity": {f"round-{number}": 1 - count / weights for number, count in enumerate(remaining)},
             "rounds": rounds.rounds,
             "epochs": rounds.epochs(epochs),
             "epochs_with_ticket": rounds.epochs(epochs, ticket=True),
@@ -125,29 +163,26 @@ class IterativeMagnitudePruning(Method):
         }
         if self.config.repel:
             point = torch.arange(1.0, 9.0)
-            result["optima"] = getattr(model, KEPT).optima.shape[0]
+            result["optima"] = getattr(model, SAVED).optima.shape[0]
             result["penalty_at_optimum"] = float(repulsion(point, point > 2, 3 * point[None], self.config.repel))
         return result
 
     def _rounds(self) -> Rounds:
         return Rounds(self.config.rate, self.config.rounds)
 
-    def _masked(self, model: nn.Module) -> list[nn.Module]:
-        return [layer for layer in model.modules() if getattr(layer, MASK, None) is not None]
-
     def _weights(self, model: nn.Module) -> int:
         return sum(layer.weight.numel() for layer in maskable_layers(model, self.config.exclude).values())
 
     def _cut(self, model: nn.Module, context: Context) -> None:
-        layers = self._masked(model)
-        kept = getattr(model, KEPT)
+        layers = masked_layers(model)
+        saved = getattr(model, SAVED)
         if self.config.repel:
-            kept.optima[int(kept.found)] = torch.cat([layer.weight.flatten() for layer in layers])
-            kept.found += 1
+            saved.optima[int(saved.found)] = torch.cat([layer.weight.flatten() for layer in layers])
+            saved.found += 1
         for group in [layers] if self.config.reach == "global" else [[layer] for layer in layers]:
             prune_smallest(group, self.config.rate)
         for name, tensor in _state(model).items():
-            tensor.copy_(getattr(kept, _key(name)))
+            tensor.copy_(getattr(saved, _key(name)))
         for layer in layers:
             layer.weight.mul_(getattr(layer, MASK))
         if context.optimizer is not None:
@@ -156,17 +191,26 @@ class IterativeMagnitudePruning(Method):
         context.record(sparsity=1 - float(sum(getattr(layer, MASK).sum() for layer in layers)) / total)
 
 
+def rounds_to(sparsity: float, rate: float = 0.2) -> int:
+    """Return the least number of rounds after which at least `sparsity` of the weights are gone.
+
+    Raises ConfigError for a sparsity outside (0, 1).
+    """
+    if not 0 < sparsity < 1:
+        raise ConfigError(f"sparsity {sparsity} is not in (0, 1)")
+    number = max(1, math.ceil(math.log(1 - sparsity) / math.log(1 - rate)) - 1)
+    while Rounds(rate, number).sparsity(number) < sparsity:
+        number += 1
+    return number
+
+
 @torch.no_grad()
 def prune_smallest(layers: list[nn.Module], rate: float) -> None:
     """Take `rate` of the weights that the layers' masks leave, those with the least magnitude over all of them, off the masks."""
-    magnitude = torch.cat(
-        [layer.weight.abs().masked_fill(~getattr(layer, MASK), torch.inf).flatten() for layer in layers]
-    )
-    left = int(torch.isfinite(magnitude).sum())
-    gone = torch.zeros_like(magnitude, dtype=torch.bool)
-    gone[magnitude.topk(round(rate * left), largest=False).indices] = True
-    for layer, part in zip(layers, gone.split([layer.weight.numel() for layer in layers]), strict=True):
-        getattr(layer, MASK).logical_and_(~part.view(layer.weight.shape))
+    magnitudes = [layer.weight.abs().masked_fill(~getattr(layer, MASK), torch.inf) for layer in layers]
+    left = sum(int(torch.isfinite(magnitude).sum()) for magnitude in magnitudes)
+    for layer, pruned in zip(layers, lowest(magnitudes, round(rate * left)), strict=True):
+        getattr(layer, MASK).logical_and_(~pruned)
 
 
 def repulsion(weights: torch.Tensor, mask: torch.Tensor, optima: torch.Tensor, strength: float) -> torch.Tensor:
@@ -184,7 +228,7 @@ def _state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if not name.startswith(f"{KEPT}.") and name.rpartition(".")[2] != MASK
+        if not name.startswith(f"{SAVED}.") and name.rpartition(".")[2] != MASK
     }
 
 

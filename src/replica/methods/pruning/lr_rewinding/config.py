@@ -11,7 +11,7 @@ from replica.methods.registry import MethodConfig, method
 
 @method("lr-rewinding", version=1, changes={"schedule"})
 class LearningRateRewindingConfig(MethodConfig):
-    """The saw-tooth learning rate beside gradual pruning: back to its peak at every mask update, then linear to zero.
+    """The saw-tooth learning rate of gradual pruning: back to its peak at every mask update, then linear to zero.
 
     The fields are those of `gradual-magnitude-pruning`, as shares of the steps, and should have its values.
     """

@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from replica.methods.base import Context, Method
-from replica.methods.pruning.masks import MASK, add_mask, bake_mask, maskable_linears
+from replica.methods.pruning.masks import MASK, add_mask, bake_mask, maskable_linears, masked_layers
 from replica.methods.pruning.pattern_lock.config import PatternLockConfig
 
 
@@ -27,7 +27,7 @@ class PatternLock(Method):
     def on_step_begin(self, model: PreTrainedModel, context: Context) -> None:
         """Record at the first step how sparse the locked layers are."""
         if context.step == 0:
-            masks = [mask for name, mask in model.named_buffers() if name.rpartition(".")[2] == MASK]
+            masks = [getattr(layer, MASK) for layer in masked_layers(model)]
             weights = sum(mask.numel() for mask in masks)
             context.record(sparsity=1 - float(sum(mask.sum() for mask in masks)) / max(1, weights))
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from replica.errors import ConfigError, TrainingError
 from replica.methods.base import Context, Method
+from replica.methods.pruning.removal import cut_inputs, cut_outputs
 from replica.methods.pruning.slimming_ticket.config import SlimmingTicketConfig
 from replica.models import body, encoder_layers
 from replica.models.architectures import require
 
 #: Parameter of the layer that reads the heads or the neurons: one coefficient for each.
 COEFFICIENTS = "slimming_coefficients"
-#: Buffer beside it: which of them the ticket keeps; on the body, whether the ticket is drawn, and the weights from before.
+#: Buffers: on that layer, the units that the ticket keeps; on the body, whether the ticket is drawn, and the weights before the search.
 KEPT = "slimming_kept"
 DRAWN = "slimming_drawn"
 INITIAL = "slimming_initial"
@@ -25,7 +24,7 @@ INITIAL = "slimming_initial"
 class SlimmingTicket(Method):
     """One coefficient, first 1, on every head's output and every activated neuron; those with the smallest are cut out.
 
-    A coefficient on the attention weights of a head, after softmax and dropout, is one on what the head hands to the output layer:
+    A coefficient on the attention weights of a head, after softmax and dropout, is one on the head's input to the output layer:
     (c P) V = c (P V). The penalty adds lambda * sign(c) to a coefficient's gradient, which is the gradient of lambda * sum |c|.
     Coefficients are compared with their sign, as the published code does.
     """
@@ -34,7 +33,7 @@ class SlimmingTicket(Method):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
         """Put coefficients in and keep a copy of the weights; with random scores, cut at once."""
-        if "slimming-ticket" in context.restored:
+        if self.name in context.restored:
             return
         require(model, like="bert", method=self.name)
         for reader, units in _readers(model):
@@ -58,12 +57,10 @@ class SlimmingTicket(Method):
         require(model, like="bert", method=self.name)
         heads, neurons, depth = self.config.kept_heads, self.config.kept_neurons, len(encoder_layers(model))
         if heads is None or neurons is None or len(heads) != depth or len(neurons) != depth:
-            raise ConfigError(
-                f"method 'slimming-ticket': kept_heads and kept_neurons must give one number for each of {depth} layers"
-            )
+            self.fail(f"kept_heads and kept_neurons must give one number for each of {depth} layers")
         for reader, units in _readers(model):
             _add_coefficients(reader, units)
-        self._cut(model, [torch.arange(kept) for pair in zip(heads, neurons, strict=True) for kept in pair])
+        self._cut(model, [torch.arange(count) for pair in zip(heads, neurons, strict=True) for count in pair])
 
     def on_gradients(self, model: PreTrainedModel, context: Context) -> None:
         """Add the gradient of the penalty while the ticket is searched for."""
@@ -76,7 +73,7 @@ class SlimmingTicket(Method):
                 coefficients.grad.add_(coefficients.detach().sign(), alpha=penalty)
 
     def on_step_end(self, model: PreTrainedModel, context: Context) -> None:
-        """Draw the ticket once its step is reached: what is kept then stays, whatever the coefficients do later."""
+        """Draw the ticket once, at its step; later coefficients do not change it."""
         drawn = getattr(body(model), DRAWN, None)
         if drawn is None or bool(drawn):
             return
@@ -85,9 +82,9 @@ class SlimmingTicket(Method):
             return
         readers = _readers(model)
         chosen = self._choose([getattr(reader, COEFFICIENTS).detach().cpu() for reader, _ in readers])
-        for (reader, units), kept in zip(readers, chosen, strict=True):
+        for (reader, units), indices in zip(readers, chosen, strict=True):
             mask = torch.zeros(units, dtype=torch.bool)
-            mask[kept] = True
+            mask[indices] = True
             getattr(reader, KEPT).copy_(mask)
         drawn.fill_(True)
 
@@ -99,7 +96,7 @@ class SlimmingTicket(Method):
             return model
         if not bool(drawn):
             raise TrainingError(
-                f"method 'slimming-ticket': the search ended before the ticket was drawn (draw {self.config.draw}); "
+                f"method '{self.name}': the search ended before the ticket was drawn (draw {self.config.draw}); "
                 "train for more steps or draw earlier"
             )
         chosen = [getattr(reader, KEPT).nonzero().flatten().cpu() for reader, _ in _readers(model)]
@@ -149,18 +146,17 @@ class SlimmingTicket(Method):
     def _choose(self, scores: list[torch.Tensor]) -> list[torch.Tensor]:
         """Return the indices kept of each layer's heads and neurons, from their scores in the order of `_readers`."""
         threshold = torch.quantile(torch.cat(scores[1::2]), self.config.neurons)
-        found = []
+        chosen = []
         for number, values in enumerate(scores):
             least = threshold if number % 2 else torch.quantile(values, self.config.heads)
-            kept = (values > least).nonzero().flatten()
-            if not len(kept):
-                what = "neurons" if number % 2 else "heads"
+            chosen.append((values > least).nonzero().flatten())
+            if not len(chosen[-1]):
+                units = "neurons" if number % 2 else "heads"
                 raise TrainingError(
-                    f"method 'slimming-ticket': layer {number // 2} would keep no {what}: no coefficient lies above the "
+                    f"method '{self.name}': layer {number // 2} would keep no {units}: no coefficient lies above the "
                     f"threshold {float(least):.6g} (they are equal before the first step); draw later"
                 )
-            found.append(kept)
-        return found
+        return chosen
 
     def _cut(self, model: PreTrainedModel, chosen: list[torch.Tensor]) -> None:
         size = body(model).config.hidden_size // body(model).config.num_attention_heads
@@ -168,10 +164,10 @@ class SlimmingTicket(Method):
             attention = layer.attention.self
             inside = (heads[:, None] * size + torch.arange(size)).flatten()
             for projection in (attention.query, attention.key, attention.value):
-                _keep_outputs(projection, inside)
+                cut_outputs(projection, inside.to(projection.weight.device))
             _keep_inputs(layer.attention.output.dense, inside, heads)
             attention.num_attention_heads, attention.all_head_size = len(heads), len(inside)
-            _keep_outputs(layer.intermediate.dense, neurons)
+            cut_outputs(layer.intermediate.dense, neurons.to(layer.intermediate.dense.weight.device))
             _keep_inputs(layer.output.dense, neurons, neurons)
         heads, neurons = self._sizes(model)
         self.config = self.config.model_copy(update={"kept_heads": heads, "kept_neurons": neurons})
@@ -189,11 +185,11 @@ def draw_step(config: SlimmingTicketConfig, epoch_steps: int) -> int:
 def _readers(model: PreTrainedModel) -> list[tuple[nn.Linear, int]]:
     """Return, layer by layer, the output layers of attention and feed-forward, with how many heads or neurons they read."""
     size = body(model).config.hidden_size // body(model).config.num_attention_heads
-    found = []
+    readers = []
     for layer in encoder_layers(model):
         attention, feed_forward = layer.attention.output.dense, layer.output.dense
-        found += [(attention, attention.in_features // size), (feed_forward, feed_forward.in_features)]
-    return found
+        readers += [(attention, attention.in_features // size), (feed_forward, feed_forward.in_features)]
+    return readers
 
 
 def _add_coefficients(reader: nn.Linear, units: int) -> None:
@@ -207,26 +203,16 @@ def _add_coefficients(reader: nn.Linear, units: int) -> None:
 
 def _scale(reader: nn.Module, inputs: tuple) -> tuple:
     coefficients = getattr(reader, COEFFICIENTS)
-    given = inputs[0]
-    scaled = given.unflatten(-1, (coefficients.shape[0], -1)) * coefficients[:, None].to(given.dtype)
-    return (scaled.flatten(-2), *inputs[1:])
+    states, *others = inputs
+    scaled = states.unflatten(-1, (coefficients.shape[0], -1)) * coefficients[:, None].to(states.dtype)
+    return (scaled.flatten(-2), *others)
 
 
-def _keep_outputs(layer: nn.Linear, kept: torch.Tensor) -> None:
-    layer.weight, layer.bias = _taken(layer.weight, kept, 0), _taken(layer.bias, kept, 0)
-    layer.out_features = len(kept)
-
-
-def _keep_inputs(layer: nn.Linear, kept: torch.Tensor, units: torch.Tensor) -> None:
-    layer.weight = _taken(layer.weight, kept, 1)
-    layer.in_features = len(kept)
-    setattr(layer, COEFFICIENTS, _taken(getattr(layer, COEFFICIENTS), units, 0))
-
-
-def _taken(parameter: nn.Parameter, kept: torch.Tensor, dim: int) -> nn.Parameter:
-    """Return a parameter with the kept rows (dim 0) or columns (dim 1), trained as the old one was."""
-    taken: Any = parameter.detach().index_select(dim, kept.to(parameter.device))
-    return nn.Parameter(taken, requires_grad=parameter.requires_grad)
+def _keep_inputs(layer: nn.Linear, inputs: torch.Tensor, units: torch.Tensor) -> None:
+    cut_inputs(layer, inputs.to(layer.weight.device))
+    coefficients = getattr(layer, COEFFICIENTS)
+    cut = coefficients.detach()[units.to(coefficients.device)]
+    setattr(layer, COEFFICIENTS, nn.Parameter(cut, coefficients.requires_grad))
 
 
 def _flat(name: str) -> str:

@@ -20,7 +20,7 @@ class SparseTrainingConfig(MethodConfig):
     )
     update: Literal["static", "set", "snfs", "rigl"] = Field(
         "rigl",
-        description="what grows: nothing, random weights, by the momentum of the dense gradient, by the dense gradient",
+        description="weights that grow: none, random ones, those with the largest momentum of the dense gradient, or dense gradient",
     )
     dense: tuple[str, ...] = Field(
         (), description="layers whose name contains one of these have no mask and no part in the budget"

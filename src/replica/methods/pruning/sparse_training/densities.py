@@ -16,10 +16,8 @@ def layer_zeros(shapes: Shapes, sparsity: float, distribution: Distribution = "u
     """Return how many weights of each layer are zero, floor(s_l n_l), by name.
 
     `shapes` are the weights' shapes with outputs and inputs first, as torch has them: (out, in) or (out, in, height, width). Layers that
-    stay dense by decision are left out of it and out of the budget. Raises ConfigError for a sparsity outside [0, 1).
+    stay dense by decision are left out of it and out of the budget.
     """
-    if not 0 <= sparsity < 1:
-        raise ConfigError(f"sparsity {sparsity} is not in [0, 1)")
     if distribution == "uniform":
         return {name: _floor(sparsity * math.prod(shape)) for name, shape in shapes.items()}
     densities = erdos_renyi(shapes, sparsity, kernel=distribution == "erk")
@@ -31,7 +29,7 @@ def erdos_renyi(shapes: Shapes, sparsity: float, *, kernel: bool = True) -> dict
 
     The density of a layer is eps * (sum of its dimensions) / (product of its dimensions), over (out, in) and with `kernel` over all of
     its dimensions. eps makes the whole as sparse as asked: sum_l density_l n_l = sum_l (n_l - floor(S n_l)). A layer whose density would
-    exceed 1 is dense instead: the ones with the largest ratio first, what they had to lose is taken from the others, and eps is
+    exceed 1 is dense instead: the ones with the largest ratio first, the others lose the zeros that these had, and eps is
     solved again. Raises ConfigError for a sparsity that no eps gives.
     """
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -40,8 +38,8 @@ def erdos_renyi(shapes: Shapes, sparsity: float, *, kernel: bool = True) -> dict
     dense: set[str] = set()
     while len(dense) < len(shapes):
         others = [name for name in shapes if name not in dense]
-        kept = sum(sizes[name] - zeros[name] for name in others) - sum(zeros[name] for name in dense)
-        eps = kept / sum(raw[name] * sizes[name] for name in others)
+        nonzero = sum(sizes[name] - zeros[name] for name in others) - sum(zeros[name] for name in dense)
+        eps = nonzero / sum(raw[name] * sizes[name] for name in others)
         largest = max(raw[name] for name in others)
         if eps * largest <= 1:
             if eps <= 0:

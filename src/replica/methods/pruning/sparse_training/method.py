@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from replica.errors import ConfigError
 from replica.meters.flops import measure_flops
 from replica.meters.micronet import count_operations
 from replica.meters.options import FlopsOptions, StorageOptions
 from replica.meters.storage import storage_bytes
 from replica.methods.base import Context, Method
-from replica.methods.pruning.masks import MASK, maskable_layers
+from replica.methods.pruning.masks import MASK, maskable_layers, masked_layers, register_mask
 from replica.methods.pruning.sparse_training.config import SparseTrainingConfig
 from replica.methods.pruning.sparse_training.densities import layer_zeros
-from replica.methods.pruning.sparse_training.step_cost import RULES, step_flops
 
-#: Buffer beside the mask: the mean of dense gradients by which SNFS grows.
+#: Buffer on a masked layer: the mean of dense gradients by which SNFS grows.
 MOMENTUM = "weight_gradient_mean"
+
+#: Mean FLOPs of a training step by method, from (f_S, f_D, steps between two updates of the masks): f_S and f_D are the FLOPs of a
+#: sparse and a dense forward pass, a backward pass counts two forward passes (gradients of activations and of weights), and updates of
+#: masks are free (Evci et al. 2020, appendix H). SNFS needs the dense gradient of the weights in every step, RigL once in interval + 1
+#: steps, as the paper counts; that updates stop before the end of training is not counted.
+STEP_FLOPS: dict[str, Callable[[float, float, int], float]] = {
+    "dense": lambda sparse, dense, interval: 3 * dense,
+    "static": lambda sparse, dense, interval: 3 * sparse,
+    "set": lambda sparse, dense, interval: 3 * sparse,
+    "snfs": lambda sparse, dense, interval: 2 * sparse + dense,
+    "rigl": lambda sparse, dense, interval: (3 * sparse * interval + 2 * sparse + dense) / (interval + 1),
+}
 
 
 class SparseTraining(Method):
@@ -43,9 +54,7 @@ class SparseTraining(Method):
         generator = torch.Generator().manual_seed(context.seed)
         for name, zeros in self._zeros(layers).items():
             layer = layers[name]
-            if getattr(layer, MASK, None) is not None:
-                raise ConfigError(f"layer '{name}' has a mask already: two methods of masks cannot act in one run")
-            layer.register_buffer(MASK, _random_mask(layer.weight, zeros, generator))
+            register_mask(name, layer, _random_mask(layer.weight, zeros, generator))
             if self.config.update == "snfs":
                 layer.register_buffer(MOMENTUM, torch.zeros_like(layer.weight))
             _apply(layer)
@@ -58,7 +67,7 @@ class SparseTraining(Method):
     @torch.no_grad()
     def on_gradients(self, model: PreTrainedModel, context: Context) -> None:
         """Exchange weights where RigL does and leave out the step's weight update; else mask the gradients."""
-        layers = self._masked(model)
+        layers = masked_layers(model)
         if self.config.update == "snfs":
             for layer in layers:
                 mean = getattr(layer, MOMENTUM)
@@ -74,12 +83,12 @@ class SparseTraining(Method):
 
     def on_step_end(self, model: PreTrainedModel, context: Context) -> None:
         """Put the zeros back, should the optimizer have moved one by its momentum."""
-        for layer in self._masked(model):
+        for layer in masked_layers(model):
             _apply(layer)
 
     def finalize(self, model: PreTrainedModel) -> PreTrainedModel:
         """Return the model without masks; its zeros are in the weights."""
-        for layer in self._masked(model):
+        for layer in masked_layers(model):
             _apply(layer)
             for name in (MASK, MOMENTUM):
                 if getattr(layer, name, None) is not None:
@@ -100,7 +109,7 @@ class SparseTraining(Method):
         exclude: tuple[str, ...] = (),
         padded_twice: tuple[str, ...] | None = None,
     ) -> dict[str, Any]:
-        """Return what the sparse model computes and stores.
+        """Return the FLOPs and the storage of the sparse model.
 
         Keys: `layers`, `dense_layers` (with a mask that keeps all), `weights`, `kept_weights`, `density` (of the masked layers),
         `least_density`, `most_density`; `flops`, `sparse_flops`, `flops_ratio` of a forward pass; `mb`, `dense_mb` (4 bytes a kept
@@ -135,7 +144,7 @@ class SparseTraining(Method):
 
     def _operations(self, sparse: float, dense: float) -> dict[str, Any]:
         """Return a forward pass of each kind, and the steps of training that follow from them."""
-        training = {rule: step_flops(rule, sparse, dense, self.config.interval) / (3 * dense) for rule in RULES}
+        training = {name: f(sparse, dense, self.config.interval) / (3 * dense) for name, f in STEP_FLOPS.items()}
         return {
             "flops": dense,
             "sparse_flops": sparse,
@@ -148,16 +157,13 @@ class SparseTraining(Method):
         shapes = {name: tuple(layer.weight.shape) for name, layer in layers.items()}
         return layer_zeros(shapes, self.config.sparsity, self.config.distribution)
 
-    def _masked(self, model: nn.Module) -> list[nn.Module]:
-        return [layer for layer in model.modules() if getattr(layer, MASK, None) is not None]
-
     def _updates_at(self, step: int) -> bool:
         return 0 < step <= self._last and step % self.config.interval == 0
 
     def _exchange(self, model: nn.Module, context: Context) -> None:
         share = self.config.drop / 2 * (1 + math.cos(math.pi * context.step / self._last))
         generator = torch.Generator().manual_seed(context.seed * 1_000_003 + context.step)
-        for layer in self._masked(model):
+        for layer in masked_layers(model):
             score = {"rigl": layer.weight.grad, "snfs": getattr(layer, MOMENTUM, None), "set": None}[self.config.update]
             if score is None:
                 score = torch.rand(layer.weight.shape, generator=generator).to(layer.weight.device)
@@ -176,10 +182,10 @@ def exchange(layer: nn.Module, score: torch.Tensor, share: float) -> torch.Tenso
     active = int(mask.sum())
     moved = int(share * active)
     magnitude = layer.weight.abs().masked_fill(~mask, -1.0).flatten()
-    kept = torch.zeros_like(magnitude, dtype=torch.bool)
-    kept[magnitude.topk(active - moved).indices] = True
-    wanted = score.abs().flatten().masked_fill(kept, -1.0)
-    new = kept.clone()
+    survivors = torch.zeros_like(magnitude, dtype=torch.bool)
+    survivors[magnitude.topk(active - moved).indices] = True
+    wanted = score.abs().flatten().masked_fill(survivors, -1.0)
+    new = survivors.clone()
     new[wanted.topk(moved).indices] = True
     grown = new.view_as(mask) & ~mask
     mask.copy_(new.view_as(mask))
@@ -188,7 +194,7 @@ def exchange(layer: nn.Module, score: torch.Tensor, share: float) -> torch.Tenso
 
 
 def _forget(optimizer: Any, weight: nn.Parameter, positions: torch.Tensor) -> None:
-    """Set an optimizer's state of a weight to zero at some positions; does nothing without an optimizer or state."""
+    """Set an optimizer's state of a weight to zero at some positions, where there is an optimizer that has one."""
     state = optimizer.state.get(weight, {}) if optimizer is not None else {}
     for value in state.values():
         if isinstance(value, torch.Tensor) and value.shape == weight.shape:

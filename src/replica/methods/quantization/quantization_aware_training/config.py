@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
@@ -33,6 +34,6 @@ class QuantizationAwareTrainingConfig(MethodConfig):
         "as whole int8 matrices when absent",
     )
     unpacked: tuple[str, ...] = Field(
-        ("cls", "classifier", "qa_outputs", "vocab_transform", "vocab_projector", "lm_head", "pooler"),
+        (*HEADS, "pooler"),
         description="with `packed_density`: layers whose name contains one of these are dense and stored whole",
     )

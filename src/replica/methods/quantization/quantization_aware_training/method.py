@@ -51,7 +51,7 @@ class QuantizationAwareTraining(Method):
                 module.active = active
 
     def finalize(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return the model with int8 layers; raises ConfigError where a matrix is less sparse than `packed_density` says."""
+        """Return the model with int8 layers; raises ConfigError where a matrix is less sparse than `packed_density`."""
         for name, layer in maskable_linears(model, self.config.exclude).items():
             _replace(model, name, Int8Linear.from_linear(layer, name, self._plain(name), self._density(name)))
         return model
@@ -60,17 +60,12 @@ class QuantizationAwareTraining(Method):
         """Put int8 layers where a stored model has them; weights of a new head are quantised as they are."""
         for name, layer in maskable_linears(model, self.config.exclude).items():
             density = self._density(name)
-            made = Int8Linear(
-                layer.in_features,
-                layer.out_features,
-                layer.bias is not None,
-                self._plain(name),
-                density,
-                layer.weight.device,
-            )
             if density is None and not layer.weight.is_meta:
-                made = Int8Linear.from_linear(layer, name, self._plain(name))
-            _replace(model, name, made)
+                stored = Int8Linear.from_linear(layer, name, self._plain(name))
+            else:
+                sizes = layer.in_features, layer.out_features, layer.bias is not None
+                stored = Int8Linear(*sizes, self._plain(name), density, layer.weight.device)
+            _replace(model, name, stored)
 
     def expected(self, model: PreTrainedModel) -> dict[str, float]:
         """Return the bits of the finished model's stored tensors: int8 matrices, fp32 scales, uint8 zero points, the rest."""
@@ -119,6 +114,4 @@ def _resumed(module: Int8Linear, name: str, config: QuantizationAwareTrainingCon
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    module.train(model.training)
-    setattr(model.get_submodule(parent), child, module)
+    model.set_submodule(name, module.train(model.training))

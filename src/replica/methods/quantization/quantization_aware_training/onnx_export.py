@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import onnxruntime
@@ -72,7 +73,7 @@ class _Quantize(torch.autograd.Function):
 
 
 class _ExportedLinear(nn.Module):
-    """An int8 layer as it is traced; its weight stands as (in, out) so that no transpose parts it from the product."""
+    """An int8 layer as it is traced; its weight is (in, out), so that no transpose parts it from the product."""
 
     def __init__(self, layer: Int8Linear, name: str):
         super().__init__()
@@ -127,8 +128,7 @@ def export_onnx(model: nn.Module, example_batch: dict[str, torch.Tensor], path: 
         )
     model = copy.deepcopy(model).cpu().eval()
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, Int8Linear)]:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, _ExportedLinear(layer, name))
+        model.set_submodule(name, _ExportedLinear(layer, name))
     if hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("eager")
     traced = _Traced(model, names)
@@ -183,10 +183,7 @@ def operators(path: Path | str) -> dict[str, int]:
     """Count the operators of an ONNX file by type."""
     import onnx
 
-    counts: dict[str, int] = {}
-    for node in onnx.load(str(path)).graph.node:
-        counts[node.op_type] = counts.get(node.op_type, 0) + 1
-    return counts
+    return dict(Counter(node.op_type for node in onnx.load(str(path)).graph.node))
 
 
 def _has_vnni() -> bool:

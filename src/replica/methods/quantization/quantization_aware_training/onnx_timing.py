@@ -1,4 +1,4 @@
-"""What a finished int8 model costs on onnxruntime: bytes, time, and whether its products are integer products."""
+"""Bytes and time of a finished int8 model on onnxruntime, and its number of integer products."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def dequantized(model: nn.Module) -> nn.Module:
     """Return a copy of a model whose int8 layers are ordinary linear layers with the same values."""
     model = copy.deepcopy(model)
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, Int8Linear)]:
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.to_linear())
+        model.set_submodule(name, layer.to_linear())
     return model.eval()
 
 
@@ -32,19 +31,19 @@ def measure_onnx(model: nn.Module, path: Path, batch_size: int, length: int) -> 
     """
     batch = make_batch(model, batch_size, length, None, labels=False)
     threads = torch.get_num_threads()
-    found: dict[str, float] = {"onnx_threads": threads}
+    result: dict[str, float] = {"onnx_threads": threads}
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        made, dense, optimized = (Path(folder) / name for name in ("int8.onnx", "fp32.onnx", "optimized.onnx"))
-        onnx_export.export_onnx(model, batch, made)
+        int8, dense, optimized = (Path(folder) / name for name in ("int8.onnx", "fp32.onnx", "optimized.onnx"))
+        onnx_export.export_onnx(model, batch, int8)
         onnx_export.export_onnx(dequantized(model), batch, dense)
-        for prefix, file in (("onnx", made), ("onnx_fp32", dense)):
-            opened = onnx_export.session(file, threads, optimized if file == made else None)
+        for prefix, file in (("onnx", int8), ("onnx_fp32", dense)):
+            opened = onnx_export.session(file, threads, optimized if file == int8 else None)
             taken = latency(lambda opened=opened: onnx_export.run(opened, batch), batch_size, length)
-            found[f"{prefix}_bytes"] = os.path.getsize(file)
-            found[f"latency_{prefix}_median_ms"] = taken["median_ms"]
-            found[f"latency_{prefix}_samples_per_second"] = taken["samples_per_second"]
+            result[f"{prefix}_bytes"] = os.path.getsize(file)
+            result[f"latency_{prefix}_median_ms"] = taken["median_ms"]
+            result[f"latency_{prefix}_samples_per_second"] = taken["samples_per_second"]
         counts = onnx_export.operators(optimized)
-        os.replace(made, path)
-    found["onnx_int8_products"] = sum(counts.get(name, 0) for name in onnx_export.INT8_PRODUCTS)
-    found["latency_onnx_speedup"] = found["latency_onnx_fp32_median_ms"] / found["latency_onnx_median_ms"]
-    return found
+        os.replace(int8, path)
+    result["onnx_int8_products"] = sum(counts.get(name, 0) for name in onnx_export.INT8_PRODUCTS)
+    result["latency_onnx_speedup"] = result["latency_onnx_fp32_median_ms"] / result["latency_onnx_median_ms"]
+    return result

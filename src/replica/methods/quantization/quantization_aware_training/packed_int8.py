@@ -7,6 +7,7 @@ import math
 import torch
 
 from replica.errors import ConfigError
+from replica.methods.bits import pack_bits, unpack_bits
 
 
 def packed_bytes(count: int, density: float) -> tuple[int, int]:
@@ -17,7 +18,7 @@ def packed_bytes(count: int, density: float) -> tuple[int, int]:
 def pack(integers: torch.Tensor, capacity: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the nonzero values of an int8 matrix in row order, filled up with zeros to `capacity`, and the bit mask.
 
-    Bit i % 8 (least significant first) of byte i // 8 says whether position i is nonzero. Raises ConfigError where more
+    Bit i % 8 (least significant first) of byte i // 8 is 1 where position i is nonzero. Raises ConfigError where more
     values are nonzero than fit.
     """
     flat = integers.flatten()
@@ -30,9 +31,7 @@ def pack(integers: torch.Tensor, capacity: int, name: str) -> tuple[torch.Tensor
         )
     values = torch.zeros(capacity, dtype=torch.int8, device=flat.device)
     values[:count] = flat[nonzero]
-    padded = torch.zeros(math.ceil(flat.numel() / 8) * 8, dtype=torch.uint8, device=flat.device)
-    padded[: flat.numel()] = nonzero
-    return values, (padded.view(-1, 8) << _shifts(flat.device)).sum(1, dtype=torch.uint8)
+    return values, pack_bits(nonzero)
 
 
 def unpack(values: torch.Tensor, bits: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
@@ -40,11 +39,7 @@ def unpack(values: torch.Tensor, bits: torch.Tensor, shape: tuple[int, int]) -> 
     count = shape[0] * shape[1]
     if values.is_meta:
         return torch.zeros(shape, dtype=torch.int8, device="meta")
-    nonzero = ((bits[:, None] >> _shifts(bits.device)) & 1).flatten()[:count].bool()
+    nonzero = unpack_bits(bits, count).bool()
     flat = torch.zeros(count, dtype=torch.int8, device=values.device)
     flat[nonzero] = values[: int(nonzero.sum())]
     return flat.view(shape)
-
-
-def _shifts(device: torch.device) -> torch.Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=device)

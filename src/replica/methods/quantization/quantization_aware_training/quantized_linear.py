@@ -22,7 +22,7 @@ from replica.methods.quantization.quantization_aware_training.packed_int8 import
 class QuantizedLinear(nn.Linear):
     """A linear layer that computes in fp32 with input, weight and (unless plain) output on their int8 grids.
 
-    The fp32 weight is what is trained. A mask on the layer (`weight_mask`) is applied before quantisation. `active` is
+    The fp32 weight is trained. A mask on the layer (`weight_mask`) is applied before quantisation. `active` is
     off until the method's start step; then the layer computes like the one it came from.
     """
 
@@ -56,11 +56,11 @@ def to_quantized(layer: nn.Linear, name: str, averaging_constant: float, plain_o
 
 
 class Int8Linear(nn.Module):
-    """A linear layer that holds its weight in int8 and computes what the simulated one did.
+    """A linear layer that holds its weight in int8 and computes as the simulated one did.
 
     Buffers: `weight_int8` (out, in), or `weight_values` (capacity,) int8 and `weight_bits` (ceil(out * in / 8),) uint8
     when packed; `weight_scale`; `input_scale`, `input_zero_point` and, unless the output is plain, `output_scale` and
-    `output_zero_point`. A scale of 0 says that no range was observed: that of the tensor at hand is used.
+    `output_zero_point`. A scale of 0 means that no range was observed: that of the input is used.
     """
 
     def __init__(
@@ -96,23 +96,23 @@ class Int8Linear(nn.Module):
         Raises ConfigError where a packed layer has more nonzero weights than `density` leaves room for.
         """
         bake_mask(layer)
-        made = cls(
+        stored = cls(
             layer.in_features, layer.out_features, layer.bias is not None, plain_output, density, layer.weight.device
         )
         if layer.weight.is_meta:
-            return made
+            return stored
         integers, scale = quantize_weight(layer.weight)
-        made.set_integers(integers, name)
-        made.weight_scale.copy_(scale)
+        stored.set_integers(integers, name)
+        stored.weight_scale.copy_(scale)
         if layer.bias is not None:
-            made.bias.copy_(layer.bias)
+            stored.bias.copy_(layer.bias)
         for side in ("input",) if plain_output else ("input", "output"):
             observer = getattr(layer, f"{side}_range", None)
             if observer is not None and bool(observer.observed):
                 scale, zero_point = activation_grid(observer.low, observer.high)
-                getattr(made, f"{side}_scale").copy_(scale)
-                getattr(made, f"{side}_zero_point").copy_(zero_point)
-        return made
+                getattr(stored, f"{side}_scale").copy_(scale)
+                getattr(stored, f"{side}_zero_point").copy_(zero_point)
+        return stored
 
     def set_integers(self, integers: torch.Tensor, name: str) -> None:
         """Store an int8 weight (out, in), whole or packed."""
@@ -155,7 +155,7 @@ class Int8Linear(nn.Module):
         return layer
 
     def extra_repr(self) -> str:
-        """Say the layer's sizes."""
+        """Return the layer's sizes."""
         return f"in_features={self.in_features}, out_features={self.out_features}, density={self.density}"
 
 

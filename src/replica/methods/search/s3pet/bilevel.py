@@ -22,7 +22,7 @@ def second_order(
     """Return d L_held(w', alpha) / d alpha, w' = moved(d L_train / d w) being the weights after a step (Liu et al. 2019, equations 7, 8).
 
     = dalpha L_held(w') - rate (dalpha L_train(w+) - dalpha L_train(w-)) / (2 eps), w+- = w +- eps dw' L_held(w'), eps = 0.01 / |dw'|.
-    The losses are functions of what `alpha` and `weights` hold when they are called; the weights are put back to the bit.
+    The losses are functions of the values of `alpha` and `weights` at each call; the weights are put back to the bit.
     """
     start = [weight.detach().clone() for weight in weights]
     try:
@@ -47,7 +47,7 @@ def after_adamw(
 ) -> list[torch.Tensor]:
     """Return the weights after the step that AdamW would take now; neither they nor its state change."""
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
-    found = []
+    updated = []
     for weight, gradient in zip(weights, gradients, strict=True):
         group, state = groups[id(weight)], optimizer.state.get(weight, {})
         (first, second), step = group["betas"], int(state.get("step", 0)) + 1
@@ -55,8 +55,8 @@ def after_adamw(
         mean = state.get("exp_avg", zero).lerp(gradient, 1 - first) / (1 - first**step)
         square = (state.get("exp_avg_sq", zero) * second + (1 - second) * gradient.square()) / (1 - second**step)
         shrunk = weight.detach() * (1 - group["lr"] * group["weight_decay"])
-        found.append(shrunk - group["lr"] * mean / (square.sqrt() + group["eps"]))
-    return found
+        updated.append(shrunk - group["lr"] * mean / (square.sqrt() + group["eps"]))
+    return updated
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ class S3PETConfig(MethodConfig):
 
     phase: Literal["search", "retrain"] = Field(
         "search",
-        description="find the structure, with alpha and weights on one half of the training set each; or train what was found on all of "
+        description="find the structure, with alpha and weights on one half of the training set each; or train it on all of "
         "it, from a fresh start",
     )
     order: Literal["second", "first"] = Field(
@@ -27,7 +27,7 @@ class S3PETConfig(MethodConfig):
     )
     structure: Literal["searched", "random"] = Field(
         "searched",
-        description="what is retrained: the structure of the run that this one starts from, or as much drawn by the seed",
+        description="structure that is retrained: that of the run that this one starts from, or one of its size drawn by the seed",
     )
 
     space: Literal["mix", "lora"] = Field(

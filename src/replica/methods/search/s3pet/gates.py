@@ -14,7 +14,7 @@ def shift(alpha: torch.Tensor, sizes: torch.Tensor, budget: float, beta: float =
     """
     if not 0 < budget < float(sizes.sum()):
         raise ConfigError(
-            f"s3pet: a budget of {budget:g} parameters must lie between 0 and all slots' {int(sizes.sum())}"
+            f"method 's3pet': a budget of {budget:g} parameters must lie between 0 and all slots' {int(sizes.sum())}"
         )
     values, weights = alpha.detach().double(), sizes.double().to(alpha.device)
     low, high = values.min() - 60 * beta, values.max() + 60 * beta
@@ -28,7 +28,7 @@ def shift(alpha: torch.Tensor, sizes: torch.Tensor, budget: float, beta: float =
 def probabilities(alpha: torch.Tensor, sizes: torch.Tensor, budget: float, beta: float = 1.0) -> torch.Tensor:
     """Return p_i = sigmoid((alpha_i - zeta) / beta), whose gradient is that of p_i / sum(p) times a constant sum(p).
 
-    The constant keeps the values; the gradient says how slots compete for the budget.
+    The constant keeps the values; the gradient lets slots compete for the budget.
     """
     plain = torch.sigmoid((alpha - shift(alpha, sizes, budget, beta)) / beta)
     return plain / plain.sum() * plain.sum().detach()

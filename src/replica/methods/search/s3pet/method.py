@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.search.s3pet.bilevel import after_adamw, second_order
@@ -40,12 +39,12 @@ class SparseStructureSearch(Method):
     def prepare(self, model: Any, context: Context) -> None:
         """Put the slots in and draw them by the run's seed; train them and alpha, or the chosen ones alone.
 
-        Raises ConfigError where what is retrained was not searched for.
+        Raises ConfigError where there is no searched structure to retrain.
         """
-        restored = "s3pet" in context.restored
+        restored = self.name in context.restored
         retrain = self.config.phase == "retrain"
         if retrain and not restored and self.config.structure == "searched":
-            raise ConfigError("method 's3pet': `phase: retrain` starts `from:` a run that searched")
+            self.fail("`phase: retrain` starts `from:` a run that searched")
         if not restored:
             self.restore(model)
         structure, slots = getattr(model, STRUCTURE), list(self.slots(model))
@@ -59,13 +58,13 @@ class SparseStructureSearch(Method):
         if retrain and restored:
             self._reset_head(model, seeds)
         structure.searching = not retrain
-        kept = [s for s in slots if not retrain or structure.alpha.is_meta or bool(structure.chosen[s.index])]
+        chosen = [s for s in slots if not retrain or structure.alpha.is_meta or bool(structure.chosen[s.index])]
         alpha = [] if retrain else [structure.alpha]
-        own = [p for slot in kept for p in slot.parameters()]
+        own = [p for slot in chosen for p in slot.parameters()]
         train_only(model, [*alpha, *own, *self._head(model)])
 
     def _head(self, model: Any) -> list[nn.Parameter]:
-        """Return the parameters of a new head; alpha, which stands beside it, is not one of them."""
+        """Return the parameters of a new head, without alpha, which is no part of the body either."""
         return [p for p in also_trained(model, self.config) if p is not getattr(model, STRUCTURE).alpha]
 
     @torch.no_grad()
@@ -81,16 +80,16 @@ class SparseStructureSearch(Method):
         """Add the slots with weights of zero; raises ConfigError for an architecture that is not known, or a second search."""
         require(model, like="t5 bert", method="s3pet")
         if hasattr(model, STRUCTURE):
-            raise ConfigError("method 's3pet': the model has slots already; use it once a run")
+            self.fail("the model has slots already; use it once a run")
         backbone = sum(p.numel() for p in {id(p): p for p in model.parameters()}.values())
         device, sizes = next(model.parameters()).device, []
         holders = [(module, "matrix") for module in self._matrices(model)]
         if self.config.space == "mix":
             holders += [(module, "norm") for module in _norms(model)]
         adapted = {id(place.module) for place in sublayer_outputs(model)} if self.config.space == "mix" else set()
-        for module, what in holders:
+        for module, part in holders:
             slots = nn.ModuleList()
-            for make in self._kinds(module, what, id(module) in adapted):
+            for make in self._kinds(module, part, id(module) in adapted):
                 with torch.device(device):
                     slots.append(make(len(sizes)))
                 sizes.append(slots[-1].size())
@@ -178,7 +177,7 @@ class SparseStructureSearch(Method):
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count alpha, all slots and a new head from the configuration of the model; of a retrained structure nothing is foreseen."""
+        """Count alpha, all slots and a new head from the configuration of the model; a retrained structure has no expected count."""
         if self.config.phase == "retrain":
             return {}
         space = self._space(model)
@@ -186,41 +185,41 @@ class SparseStructureSearch(Method):
         return {"trainable_parameters": own + count(self._head(model))}
 
     def reported(self, model: Any, context: Context) -> dict[str, float | int]:
-        """Return the budget, what is expected of the gates (searching), and slots and parameters of the structure that is kept.
+        """Return the budget, the gates' expected parameters (searching), and slots and parameters of the chosen structure.
 
-        `kept.<layer>.<slot>` says of every slot, named by its module and kind, whether it is kept (1) or not (0); layers are numbered
-        through encoder and decoder, and `other` holds what stands in no layer.
+        `kept.<layer>.<slot>` is 1 for a chosen slot, named by its module and kind, and 0 for any other; layers are numbered through encoder
+        and decoder, and `other` holds modules outside of the layers.
         """
         structure = getattr(model, STRUCTURE)
         sizes = torch.tensor(structure.sizes, dtype=torch.float64)
-        found: dict[str, float | int] = {"budget": structure.budget}
+        result: dict[str, float | int] = {"budget": structure.budget}
         chosen = structure.chosen.bool()
         if structure.searching:
             chances = structure.probabilities().detach()
-            found["expected"], chosen = float((sizes * chances).sum()), choose(chances, sizes, structure.budget)
+            result["expected"], chosen = float((sizes * chances).sum()), choose(chances, sizes, structure.budget)
         kinds = [slot.kind for slot in self.slots(model)]
         counts = {
             kind: sum(1 for k, c in zip(kinds, chosen.tolist(), strict=True) if c and k == kind) for kind in kinds
         }
         return {
-            **found,
+            **result,
             "chosen": int(sizes[chosen].sum()),
             "chosen_slots": int(chosen.sum()),
             **{f"chosen_{kind}": number for kind, number in counts.items()},
-            **{f"kept.{place}": int(kept) for place, kept in zip(self._places(model), chosen.tolist(), strict=True)},
+            **{f"kept.{place}": int(on) for place, on in zip(self._places(model), chosen.tolist(), strict=True)},
         }
 
     def _places(self, model: Any) -> list[str]:
         """Return `<layer>.<module>-<kind>` of every slot, in the order of their indices."""
-        found = {}
+        names = {}
         for name, module in model.named_modules():
             for slot in getattr(module, SLOTS, ()):
                 layer, place = place_in_layers(model, name)
-                found[slot.index] = f"{layer}.{place}-{slot.kind}"
-        return [found[index] for index in sorted(found)]
+                names[slot.index] = f"{layer}.{place}-{slot.kind}"
+        return [names[index] for index in sorted(names)]
 
     def cost(self, model: Any) -> dict[str, Any]:
-        """Return the space as built, by kind, and what the budget asks and the gates expect of it, at alpha = 0.
+        """Return the space as built, by kind, the budget, and the gates' expected parameters at alpha = 0.
 
         slots, parameters, by_kind: {lora, bias, scale, adapter: {slots, parameters}}; backbone; budget (parameters asked for),
         expected (sum of n_i p_i), expected_share (of the backbone), chosen (parameters of the greedy structure), chosen_slots.
@@ -252,8 +251,8 @@ class SparseStructureSearch(Method):
         """Yield the slots in the order of their indices."""
         yield from sorted((m for m in model.modules() if isinstance(m, Slot)), key=lambda slot: slot.index)
 
-    def _kinds(self, module: nn.Module, what: str, adapted: bool) -> list:
-        if what == "norm":
+    def _kinds(self, module: nn.Module, part: str, adapted: bool) -> list:
+        if part == "norm":
             width = module.weight.shape[0]
             centred = isinstance(module, nn.LayerNorm)
             return [lambda i: Parallel(i, "bias", width, width), lambda i: Parallel(i, "scale", width, width, centred)]

@@ -1,4 +1,4 @@
-"""Slots of the structure search: small gated modules beside a model's own, and the structural parameters of all of them."""
+"""Slots of the structure search: small gated modules that add to a model's own, and the structural parameters of all of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Structure(nn.Module):
         self.register_buffer("chosen", torch.zeros(len(sizes)))
         self.sizes, self.budget, self.beta = tuple(sizes), budget, beta
         self.searching = False
-        #: Whether alpha gets no gradient: what trains the weights leaves it alone.
+        #: Whether alpha gets no gradient, as in the loss that trains the weights.
         self.fixed = False
         self.gates = self.chosen
         self.active: frozenset[int] | None = None
@@ -76,7 +76,7 @@ class Slot(nn.Module):
         self.index, self.kind = index, kind
 
     def reset(self, seeds: torch.Generator) -> None:
-        """Start anew: what the slot adds is zero, or, of an adapter, drawn by Glorot's rule."""
+        """Start anew: the slot adds zero, or, as an adapter, has factors drawn by Glorot's rule."""
         raise NotImplementedError
 
     def size(self) -> int:
@@ -85,7 +85,7 @@ class Slot(nn.Module):
 
 
 class Parallel(Slot):
-    """What a module's input adds to its output: rank-1 LoRA x a b, a bias, or a scale of the normalised input.
+    """An addition to a module's output, from its input x: rank-1 LoRA x a b, a bias, or a scale of the normalised input.
 
     `centred`: the norm takes the mean away before it divides by the root mean square, as BERT's do and T5's do not.
     """
@@ -131,18 +131,18 @@ class Sequential(Slot):
                 layer.bias.zero_()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the adapter adds to x."""
+        """Return the addition to x."""
         return self.adapter.up(self.adapter.activation(self.adapter.down(x)))
 
 
 class Gated:
-    """Forward hook of a module with slots: what they add to its output, times their gates."""
+    """Forward hook of a module with slots: adds their outputs, times their gates, to its output."""
 
     def __init__(self, structure: Structure):
         self.structure = structure
 
     def __call__(self, module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
-        """Return the output with the slots': first those beside the module, then those behind it."""
+        """Return the output with the slots': first the parallel, then the sequential ones."""
         base, gates = output, self.structure.gates
         active = self.structure.active
         slots = [slot for slot in getattr(module, SLOTS) if active is None or slot.index in active]

@@ -1,4 +1,4 @@
-"""Masked-language modelling: which words are masked, and a head that is computed at those words only."""
+"""Masked-language modelling: the choice of masked words, and a head that is computed at those words only."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from replica.methods.base import NOT_MODEL_INPUTS
 from replica.models.architectures import architecture_of
+from replica.tasks.columns import IGNORED
+from replica.tasks.kinds.kind import model_inputs
 
 if TYPE_CHECKING:
     from torch import nn
 
-IGNORED = -100
 #: Of the chosen words: share replaced by the mask token, and by a random word; the rest stay (Devlin et al. 2019,
 #: section 3.1).
 MASK_SHARE = 0.8
 RANDOM_SHARE = 0.1
-
-_LABELS = ("labels", "next_sentence_label")
 
 
 def mask_tokens(
@@ -30,8 +28,8 @@ def mask_tokens(
     """Choose `share` of a row's words (rounded, at least one; never special tokens) and mask them.
 
     Of the chosen, 80 % become the mask token, 10 % a random word of the vocabulary and 10 % stay. Everything is drawn
-    from a counter-based generator keyed by (seed, epoch, example_id): it does not depend on what was drawn before, in
-    which process, or in which batch the row stands. Returns (inputs, labels), both `(length,)` int64, labels -100
+    from a counter-based generator keyed by (seed, epoch, example_id): it does not depend on earlier draws, on
+    the process, or on the batch of the row. Returns (inputs, labels), both `(length,)` int64, labels -100
     where nothing was chosen.
     """
     inputs = np.array(input_ids, dtype=np.int64)
@@ -55,7 +53,7 @@ def mask_tokens(
 
 @dataclass
 class MlmOutput:
-    """What the body and the heads gave for a batch.
+    """The outputs of body and heads for a batch.
 
     `logits` `(masked, vocabulary)` and `labels` `(masked,)` in row-major order of the batch's positions; `body` is
     the body's own output (`last_hidden_state`, `hidden_states`, `attentions`); `next_sentence_logits` `(batch, 2)` or
@@ -75,7 +73,7 @@ def mlm_forward(model: nn.Module, batch: dict[str, torch.Tensor], **options: Any
     like (`cls.predictions`) and RobertaForMaskedLM (`lm_head`); for any other model the full head is run and then
     indexed.
     """
-    inputs = {key: value for key, value in batch.items() if key not in (*NOT_MODEL_INPUTS, *_LABELS)}
+    inputs = model_inputs(batch)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     masked = batch["labels"] != IGNORED
     labels = batch["labels"][masked]
@@ -91,14 +89,6 @@ def mlm_forward(model: nn.Module, batch: dict[str, torch.Tensor], **options: Any
     return MlmOutput(logits, labels, body, relation(body.pooler_output) if relation is not None else None)
 
 
-def mlm_logits_at_masked(
-    model: nn.Module, batch: dict[str, torch.Tensor], **options: Any
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the logits at the masked positions `(masked, vocabulary)` and the words that stood there `(masked,)`."""
-    output = mlm_forward(model, batch, **options)
-    return output.logits, output.labels
-
-
 def mlm_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Return the mean cross-entropy over masked words, plus that of next-sentence labels where there are any.
 
@@ -108,7 +98,7 @@ def mlm_loss(model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def loss_of(output: MlmOutput, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the loss of an output that is there already (see `mlm_loss`); 0 where a batch has no masked word."""
+    """Return the loss of an output (see `mlm_loss`); 0 where a batch has no masked word."""
     logits, labels = output.logits.float(), output.labels
     loss = functional.cross_entropy(logits, labels) if len(labels) else logits.sum() * 0.0
     if output.next_sentence_logits is not None and "next_sentence_label" in batch:

@@ -6,13 +6,14 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from replica.errors import ConfigError
-from replica.tasks.encode import Columns
-from replica.tasks.splits import column
+from replica.tasks.columns import Columns, column
+from replica.tasks.kinds.kind import Encoded
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from replica.config.task_schema import Task
     from replica.tasks.tokenizer import TextTokenizer
 
@@ -24,7 +25,7 @@ RANDOM_SHARE = 0.5
 _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+|\n+")
 
 
-def encode_blocks(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int) -> tuple[Columns, list[int]]:
+def encode_blocks(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int) -> Encoded:
     """Encode texts; one longer than `max_length` becomes consecutive blocks. Empty texts are left out."""
     texts = column(table, task.inputs[0], f"task '{task.name}', inputs")
     rows, blocks = [], []
@@ -33,10 +34,10 @@ def encode_blocks(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_len
             if sum(block.special_tokens_mask) < len(block.ids):
                 rows.append(row)
                 blocks.append(block.ids)
-    return {"input_ids": blocks}, rows
+    return Encoded({"input_ids": blocks}, rows)
 
 
-def encode_pairs(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int) -> tuple[Columns, list[int]]:
+def encode_pairs(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int) -> Encoded:
     """Build pairs of segments from documents, as BERT's pretraining data (Devlin et al. 2019, section 3.1, task 2).
 
     A second input column names each row's document, whose rows are its sentences in order; without one, every row is
@@ -56,7 +57,7 @@ def encode_pairs(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_leng
             columns["token_type_ids"].append([0] * (len(first) + 2) + [1] * (len(second) + 1))
             columns["next_sentence_label"].append(int(random))
             rows.append(first_rows[number])
-    return columns, rows
+    return Encoded(columns, rows)
 
 
 def document_pairs(

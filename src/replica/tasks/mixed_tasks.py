@@ -10,16 +10,16 @@ import torch
 from torch.utils.data import Sampler
 
 from replica.errors import ConfigError
-from replica.tasks.batches import Collator
+from replica.tasks.collator import Collator
 from replica.tasks.prepared import PreparedSplit
 from replica.tasks.sampler import LengthBucketSampler
 
-#: Entry of a batch that says which task its rows are of, `(batch,)`, counted from 0.
+#: Entry of a batch with the number of its rows' task, `(batch,)`, from 0.
 TASK = "task"
 
 
 class MixedSplit:
-    """Prepared splits of several tasks as one map-style data set; a row's `task` says which it is of."""
+    """Prepared splits of several tasks as one map-style data set; a row's `task` is its task's number."""
 
     def __init__(self, splits: Sequence[PreparedSplit]):
         self.splits = list(splits)
@@ -51,10 +51,10 @@ class MixedCollator:
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Return the batch of these rows; raises ConfigError for rows of more than one task."""
-        found = {row[TASK] for row in rows}
-        if len(found) != 1:
-            raise ConfigError(f"a batch holds one task, not rows of {sorted(found)}")
-        [task] = found
+        numbers = {row[TASK] for row in rows}
+        if len(numbers) != 1:
+            raise ConfigError(f"a batch holds one task, not rows of {sorted(numbers)}")
+        [task] = numbers
         return {**self.collators[task](rows), TASK: torch.full((len(rows),), task)}
 
 
