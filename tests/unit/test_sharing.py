@@ -320,7 +320,7 @@ def test_writing_into_the_projects_dvc_yaml_leaves_its_own_words_alone(root):
 
 
 def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
-    from replica.plan.runs import Plan
+    from replica.plan import Plan
     from replica.sharing.artifacts import ledger_of
 
     ledger = ledger_of(Plan(scale="laptop"), ["toy"])

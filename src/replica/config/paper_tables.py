@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def numbers(table: Nested) -> Any:
     return [numbers(item) for item in table] if isinstance(table, list) else table.value
 
 
-def read_table(folder: Path, content: Any, where: str) -> Nested:
+def read_table(folder: Path, content: Any, sets: Container[str], where: str) -> Nested:
     """Return the rows and columns of a CSV file that `content` (a `CsvTable`) names; ConfigError names file and line or key."""
     spec = validate(CsvTable, content, where)
     path = folder / spec.file
@@ -97,6 +98,9 @@ def read_table(folder: Path, content: Any, where: str) -> Nested:
             column_words[row[0][:-1]] = cells
         else:
             rows[row] = cells
+    for word in (*keys, *(name[:-1] for name in row_words), *column_words):
+        if word in sets:
+            raise ConfigError(f"{where}: '{word}' is also a set of the paper; rename one of them")
     wanted = _choice(spec.rows, list(dict.fromkeys(row[0] for row in rows)), f"{where}: row")
     table: dict[str, Any] = {}
     for row in sorted((row for row in rows if row[0] in wanted), key=lambda row: wanted.index(row[0])):

@@ -15,7 +15,7 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, nearest
 from replica.files import atomic_path, remove_leftovers, sha256_file
-from replica.plan.runs import Plan
+from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import Artifact, archive_path, artifacts_of, ledger_of
 from replica.sharing.records import NAME as RECORDS

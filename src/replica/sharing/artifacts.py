@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica.config.project import Project
-from replica.plan.runs import Plan, Run
+from replica.plan import Plan, Run
 from replica.tasks import kinds
 
 #: Snakemake's mark of a folder it made; other names that begin with a dot are leftovers.
@@ -140,13 +140,13 @@ def _run_id(scale: str, run_id: str, seed: int) -> str:
 
 
 def _run(project: Project, plan: Plan, run: Run, seed: int) -> Artifact:
-    task = run.spec["task"][0]
-    methods = [item["name"] for item in run.spec.get("methods", [])]
+    task = run.spec.task.name
+    methods = run.spec.method_names
     needs = ["manifest.json", run.stored]
     needs += ["metrics.json"] if run.evaluate else []
     needs += ["measures.json"] if run.measure and seed == 0 else []
     evaluated = [project.task(name) for name in run.evaluate]
-    title = f"{run.stage} of {run.spec['root']}" + (f" with {' + '.join(methods)}" if methods else "")
+    title = f"{run.stage} of {run.spec.root}" + (f" with {' + '.join(methods)}" if methods else "")
     return Artifact(
         id=_run_id(plan.scale, run.id, seed),
         kind="run",
@@ -173,8 +173,8 @@ def _weights(plan: Plan, run: Run) -> tuple[str, ...]:
         return ()
     if "init" in run.parents:
         return _weights(plan, plan.runs[run.parents["init"]])
-    model = run.spec["model"]
-    return () if model["weights"] == "random" else (model["name"],)
+    model = run.spec.model
+    return () if model.random else (model.name,)
 
 
 def _dataset(project: Project, name: str) -> Artifact:

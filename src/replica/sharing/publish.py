@@ -12,7 +12,7 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, ConfigError, ReplicaError, nearest
 from replica.files import atomic_path, read_json, remove_leftovers, sha256_file, write_json
-from replica.plan.runs import Plan
+from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import PREDICTIONS, Artifact, artifacts_of, ledger_of
 from replica.sharing.records import NAME as RECORDS
