@@ -162,13 +162,8 @@ def _check_number(
             raise ConfigError(f"'{name}': run '{run}' is not scored on task '{first}', only on {scored or 'none'}")
         raise ConfigError(f"'{name}' names no task{nearest(first, tasks)}")
     if not _fits(key, numbers[first]):
-        owner, kind = (f"task '{first}'", "metric") if first in tasks else (f"run '{run}'", f"number of `{first}`")
-        raise ConfigError(f"'{name}': {owner} has no {kind} '{key}'{_only(key, numbers[first])}")
-
-
-def _only(key: str, known: Collection[str]) -> str:
-    """Return the nearest known key, or the keys themselves where none is near."""
-    return nearest(key, known) or f"; it has {', '.join(known)}"
+        owner = f"task '{first}' has no metric '{key}'" if first in tasks else f"run '{run}' gives no '{first}.{key}'"
+        raise ConfigError(f"'{name}': {owner}{nearest(key, numbers[first])}")
 
 
 def _fits(key: str, known: Collection[str]) -> bool:
