@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from replica.errors import ConfigError
-from replica.models.auto_classes import DECODERS, LABELLED
+from replica.models.heads import DECODERS, LABELLED
 from replica.tasks.columns import Columns
 
 if TYPE_CHECKING:

@@ -65,17 +65,17 @@ def check_head(config: PretrainedConfig, head: str) -> None:
 
 
 def has_head(config: PretrainedConfig, head: str) -> bool:
-    """Say whether this configuration's architecture has a head; raises ConfigError for a name that no head has."""
-    found = auto_class(head)
-    mapping = getattr(found, "_model_mapping", None)
-    return type(config) in mapping if mapping is not None else isinstance(config, found.config_class)
+    """Return whether this configuration's architecture has a head; raises ConfigError for a name that no head has."""
+    auto = auto_class(head)
+    mapping = getattr(auto, "_model_mapping", None)
+    return type(config) in mapping if mapping is not None else isinstance(config, auto.config_class)
 
 
 def supported_attention(config: PretrainedConfig, head: str, attention: str) -> str:
     """Return `attention`, or `eager` in place of `sdpa` where the architecture has no such kernel. The head must be one it has."""
-    found = auto_class(head)
-    mapping = getattr(found, "_model_mapping", None)
-    kinds = found if mapping is None else mapping[type(config)]
+    auto = auto_class(head)
+    mapping = getattr(auto, "_model_mapping", None)
+    kinds = auto if mapping is None else mapping[type(config)]
     kinds = kinds if isinstance(kinds, (list, tuple)) else (kinds,)
     return attention if attention != "sdpa" or all(kind._supports_sdpa for kind in kinds) else "eager"
 
