@@ -27,8 +27,7 @@ from snakemake_executor_plugin_slurm import common_settings
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from replica.paths import Layout
-from replica.training.failures import NAME as FAILED
+from replica.paths import FAILED, Layout
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 

@@ -164,7 +164,7 @@ def test_what_cannot_be_locked_keeps_nothing_else_from_it(root, hub, capsys, mon
     locked_line, failed_line = said.out.splitlines()
     assert locked_line == f"reviews: owner/data is locked at {REVISION}, 2 files"
     assert failed_line.startswith("not as it should be: encoder: hub owner/model: refused, it has no model.safetensors")
-    assert said.err == "error: 1 of 2 are not as locked, each named above with what would be right\n"
+    assert said.err == "error: 1 of 2 are not as locked, each named above with its remedy\n"
     assert set(read_lock(root).datasets) == {"reviews"}
     assert read_lock(root).models == {}
     hub.repositories["models/owner/model"] = {**MODEL, "modeling.py": b""}

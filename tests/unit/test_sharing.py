@@ -252,7 +252,7 @@ def test_records_are_given_back_as_snakemake_wrote_them(tmp_path):
     assert b"/home/somebody" not in text and b"starttime" not in text
     here.persistence._write_record("results/smoke/papers/one/claims.json", MetadataRecord(rule="old"))
     here.persistence._mark_incomplete("results/smoke/papers/one/claims.json", None)
-    here.give_back(artifact, names, text)
+    here.restore(artifact, names, text)
     assert here.of(artifact, names) == text
     keys = ["results/smoke/papers/one/claims.json"]
     assert not here.persistence._filter_incomplete_keys(keys)
@@ -320,7 +320,7 @@ def test_writing_into_the_projects_dvc_yaml_leaves_its_own_words_alone(root):
 
 
 def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
-    from replica.plan.runs import Plan
+    from replica.plan import Plan
     from replica.sharing.artifacts import ledger_of
 
     ledger = ledger_of(Plan(scale="laptop"), ["toy"])

@@ -153,7 +153,7 @@ def test_out_of_memory_comes_back_in_smaller_parts_of_the_same_batches(alone, tm
         statuses.append(done.returncode)
         if done.returncode:
             [line] = re.findall("^error: .*$", done.stderr, re.MULTILINE)
-            assert "out of memory with" in line and "started again it takes half as many" in line
+            assert "out of memory with" in line and "the next start takes half as many" in line
     assert statuses == [OUT_OF_MEMORY, OUT_OF_MEMORY, 0], done.stderr  # eight sentences, four, two
     found = _result(folder, run)
     _equal(_result(alone[0], run), found)

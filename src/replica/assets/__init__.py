@@ -1,7 +1,7 @@
 """The retrieve stage: data sets and models by name, from the first source that has them, checked against pins.
 
 `retrieve_dataset(project, name, out_folder)` and `retrieve_model(project, name, out_folder)` make canonical folders;
-`manifest.write` and `manifest.verify` are the record beside every folder of files. Only this stage may reach a network.
+`manifest.write` and `manifest.verify` keep the record in every folder of files. Only this stage may use a network.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Data sets that are here already: a retrieved folder, else a source that needs no network; and a mark of what is here.
+"""Data sets that can be read without a network: a retrieved folder, else a local source; and a mark of their state.
 
-Measurements count rows through this; they never reach a network, which is left to the retrieve stage.
+Measurements count rows through this module; only the retrieve stage uses a network.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def read_at_hand(project: Project, name: str, splits: list[str], scratch: Path) 
     """Return the wanted splits of a registered data set and where they come from, e.g. `mirror boun-tabi/squad_tr`.
 
     The rows are checked against the registry's pins (for a retrieved folder without pins, against its manifest) when the
-    last of a split was read: an AssetError then says that they are others.
+    last row of a split was read: an AssetError is raised where they differ.
 
     Raises
     ------
     AssetError
-        where none of the retrieved folder and the local sources has every split whole; the message says what each
-        said and how to retrieve the data set.
+        where neither the retrieved folder nor a local source has every split whole; the message gives the reason of
+        each and how to retrieve the data set.
     """
     entry = project.dataset(name)
     folder = Layout(project.root).dataset(name)
@@ -41,29 +41,31 @@ def read_at_hand(project: Project, name: str, splits: list[str], scratch: Path) 
         return _retrieved(project, name, splits, folder)
     from replica.assets.datasets import READERS
 
-    said = []
+    reasons = []
     for kind in project.settings.sources:
         if not (entry.sources.hub if kind == "mirror" else getattr(entry.sources, kind)):
             continue
         if kind == "hub" and entry.sources.hub.revision is None:
-            said.append(f"hub: {entry.sources.hub.repo} has no pinned revision")
+            reasons.append(f"hub: {entry.sources.hub.repo} has no pinned revision")
             continue
         if kind not in LOCAL:
-            said.append(f"{kind}: not retrieved (`snakemake assets/datasets/{name}/manifest.json`)")
+            reasons.append(f"{kind}: not retrieved (`snakemake assets/datasets/{name}/manifest.json`)")
             continue
         try:
             rows, source, _ = READERS[kind](entry, splits, scratch)
         except AssetError as error:
-            said.append(f"{kind}: {error}")
+            reasons.append(f"{kind}: {error}")
             continue
         pins = {split: entry.splits[split] for split in splits}
         label = f"{kind} {source['repo']}" if "repo" in source else kind
         return {split: _checked(rows[split], pins[split], f"{label}, split {split!r}") for split in splits}, label
-    raise AssetError(f"{name}: " + ("; ".join(said) or "none of its sources is among `sources` in config/config.yaml"))
+    raise AssetError(
+        f"{name}: " + ("; ".join(reasons) or "none of its sources is among `sources` in config/config.yaml")
+    )
 
 
 def presence(project: Project, name: str) -> str:
-    """Return a short mark that changes when a data set's files appear, change or go: what was counted is counted again.
+    """Return a short mark that changes when a data set's files appear, change or go, so that its rows are counted again.
 
     Reads names and sizes only, and loads no library: a Snakefile may ask for it.
     """
@@ -90,7 +92,7 @@ def _retrieved(project: Project, name: str, splits: list[str], folder: Path) -> 
             f"wrong revision: {name} was retrieved at {came}, config/hub.lock.yaml says {hub.revision}; retrieve it again "
             f"(`snakemake assets/datasets/{name}/manifest.json`)"
         )
-    found = {}
+    rows_by_split = {}
     for split in splits:
         if split not in stored or not (folder / f"{split}.parquet").is_file():
             raise AssetError(
@@ -99,8 +101,8 @@ def _retrieved(project: Project, name: str, splits: list[str], folder: Path) -> 
             )
         pin = project.dataset(name).splits[split] or Content(stored[split]["rows"], stored[split]["sha256"])
         rows = Rows.from_parquet([folder / f"{split}.parquet"], f"retrieved {name}")
-        found[split] = _checked(rows, pin, f"the retrieved {name}, split {split!r}")
-    return found, f"retrieved {name}"
+        rows_by_split[split] = _checked(rows, pin, f"the retrieved {name}, split {split!r}")
+    return rows_by_split, f"retrieved {name}"
 
 
 def _checked(rows: Rows, pin: Any, where: str) -> Rows:

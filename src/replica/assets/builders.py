@@ -17,7 +17,7 @@ from replica.errors import AssetError, nearest
 
 REVIEW_SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "label": pa.int64(), "movie": pa.string()})
 PLOT_SCHEMA = pa.schema({"id": pa.int64(), "text": pa.string(), "movie": pa.string()})
-#: Unlabelled text in reading order: rows of one `document` stand together, `position` counts from 0.
+#: Unlabelled text in reading order: rows of one `document` are adjacent, `position` counts from 0.
 TEXT_SCHEMA = pa.schema({"document": pa.string(), "position": pa.int64(), "kind": pa.string(), "text": pa.string()})
 
 #: A duplicate stays in the last of the splits that have it: no text of a later split was seen in an earlier one.
@@ -41,7 +41,7 @@ def rotten_tomatoes(files: dict[str, Path], source: str) -> dict[str, Rows]:
     `train`, `validation` and `test` hold review sentences; `plots_train` the plots of training movies; `text_train`
     and `text_validation` the reviews and the plots' sentences of those movies as unlabelled documents. A text (up to
     case and space) is kept once, and only in the last of the three splits that has it; a plot is left out where one of
-    its sentences stands in a later split: no training text is one of validation or test.
+    its sentences is in a later split: no training text is one of validation or test.
     """
     records = _read_csv(files["reviews"], source)
     reviews: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
@@ -60,20 +60,20 @@ def rotten_tomatoes(files: dict[str, Path], source: str) -> dict[str, Rows]:
             raise AssetError(
                 f"{source}: row {number} has the category {record['category']!r}; known: fresh, rotten, plot"
             )
-    # What a later split shows, review, plot or sentence of a plot, an earlier one may not have.
+    # A review, plot or sentence of a plot that a later split has is left out of earlier ones.
     sentences = {split: [_sentences(row["paragraphs"]) for row in plots[split]] for split in SPLITS}
     seen: set[str] = set()
     out: dict[str, Rows] = {}
     for split in reversed(SPLITS):
         later = frozenset(seen)
-        kept = _once(reviews[split], later)
+        unique = _once(reviews[split], later)
         chunks = dict(zip((row["id"] for row in plots[split]), sentences[split], strict=True))
         clean = [row for row in plots[split] if not any(_key(sentence) in later for sentence in chunks[row["id"]])]
-        kept_plots = _once(clean, later)
-        out[split] = Rows.of(kept, REVIEW_SCHEMA)
-        text = _documents(kept, [(row, chunks[row["id"]]) for row in kept_plots])
+        unique_plots = _once(clean, later)
+        out[split] = Rows.of(unique, REVIEW_SCHEMA)
+        text = _documents(unique, [(row, chunks[row["id"]]) for row in unique_plots])
         out[f"text_{split}"] = Rows.of(text, TEXT_SCHEMA)
-        out[f"plots_{split}"] = Rows.of(kept_plots, PLOT_SCHEMA)
+        out[f"plots_{split}"] = Rows.of(unique_plots, PLOT_SCHEMA)
         seen |= {_key(row["text"]) for row in reviews[split] + plots[split]}
         seen |= {_key(sentence) for document in sentences[split] for sentence in document}
     names = ("train", "validation", "test", "plots_train", "text_train", "text_validation")
@@ -99,12 +99,12 @@ def _read_csv(path: Path, source: str) -> list[dict[str, str]]:
 
 
 def _once(rows: list[dict[str, Any]], barred: frozenset[str]) -> list[dict[str, Any]]:
-    kept, here = [], set(barred)
+    unique, here = [], set(barred)
     for row in rows:
         if _key(row["text"]) not in here:
             here.add(_key(row["text"]))
-            kept.append(row)
-    return kept
+            unique.append(row)
+    return unique
 
 
 def _documents(reviews: list[dict[str, Any]], plots: list[tuple[dict[str, Any], list[str]]]) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ def _documents(reviews: list[dict[str, Any]], plots: list[tuple[dict[str, Any], 
     ]
 
 
-#: The end of a sentence: a stop, perhaps a closing quote, space, and then what a sentence starts with.
+#: The end of a sentence: a stop, perhaps a closing quote, space, and then the start of a sentence.
 _END = re.compile(r"""(?<=[.!?…])(?P<close>["'”’)]*)\s+(?=["'“‘(]*[A-Z0-9])""")
 _ABBREVIATIONS = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|St|Sr|Jr|Prof|Lt|Col|Gen|Capt|Sgt|vs|No|[A-Z])|\.\w)\.$")
 _FEWEST_WORDS = 4

@@ -1,4 +1,4 @@
-"""How each kind of source reads a data set: rows of the wanted splits, what is said of the source, and versions."""
+"""How each kind of source reads a data set: rows of the wanted splits, facts of the source, and versions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from replica.assets.rows import Rows
 from replica.assets.sources import SourceUnavailable
 from replica.config.asset_schema import DatasetEntry
 
-#: rows by split, facts of the source, versions of what was used
+#: rows by split, facts of the source, versions of the libraries
 Read = tuple[dict[str, Rows], dict[str, Any], dict[str, str]]
 
 
@@ -22,7 +22,7 @@ def from_generated(entry: DatasetEntry, splits: list[str], scratch: Path) -> Rea
 
 
 def from_package(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:
-    """Read what an installed package carries."""
+    """Read a data set of an installed package."""
     rows, versions = packages.load(entry.sources.package.loader)
     return rows, {"loader": entry.sources.package.loader}, versions
 
@@ -39,14 +39,14 @@ def from_wheel(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:
 def from_mirror(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:
     """Read the hub's repository from the folder in REPLICA_MIRROR."""
     source = entry.sources.hub
-    found, notes = mirror.dataset_files(source, splits)
+    files, notes = mirror.dataset_files(source, splits)
     for split, note in notes.items():
         if entry.splits[split] is None:
             raise SourceUnavailable(
                 f"the mirror's {source.repo} split {split!r} is not the hub's file ({note}), and without a pinned hash "
                 "it is not taken for the official one"
             )
-    rows = {split: Rows.from_parquet(paths, f"mirror {source.repo}") for split, paths in found.items()}
+    rows = {split: Rows.from_parquet(paths, f"mirror {source.repo}") for split, paths in files.items()}
     facts = {"repo": source.repo, "config": source.config, **mirror.commit("datasets", source.repo)}
     return rows, {**facts, **({"notes": notes} if notes else {})}, {}
 
@@ -54,8 +54,8 @@ def from_mirror(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:
 def from_hub(entry: DatasetEntry, splits: list[str], scratch: Path) -> Read:
     """Download the splits' Parquet files at the pinned revision."""
     source = entry.sources.hub
-    found = hub.dataset_files(source, splits, scratch)
-    rows = {split: Rows.from_parquet(paths, f"hub {source.repo}") for split, paths in found.items()}
+    files = hub.dataset_files(source, splits, scratch)
+    rows = {split: Rows.from_parquet(paths, f"hub {source.repo}") for split, paths in files.items()}
     return rows, {"repo": source.repo, "revision": source.revision, "config": source.config}, hub.versions()
 
 

@@ -207,12 +207,12 @@ def _span(rng: random.Random, unanswerable: float = 0.0) -> Row:
     places = draw_some(rng, grammar.PLACES, count)
     sentences = [f"The {thing} is in the {place}." for thing, place in zip(things, places, strict=False)]
     context = " ".join(sentences)
-    asked = count if rng.random() < unanswerable else int(rng.random() * count)
+    number = count if rng.random() < unanswerable else int(rng.random() * count)
     answers: dict[str, list[Any]] = {"text": [], "answer_start": []}
-    if asked < count:
-        start = context.index(f"The {things[asked]} is in the ") + len(f"The {things[asked]} is in the ")
-        answers = {"text": [places[asked]], "answer_start": [start]}
-    return {"title": "places", "context": context, "question": f"Where is the {things[asked]}?", "answers": answers}
+    if number < count:
+        start = context.index(f"The {things[number]} is in the ") + len(f"The {things[number]} is in the ")
+        answers = {"text": [places[number]], "answer_start": [start]}
+    return {"title": "places", "context": context, "question": f"Where is the {things[number]}?", "answers": answers}
 
 
 def _image(rng: random.Random) -> Row:

@@ -19,77 +19,22 @@ FAMILIES = ("stone", "rivers", "woods", "fields")
 PLACES = ("kitchen", "garden", "office", "library", "station", "market", "school", "tower")
 THINGS = ("lamp", "key", "book", "cup", "coat", "drum", "clock", "ball")
 COLOURS = ("red", "green", "blue", "white")
-#: Names that are a person or a place: what stands before them decides.
+#: Names that are a person or a place; the word before them decides.
 TWO_FOLD = ("paris", "florence", "sydney", "austin")
 TITLES = ("mr", "mrs", "doctor", "captain")
 PREPOSITIONS = ("in", "near", "from", "to")
 VERBS = ("saw", "carried", "painted", "found", "sold", "kept")
 FUNCTION_WORDS = (
-    "a",
-    "the",
-    "it",
-    "is",
-    "was",
-    "were",
-    "where",
-    "who",
-    "what",
-    "did",
-    "does",
-    "of",
-    "and",
-    "but",
-    "on",
-    "with",
-    "left",
-    "for",
-    "then",
-    "there",
-)
+    "a", "the", "it", "is", "was", "were", "where", "who", "what", "did", "does", "of", "and", "but", "on", "with",
+    "left", "for", "then", "there",
+)  # fmt: skip
 #: Words that tasks put before inputs or generate as labels when they read a data set as text-to-text.
 TASK_WORDS = (
-    "sentiment",
-    "sentence",
-    "pair",
-    "premise",
-    "hypothesis",
-    "question",
-    "context",
-    "answer",
-    "label",
-    "classify",
-    "review",
-    "text",
-    "first",
-    "second",
-    "one",
-    "two",
-    "negative",
-    "positive",
-    "yes",
-    "no",
-    "true",
-    "false",
-    "maybe",
-    "entailment",
-    "not_entailment",
-    "neutral",
-    "contradiction",
-    "equivalent",
-    "different",
-    "same",
-    "similar",
-    "zero",
-    "three",
-    "four",
-    "five",
-    "0",
-    "1",
-    "2",
-    "3",
-    "4",
-    "5",
-)
+    "sentiment", "sentence", "pair", "premise", "hypothesis", "question", "context", "answer", "label", "classify",
+    "review", "text", "first", "second", "one", "two", "negative", "positive", "yes", "no", "true", "false", "maybe",
+    "entailment", "not_entailment", "neutral", "contradiction", "equivalent", "different", "same", "similar", "zero",
+    "three", "four", "five", "0", "1", "2", "3", "4", "5",
+)  # fmt: skip
 
 
 def draw(rng: random.Random, options: Sequence[T]) -> T:

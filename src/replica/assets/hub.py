@@ -1,7 +1,9 @@
 """The hub source: files of a repository at its locked commit, over the network, with nothing executed.
 
-What arrives is held against three things: the commit that was asked for, the digests that the hub lists at that commit, and those
-that config/hub.lock.yaml remembers.
+Every file is checked against the requested commit, the digest that the hub lists at that commit, and the digest in
+config/hub.lock.yaml. `huggingface_hub` brings the files, with its resumption and retries inside one call (`http_get`). This module
+keeps the partial file from one call to the next: `hf_hub_download` removes it when a connection breaks, and it checks no digest of
+a downloaded file.
 """
 
 from __future__ import annotations
@@ -30,7 +32,6 @@ TIMEOUT = 20.0
 LOCK = "config/hub.lock.yaml"
 RELOCK = "the repository was changed under its commit, or the lock is of another one; `replica lock --check` says which"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-#: A sha256 or git's blob id.
 _DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
@@ -49,7 +50,7 @@ def list_files(source: HubSource, kind: str) -> dict[str, str]:
     Raises
     ------
     AssetError
-        where the hub answers with another commit than the one asked for, or lists another file than is locked.
+        where the hub answers with another commit than the requested one, or lists another file than the locked one.
     """
     ready(source)
     with _network(source, Path.cwd()):
@@ -57,47 +58,47 @@ def list_files(source: HubSource, kind: str) -> dict[str, str]:
             source.repo, repo_type=kind, revision=source.revision, files_metadata=True, timeout=TIMEOUT
         )
     _same_commit(source, info.sha)
-    found = {
+    files = {
         entry.rfilename: entry.lfs.sha256 if entry.lfs else str(entry.blob_id)
         for entry in sorted(info.siblings or (), key=lambda entry: entry.rfilename)
     }
     for name, locked in source.locked.items():
-        if name not in found:
+        if name not in files:
             raise AssetError(f"hub: {source.repo} at {source.revision} has no {name}, which {LOCK} remembers; {RELOCK}")
-        if is_digest(found[name]) and found[name] != locked:
+        if is_digest(files[name]) and files[name] != locked:
             raise AssetError(
-                f"hub: {name} of {source.repo} at {source.revision} is another file than {LOCK} remembers: {found[name]}, "
+                f"hub: {name} of {source.repo} at {source.revision} is another file than {LOCK} remembers: {files[name]}, "
                 f"locked {locked}; {RELOCK}"
             )
-    return found
+    return files
 
 
 def download(source: HubSource, kind: str, names: list[str], digests: dict[str, str], folder: Path) -> dict[str, Path]:
     """Download files into `folder` and return their paths by name.
 
-    A file that is there whole is not asked for again, one that broke off goes on where it stopped.
+    A whole file is not requested again; a partial one is continued.
 
     Raises
     ------
     BrokenOff, SourceUnavailable
-        where the connection is slow, broken or away; what arrived is kept in `folder`.
+        where the connection is slow, broken or absent; the partial file stays in `folder`.
     AssetError
         where a file has another digest than `digests` has for it, or comes from another commit; it is not kept.
     """
     ready(source)
-    found = {}
+    paths = {}
     for name in names:
         path = folder / safe_member(name, f"hub {source.repo}")
         expected = digests.get(name, "")
         if not (path.is_file() and is_digest(expected) and digest(path, expected) == expected):
             path.parent.mkdir(parents=True, exist_ok=True)
             _fetch(source, kind, name, path, expected)
-        found[name] = path
-    return found
+        paths[name] = path
+    return paths
 
 
 def is_digest(value: str) -> bool:
-    """Say whether a hub's word about a file is a digest of its content."""
+    """Return whether a string is a digest of a file's content: sha256 or git's blob id."""
     return _DIGEST.fullmatch(value) is not None
 
 
@@ -113,16 +114,16 @@ def digest(path: Path, like: str) -> str:
 
 
 def _fetch(source: HubSource, kind: str, name: str, path: Path, expected: str) -> None:
+    """Download a file to `<name>.part`, continuing one that is there, check its digest and give it its name."""
     part = path.with_name(f"{path.name}.part")
+    whole = part.is_file() and is_digest(expected) and digest(part, expected) == expected  # killed before the new name
     try:
-        if not (
-            part.is_file() and is_digest(expected) and digest(part, expected) == expected
-        ):  # killed before it was renamed
+        if not whole:
             _append(source, kind, name, part)
     except SourceUnavailable as error:
-        there = part.stat().st_size if part.is_file() else 0
-        kept = f"; {there:,} bytes of {name} are kept, the next try goes on from there" if there else ""
-        raise SourceUnavailable(f"{error}{kept}") from None
+        size = part.stat().st_size if part.is_file() else 0
+        rest = f"; {size:,} bytes of {name} are kept, the next try goes on from there" if size else ""
+        raise SourceUnavailable(f"{error}{rest}") from None
     if is_digest(expected) and (actual := digest(part, expected)) != expected:
         part.unlink()
         raise AssetError(
@@ -133,7 +134,7 @@ def _fetch(source: HubSource, kind: str, name: str, path: Path, expected: str) -
 
 
 def _append(source: HubSource, kind: str, name: str, part: Path) -> None:
-    """Download what a part of a file lacks and append it; the client asks again a few times by itself."""
+    """Download the rest of a partial file and append it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -189,7 +190,7 @@ def dataset_files(source: HubSource, splits: list[str], folder: Path) -> dict[st
 
 
 def resolve_revision(repo: str, kind: str) -> str:
-    """Ask the hub for the commit to lock: of `main`, or of the converted branch where `main` has no Parquet."""
+    """Return the hub's commit to lock: of `main`, or of the converted branch where `main` has no Parquet."""
     main = HubSource(repo=repo, revision="main")
     branch = "main"
     if kind == "dataset" and not any(name.endswith(".parquet") for name in list_files(main, kind)):
@@ -205,7 +206,7 @@ def _api() -> HfApi:
 
 
 def ready(source: HubSource) -> None:
-    """Raise SourceUnavailable where the hub is not to be asked: no commit is locked, or an offline switch is set."""
+    """Raise SourceUnavailable where no commit is locked or an offline switch is set."""
     if source.revision is None:
         raise SourceUnavailable(f"{source.repo} has no pinned revision; `replica lock` writes one to {LOCK}")
     for name in OFFLINE:
@@ -215,7 +216,7 @@ def ready(source: HubSource) -> None:
 
 @contextmanager
 def _network(source: HubSource, folder: Path) -> Iterator[None]:
-    """Turn what the hub's client raises into our errors."""
+    """Turn errors of the hub's client into AssetErrors that name repository and commit."""
     from huggingface_hub import errors
 
     where = f"{source.repo} at {source.revision}"

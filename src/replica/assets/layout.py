@@ -33,7 +33,7 @@ _PART = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
 def missing_parts(files: list[str]) -> str:
-    """Say what lacks of a split by the numbers in its files' names (`train-00000-of-00002.parquet`); empty where it is whole."""
+    """Describe the parts a split lacks by the numbers in its files' names (`train-00000-of-00002.parquet`); empty if whole."""
     parts = [(int(part[1]), int(part[2])) for name in files if (part := _PART.search(name))]
     wanted = {total for _, total in parts}
     if not parts or (len(wanted) == 1 and {number for number, _ in parts} >= set(range(*wanted))):
@@ -45,12 +45,12 @@ def splits_of(files: list[str], readme: str, config: str | None) -> dict[str, li
     """Return the Parquet files of each split, in order: as declared, else by the names that the hub gives."""
     parquet = sorted(name for name in files if name.endswith(".parquet"))
     declared = declared_files(readme, config)
-    found = {
+    matches = {
         split: [name for name in parquet if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
         for split, patterns in declared.items()
     }
-    if any(found.values()):
-        return {split: names for split, names in found.items() if names}
+    if any(matches.values()):
+        return {split: names for split, names in matches.items() if names}
     by_name: dict[str, list[str]] = {}
     for name in parquet:
         *folders, last = name.split("/")

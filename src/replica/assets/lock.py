@@ -1,4 +1,4 @@
-"""`replica lock`: ask the hub for the commits and digests of what the registries read from it, and remember them."""
+"""`replica lock`: ask the hub for the commits and digests of the registries' repositories, and write them to the lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from replica.errors import AssetError, ConfigError, nearest
 
 @dataclass
 class Outcome:
-    """What came of it: a line for each asset, and what was wrong with those that could not be locked."""
+    """A line for each asset, and an error for each that could not be locked."""
 
     lines: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -28,15 +28,15 @@ def lock(project: Project, names: Iterable[str] = (), *, update: bool = False, c
     """Lock the named assets, or every one that the hub has, and write config/hub.lock.yaml where something changed.
 
     A locked asset keeps its commit; where the digests of its files are still unknown, they are asked for at that commit. With
-    `update` it moves to the hub's commit of now. With `check` nothing is written: it is said which repositories have moved on, and
-    which commits or files are not the hub's any more. An asset that cannot be locked does not keep others from it.
+    `update` it moves to the hub's present commit. With `check` the file is not written: the lines name the repositories that have moved
+    on, and the errors the commits and files that the hub no longer has. One asset's error does not stop the others.
 
     Raises
     ------
     ConfigError
         for a name that no registry has, or that the hub does not bring.
     AssetError
-        where the hub cannot be asked; nothing is written then.
+        where the hub cannot be reached; the lock is unchanged.
     """
     wanted = _wanted(project, list(names))
     before = read_lock(Path(project.root))
@@ -71,26 +71,28 @@ def lock(project: Project, names: Iterable[str] = (), *, update: bool = False, c
 
 
 def _wanted(project: Project, names: list[str]) -> list[tuple[str, str, DatasetEntry | ModelEntry]]:
-    """Return kind, name and entry of what is to be locked."""
-    found = [("dataset", name, entry) for name, entry in project.datasets.items() if entry.sources.hub and entry.on_hub]
-    found += [("model", name, entry) for name, entry in project.models.items() if entry.sources and entry.sources.hub]
+    """Return kind, name and entry of the assets to lock."""
+    entries = [
+        ("dataset", name, entry) for name, entry in project.datasets.items() if entry.sources.hub and entry.on_hub
+    ]
+    entries += [("model", name, entry) for name, entry in project.models.items() if entry.sources and entry.sources.hub]
     if not names:
-        return found
-    known = {name for _, name, _ in found}
+        return entries
+    known = {name for _, name, _ in entries}
     for name in names:
         if name in known:
             continue
         if name in project.datasets or name in project.models:
             raise ConfigError(f"'{name}' does not come from the hub: it has no commit to lock")
         raise ConfigError(f"no data set or model is named '{name}'{nearest(name, known)}")
-    return [item for item in found if item[1] in names]
+    return [item for item in entries if item[1] in names]
 
 
-def _latest(entry: DatasetEntry | ModelEntry, kind: str, asked: dict[tuple[str, str], str]) -> str:
+def _latest(entry: DatasetEntry | ModelEntry, kind: str, commits: dict[tuple[str, str], str]) -> str:
     repo = entry.sources.hub.repo
-    if (kind, repo) not in asked:
-        asked[kind, repo] = hub.resolve_revision(repo, kind)
-    return asked[kind, repo]
+    if (kind, repo) not in commits:
+        commits[kind, repo] = hub.resolve_revision(repo, kind)
+    return commits[kind, repo]
 
 
 def _files(entry: DatasetEntry | ModelEntry, kind: str, commit: str) -> dict[str, str]:

@@ -58,10 +58,10 @@ def verify(folder: Path | str) -> dict[str, Any]:
             raise AssetError(f"{folder / NAME}: names {name!r}, which lies outside the folder")
         if not path.is_file():
             raise AssetError(f"{path}: missing, though {NAME} names it; retrieve the asset again")
-        found = sha256_file(path)
-        if found != fact["sha256"]:
+        actual = sha256_file(path)
+        if actual != fact["sha256"]:
             raise AssetError(
-                f"{path}: sha256 is {found}, {NAME} says {fact['sha256']}: "
+                f"{path}: sha256 is {actual}, {NAME} says {fact['sha256']}: "
                 "the file changed or is corrupt; retrieve it again"
             )
     return value

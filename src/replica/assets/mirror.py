@@ -53,8 +53,8 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
     readme = folder / "README.md"
     text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
     there = layout.splits_of(files, text, source.config)
-    facts = _facts(folder)
-    found, notes = {}, {}
+    facts = _facts()
+    chosen, notes = {}, {}
     for split in splits:
         theirs = source.splits.get(split, split)
         if theirs not in there:
@@ -63,8 +63,8 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
             raise SourceUnavailable(
                 f"the mirror's {source.repo} split {theirs!r} is not complete: {missing}, so it is not taken for the official one"
             )
-        found[split] = [folder / name for name in there[theirs]]
-        for name, path in zip(there[theirs], found[split], strict=True):
+        chosen[split] = [folder / name for name in there[theirs]]
+        for name, path in zip(there[theirs], chosen[split], strict=True):
             if PARTIAL in path.name and PARTIAL not in theirs:
                 raise SourceUnavailable(
                     f"the mirror's {source.repo} has in {name} a part of split {theirs!r}, not the official one"
@@ -78,7 +78,7 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
             _check(path, fact, source, theirs)
             if fact.get("notes"):
                 notes[split] = fact["notes"]
-    return found, notes
+    return chosen, notes
 
 
 def model_files(source: HubSource) -> tuple[Path, list[str]]:
@@ -89,12 +89,12 @@ def model_files(source: HubSource) -> tuple[Path, list[str]]:
 
 
 def check_model_file(source: HubSource, name: str, path: Path) -> None:
-    """Raise AssetError where a file of a model is another one than the lock or the mirror's MANIFEST.json says."""
+    """Raise AssetError where a model's file differs from the lock or from the mirror's MANIFEST.json."""
     _as_locked(source, name, path)
     fact = _repositories().get(f"models/{source.repo}", {}).get("files", {}).get(name)
-    if fact is not None and (found := sha256_file(path)) != fact.get("sha256"):
+    if fact is not None and (actual := sha256_file(path)) != fact.get("sha256"):
         raise AssetError(
-            f"mirror {source.repo}: {name} has sha256 {found}, the mirror's MANIFEST.json says {fact.get('sha256')}: truncated or "
+            f"mirror {source.repo}: {name} has sha256 {actual}, the mirror's MANIFEST.json says {fact.get('sha256')}: truncated or "
             "corrupt; copy it again"
         )
 
@@ -108,8 +108,8 @@ def commit(kind: str, repo: str) -> dict[str, str]:
 def wheel(version: str, sha256: str) -> Path | None:
     """Return a wheel of a version that the mirror has, known by its sha256; None where there is no mirror or none such in it."""
     top = os.environ.get(VARIABLE, "")
-    found = sorted((Path(top) / WHEELS).glob(f"*-{version}-*.whl")) if top else []
-    return next((path for path in found if sha256_file(path) == sha256), None)
+    wheels = sorted((Path(top) / WHEELS).glob(f"*-{version}-*.whl")) if top else []
+    return next((path for path in wheels if sha256_file(path) == sha256), None)
 
 
 def _same_commit(kind: str, source: HubSource) -> None:
@@ -123,21 +123,32 @@ def _same_commit(kind: str, source: HubSource) -> None:
 
 def _as_locked(source: HubSource, name: str, path: Path) -> None:
     locked = source.locked.get(name)
-    if locked and (found := hub.digest(path, locked)) != locked:
+    if locked and (actual := hub.digest(path, locked)) != locked:
         raise AssetError(
-            f"mirror {source.repo}: {name} is another file than {hub.LOCK} remembers: {found}, locked {locked}; copy it again"
+            f"mirror {source.repo}: {name} is another file than {hub.LOCK} remembers: {actual}, locked {locked}; copy it again"
         )
 
 
-def _repositories() -> dict[str, dict[str, Any]]:
-    """Return what the mirror's MANIFEST.json says of whole repositories: `models/owner/name` → revision and files."""
+def _manifest(key: str) -> Any:
+    """Return `splits` or `repositories` of the mirror's MANIFEST.json; None where it has none."""
     path = root() / MANIFEST
     if not path.is_file():
-        return {}
+        return None
     try:
-        return dict(read_json(path).get("repositories", {}))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise AssetError(f"{path}: cannot be read as a mirror's manifest ({type(error).__name__}: {error})") from None
+        return read_json(path).get(key)
+    except (ValueError, AttributeError) as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: Exception) -> AssetError:
+    return AssetError(f"{root() / MANIFEST}: cannot be read as a mirror's manifest ({type(error).__name__}: {error})")
+
+
+def _repositories() -> dict[str, dict[str, Any]]:
+    try:
+        return dict(_manifest("repositories") or {})
+    except (ValueError, TypeError) as error:
+        raise _unreadable(error) from None
 
 
 def _absent(source: HubSource, split: str, there: dict[str, list[str]]) -> str:
@@ -149,16 +160,14 @@ def _absent(source: HubSource, split: str, there: dict[str, list[str]]) -> str:
     return message
 
 
-def _facts(folder: Path) -> dict[Path, dict[str, Any]]:
-    top = root()
-    path = top / MANIFEST
-    if not path.is_file():
+def _facts() -> dict[Path, dict[str, Any]]:
+    """Return the entry of every file that the mirror's MANIFEST.json lists, by path."""
+    if not (root() / MANIFEST).is_file():
         return {}
     try:
-        entries = read_json(path)["splits"]
-        return {(top / entry["path"]).resolve(): entry for entry in entries}
-    except (ValueError, KeyError, TypeError) as error:
-        raise AssetError(f"{path}: cannot be read as a mirror's manifest ({type(error).__name__}: {error})") from None
+        return {(root() / entry["path"]).resolve(): entry for entry in _manifest("splits")}
+    except (KeyError, TypeError) as error:
+        raise _unreadable(error) from None
 
 
 def _check(path: Path, fact: dict[str, Any], source: HubSource, split: str) -> None:
@@ -173,10 +182,10 @@ def _check(path: Path, fact: dict[str, Any], source: HubSource, split: str) -> N
             f"mirror {source.repo}: {path.name} of split {split!r} has {rows} rows, the mirror's MANIFEST.json says "
             f"{fact['rows']}; copy it again"
         )
-    found = sha256_file(path)
-    if "sha256" in fact and found != fact["sha256"]:
+    actual = sha256_file(path)
+    if "sha256" in fact and actual != fact["sha256"]:
         raise AssetError(
-            f"mirror {source.repo}: {path.name} of split {split!r} has sha256 {found}, the mirror's MANIFEST.json says "
+            f"mirror {source.repo}: {path.name} of split {split!r} has sha256 {actual}, the mirror's MANIFEST.json says "
             f"{fact['sha256']}: truncated or corrupt; copy it again"
         )
 

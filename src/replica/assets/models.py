@@ -1,4 +1,4 @@
-"""How each kind of source brings a model's files into a folder, and what every such folder is checked for."""
+"""How each kind of source brings a model's files into a folder, and the checks of such a folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from replica.errors import AssetError, nearest
 from replica.files import sha256_file, write_json
 
 WEIGHTS = "model.safetensors"
-#: What a model's folder may hold; nothing else is copied from a repository.
+#: The only files that are copied from a repository.
 FILES = (
     "config.json",
     WEIGHTS,
@@ -29,7 +29,7 @@ FILES = (
     "sentencepiece.bpe.model",
     "preprocessor_config.json",
 )
-#: Weights that may hold pickled code, or that nothing here reads.
+#: Weights that may hold pickled code, or that this project does not read.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot")
 #: How a pickle of protocol 2 to 5 starts, and how the zip file starts in which torch.save puts one.
 PICKLE = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -37,7 +37,7 @@ ZIP = b"PK\x03\x04"
 #: An architecture that is a tokenizer alone.
 TOKENIZER_ONLY = "tokenizer"
 
-#: facts of the source, versions of what was used
+#: facts of the source, versions of the libraries
 Read = tuple[dict[str, Any], dict[str, str]]
 
 
@@ -132,10 +132,10 @@ def check(entry: ModelEntry, folder: Path, where: str) -> None:
         path = folder / safe_member(name, "config/models.yaml")
         if not path.is_file():
             raise AssetError(f"{where}: brings no {name}, which config/models.yaml pins")
-        found = sha256_file(path)
-        if found != pinned:
+        actual = sha256_file(path)
+        if actual != pinned:
             raise AssetError(
-                f"{where}: {name} has sha256 {found}, config/models.yaml pins {pinned}: corrupt or another edition"
+                f"{where}: {name} has sha256 {actual}, config/models.yaml pins {pinned}: corrupt or another edition"
             )
     if entry.architecture == TOKENIZER_ONLY:
         return

@@ -16,7 +16,7 @@ IMAGE_SCHEMA = pa.schema({"image": pa.list_(pa.list_(pa.uint8())), "label": pa.i
 
 
 def load(loader: str) -> tuple[dict[str, Rows], dict[str, Any]]:
-    """Return the splits of a package's data set and the versions of what was read."""
+    """Return the splits of a package's data set and the package's version."""
     known = {"sklearn-digits": _digits}
     if loader not in known:
         raise AssetError(f"package source: no loader {loader!r}{nearest(loader, known)}")

@@ -46,7 +46,7 @@ def retrieve_dataset(project: Any, name: str, out_folder: Path | str, splits: li
     Raises
     ------
     AssetError
-        where no source has it (one message with what each said), a source brings other rows than the registry pins
+        where no source has it (the message gives each one's reason), a source brings other rows than the registry pins
         (with both hashes), a file is truncated or corrupt, or the disk is full.
     """
     out = Path(out_folder)
@@ -55,18 +55,20 @@ def retrieve_dataset(project: Any, name: str, out_folder: Path | str, splits: li
         if split not in entry.splits:
             raise AssetError(f"data set {name!r} has no split {split!r}{nearest(split, entry.splits)}")
     wanted = [split for split in entry.splits if splits is None or split in splits]
-    what = f"data set {name!r}"
+    label = f"data set {name!r}"
 
     def attempt(kind: str, scratch: Path) -> None:
         rows, source, versions = DATASET_READERS[kind](entry, wanted, scratch)
         with atomic_folder(out) as folder:
-            content = {split: _write(rows, split, folder, entry, f"{what} from {kind}") for split in wanted}
+            content = {split: _write(rows, split, folder, entry, f"{label} from {kind}") for split in wanted}
             facts = {"asset": "dataset", "name": name, "title": entry.title, "licence": entry.licence}
             facts |= {"redistribute": entry.redistribute, "splits": content, "versions": _versions(versions)}
             manifest.write(folder, **facts, source={"kind": kind, **source})
 
-    kept = _kept(project.root, "datasets", name, entry.sources)
-    _from_first(what, entry.sources, project.settings.sources, out, attempt, kept, {} if entry.on_hub else NOT_ON_HUB)
+    downloads = _downloads(project.root, "datasets", name, entry.sources)
+    _from_first(
+        label, entry.sources, project.settings.sources, out, attempt, downloads, {} if entry.on_hub else NOT_ON_HUB
+    )
     return out
 
 
@@ -83,63 +85,64 @@ def retrieve_model(project: Any, name: str, out_folder: Path | str) -> Path:
     """
     out = Path(out_folder)
     entry: ModelEntry = _entry(project.models, name, "model", "config/models.yaml")
-    what = f"model {name!r}"
+    label = f"model {name!r}"
 
     def attempt(kind: str, scratch: Path) -> None:
         with atomic_folder(out) as folder:
             source, versions = models.READERS[kind](entry, folder, scratch)
-            models.check(entry, folder, f"{what} from {kind}")
+            models.check(entry, folder, f"{label} from {kind}")
             _record_model(name, entry, folder, {"kind": kind, **source}, versions)
 
     if entry.sources is None:
-        with disk_errors(what, out), atomic_folder(out) as folder:
+        with disk_errors(label, out), atomic_folder(out) as folder:
             models.write_config(entry, folder)
             _record_model(name, entry, folder, {"kind": "none: random initialisation"}, {})
         return out
-    kept = _kept(project.root, "models", name, entry.sources)
-    _from_first(what, entry.sources, project.settings.sources, out, attempt, kept)
+    downloads = _downloads(project.root, "models", name, entry.sources)
+    _from_first(label, entry.sources, project.settings.sources, out, attempt, downloads)
     return out
 
 
 def _from_first(
-    what: str,
+    label: str,
     sources: Sources,
     order: list[str],
     out: Path,
     attempt: Callable[[str, Path], None],
-    kept: Path | None,
+    downloads: Path | None,
     refused: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Let the sources try in order until one has it; what is wrong with one that has it is raised at once.
+    """Try the sources in order until one has the asset; an error in its content is raised at once.
 
-    `kept` is the folder of the hub's download, which survives a broken connection; `refused` says of sources why they are not asked.
+    `downloads` is the folder of the hub's download, which survives a broken connection; `refused` gives the reasons why sources are
+    not tried.
     """
-    said = []
+    reasons = []
     for kind in order:
         if not (sources.hub if kind == "mirror" else getattr(sources, kind)):
             continue
-        with disk_errors(f"{what} from {kind}", out):
+        with disk_errors(f"{label} from {kind}", out):
             out.parent.mkdir(parents=True, exist_ok=True)
             try:
                 if kind in refused:
                     raise SourceUnavailable(refused[kind])
                 if kind == "hub":
                     hub.ready(sources.hub)
-                with _workspace(out, kind, kept if kind == "hub" else None) as scratch:
+                with _workspace(out, kind, downloads if kind == "hub" else None) as scratch:
                     attempt(kind, scratch)
             except SourceUnavailable as error:
-                said.append(f"{kind}: {error}")
+                reasons.append(f"{kind}: {error}")
             else:
                 return
-    if not said:
+    if not reasons:
         registered = ", ".join(kind for kind in type(sources).model_fields if getattr(sources, kind))
         raise AssetError(
-            f"{what}: comes from {registered}, but `sources` in config/config.yaml allows {', '.join(order) or 'none'}"
+            f"{label}: comes from {registered}, but `sources` in config/config.yaml allows {', '.join(order) or 'none'}"
         )
-    raise AssetError(f"{what}: no source has it: " + "; ".join(said))
+    raise AssetError(f"{label}: no source has it: " + "; ".join(reasons))
 
 
-def _kept(root: Path, registry: str, name: str, sources: Sources) -> Path | None:
+def _downloads(root: Path, registry: str, name: str, sources: Sources) -> Path | None:
     """Return the folder in which a download from the hub goes on after it broke off: one for each asset and commit."""
     if sources.hub is None or sources.hub.revision is None:
         return None
@@ -147,21 +150,21 @@ def _kept(root: Path, registry: str, name: str, sources: Sources) -> Path | None
 
 
 @contextmanager
-def _workspace(out: Path, kind: str, kept: Path | None) -> Iterator[Path]:
-    """Give a folder to download into: a temporary one beside `out`, or `kept`, which stays where the connection broke off."""
-    if kept is None:
+def _workspace(out: Path, kind: str, downloads: Path | None) -> Iterator[Path]:
+    """Yield a folder to download into: a temporary one next to `out`, or `downloads`, which stays if the connection broke."""
+    if downloads is None:
         with tempfile.TemporaryDirectory(prefix=f".{out.name}.{kind}.", dir=out.parent) as scratch:
             yield Path(scratch)
         return
-    with alone(kept.with_name(f"{kept.name}.lock")):
+    with alone(downloads.with_name(f"{downloads.name}.lock")):
         try:
-            yield kept
+            yield downloads
         except (SourceUnavailable, BrokenOff):
             raise
-        except Exception:  # what arrived is not to be trusted, or has no room
-            shutil.rmtree(kept, ignore_errors=True)
+        except Exception:  # the files are not to be trusted, or have no room
+            shutil.rmtree(downloads, ignore_errors=True)
             raise
-        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(downloads, ignore_errors=True)
 
 
 def _write(rows: dict[str, Rows], split: str, folder: Path, entry: DatasetEntry, where: str) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def _versions(more: dict[str, str]) -> dict[str, str]:
     return {"replica": __version__, "python": platform.python_version(), "pyarrow": pa.__version__, **more}
 
 
-def _entry(registry: dict[str, Any], name: str, what: str, file: str) -> Any:
+def _entry(registry: dict[str, Any], name: str, label: str, file: str) -> Any:
     if name not in registry:
-        raise ConfigError(f"{file}: no {what} {name!r}{nearest(name, registry)}")
+        raise ConfigError(f"{file}: no {label} {name!r}{nearest(name, registry)}")
     return registry[name]

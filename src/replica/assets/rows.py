@@ -58,7 +58,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Content:
-    """What a split holds: number of rows and their canonical sha256."""
+    """A split's number of rows and their canonical sha256."""
 
     rows: int
     sha256: str
@@ -68,8 +68,8 @@ class RowHash:
     """The canonical hash of rows in order.
 
     sha256 over ``json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":")) + "\\n"`` of every row;
-    float32 is widened to Python's float, binary values (and image or audio structs of `bytes` and `path`) stand as the
-    hex sha256 of their bytes. It depends on neither column order, compression nor how rows are cut into files.
+    float32 is widened to Python's float, binary values (and image or audio structs of `bytes` and `path`) are replaced by
+    the hex sha256 of their bytes. It depends on neither column order, compression nor how rows are cut into files.
     """
 
     def __init__(self) -> None:

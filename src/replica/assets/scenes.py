@@ -47,10 +47,10 @@ SCHEMA = pa.schema(
     }
 )
 
-#: What stands at each place: None, or (colour, shape).
+#: The item at each place: None, or (colour, shape).
 Scene = tuple[tuple[str, str] | None, ...]
 #: (text, answer, scenes) of a question of a kind that has the wanted answer, or None where the drawn scenes do not allow one.
-Asked = tuple[str, str, list[Scene]] | None
+Question = tuple[str, str, list[Scene]] | None
 
 
 def split_of(scene: Scene) -> str:
@@ -71,10 +71,10 @@ def rows_of(rng: random.Random, task: str, size: int, split: str) -> list[dict[s
         kind = kinds[number % len(kinds)]
         answers, ask = KINDS[task][kind]
         wanted = answers[number // len(kinds) % len(answers)] if answers else ""
-        asked = None
-        while asked is None or (asked[0], repr(asked[2])) in seen:
-            asked = ask(rng, split, wanted)
-        text, answer, scenes = asked
+        question = None
+        while question is None or (question[0], repr(question[2])) in seen:
+            question = ask(rng, split, wanted)
+        text, answer, scenes = question
         seen.add((text, repr(scenes)))
         images = [image_of(rng, scene) for scene in scenes]
         shown = [caption(scene) for scene in scenes]
@@ -132,10 +132,10 @@ def _count(scene: Scene, colour: str | None = None, shape: str | None = None, pl
     )
 
 
-def _only(scene: Scene, **what: str) -> int | None:
+def _only(scene: Scene, **features: str) -> int | None:
     """Return the place of the one item with this colour or shape; None where there is none or more."""
-    found = [place for place in range(4) if _count(scene, places=[place], **what)]
-    return found[0] if len(found) == 1 else None
+    places = [place for place in range(4) if _count(scene, places=[place], **features)]
+    return places[0] if len(places) == 1 else None
 
 
 def _plural(shape: str) -> str:
@@ -149,14 +149,14 @@ def _yes(truth: bool) -> str:
 # --- visual question answering -----------------------------------------------------------------------------------------
 
 
-def _vqa_count(rng: random.Random, split: str, wanted: str) -> Asked:
+def _vqa_count(rng: random.Random, split: str, wanted: str) -> Question:
     """How many of a shape."""
     scene, shape = scene_of(rng, split), draw(rng, SHAPES)
     answer = str(_count(scene, shape=shape))
     return (f"how many {_plural(shape)} are there ?", answer, [scene]) if answer == wanted else None
 
 
-def _vqa_colour(rng: random.Random, split: str, wanted: str) -> Asked:
+def _vqa_colour(rng: random.Random, split: str, wanted: str) -> Question:
     """The colour of the only shape of its kind."""
     scene, shape = scene_of(rng, split), draw(rng, SHAPES)
     place = _only(scene, shape=shape)
@@ -165,8 +165,8 @@ def _vqa_colour(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"what colour is the {shape} ?", wanted, [scene]
 
 
-def _vqa_exists(rng: random.Random, split: str, wanted: str) -> Asked:
-    """Whether a colour and a shape stand together; where not, each of them is in the scene."""
+def _vqa_exists(rng: random.Random, split: str, wanted: str) -> Question:
+    """Whether one item has a colour and a shape; where none does, each of them is in the scene."""
     scene, colour, shape = scene_of(rng, split), draw(rng, list(COLOURS)), draw(rng, SHAPES)
     if not _count(scene, colour=colour) or not _count(scene, shape=shape):
         return None
@@ -175,7 +175,7 @@ def _vqa_exists(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"is there a {colour} {shape} ?", wanted, [scene]
 
 
-def _vqa_relation(rng: random.Random, split: str, wanted: str) -> Asked:
+def _vqa_relation(rng: random.Random, split: str, wanted: str) -> Question:
     """Whether the only shape of a kind is left of, right of, above or below that of another."""
     scene, shapes = scene_of(rng, split), draw_some(rng, SHAPES, 2)
     first, second = (_only(scene, shape=shape) for shape in shapes)
@@ -190,9 +190,9 @@ def _vqa_relation(rng: random.Random, split: str, wanted: str) -> Asked:
 # --- compositional questions ---------------------------------------------------------------------------------------------
 
 
-def _neighbour(rng: random.Random, scene: Scene, **what: str) -> tuple[str, tuple[str, str]] | None:
-    """Return a side and what stands at that side of the one item with this colour or shape."""
-    place = _only(scene, **what)
+def _neighbour(rng: random.Random, scene: Scene, **features: str) -> tuple[str, tuple[str, str]] | None:
+    """Return a side of the one item with these features (colour or shape), and the item on that side."""
+    place = _only(scene, **features)
     if place is None:
         return None
     side, other = draw(
@@ -205,25 +205,25 @@ def _neighbour(rng: random.Random, scene: Scene, **what: str) -> tuple[str, tupl
     return None if scene[other] is None else (side, scene[other])
 
 
-def _gqa_colour(rng: random.Random, split: str, wanted: str) -> Asked:
-    """The colour of what stands beside, above or below the only shape of its kind."""
+def _gqa_colour(rng: random.Random, split: str, wanted: str) -> Question:
+    """The colour of the other (left, right, above or below) of the only shape of its kind."""
     scene, shape = scene_of(rng, split), draw(rng, SHAPES)
-    found = _neighbour(rng, scene, shape=shape)
-    if found is None or found[1][0] != wanted:
+    other = _neighbour(rng, scene, shape=shape)
+    if other is None or other[1][0] != wanted:
         return None
-    return f"what colour is the shape {found[0]} the {shape} ?", wanted, [scene]
+    return f"what colour is the shape {other[0]} the {shape} ?", wanted, [scene]
 
 
-def _gqa_shape(rng: random.Random, split: str, wanted: str) -> Asked:
-    """The shape of what stands beside, above or below the only thing of its colour."""
+def _gqa_shape(rng: random.Random, split: str, wanted: str) -> Question:
+    """The shape of the other (left, right, above or below) of the only item of its colour."""
     scene, colour = scene_of(rng, split), draw(rng, list(COLOURS))
-    found = _neighbour(rng, scene, colour=colour)
-    if found is None or found[1][1] != wanted:
+    other = _neighbour(rng, scene, colour=colour)
+    if other is None or other[1][1] != wanted:
         return None
-    return f"what is {found[0]} the {colour} shape ?", wanted, [scene]
+    return f"what is {other[0]} the {colour} shape ?", wanted, [scene]
 
 
-def _gqa_same(rng: random.Random, split: str, wanted: str) -> Asked:
+def _gqa_same(rng: random.Random, split: str, wanted: str) -> Question:
     """Whether two shapes, each the only one of its kind, have one colour."""
     scene, shapes = scene_of(rng, split), draw_some(rng, SHAPES, 2)
     places = [_only(scene, shape=shape) for shape in shapes]
@@ -232,8 +232,8 @@ def _gqa_same(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"are the {shapes[0]} and the {shapes[1]} the same colour ?", wanted, [scene]
 
 
-def _gqa_row(rng: random.Random, split: str, wanted: str) -> Asked:
-    """How many things of a colour stand in a row."""
+def _gqa_row(rng: random.Random, split: str, wanted: str) -> Question:
+    """How many items of a colour are in a row."""
     scene, colour, row = scene_of(rng, split), draw(rng, list(COLOURS)), draw(rng, (0, 1))
     answer = str(_count(scene, colour=colour, places=(2 * row, 2 * row + 1)))
     text = f"how many {colour} shapes are in the {('top', 'bottom')[row]} row ?"
@@ -243,7 +243,7 @@ def _gqa_row(rng: random.Random, split: str, wanted: str) -> Asked:
 # --- statements about two images -------------------------------------------------------------------------------------------
 
 
-def _nlvr_both(rng: random.Random, split: str, wanted: str) -> Asked:
+def _nlvr_both(rng: random.Random, split: str, wanted: str) -> Question:
     """Both images have a shape; where not, one of them has."""
     scenes, shape = [scene_of(rng, split), scene_of(rng, split)], draw(rng, SHAPES)
     have = sum(_count(scene, shape=shape) > 0 for scene in scenes)
@@ -252,7 +252,7 @@ def _nlvr_both(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"both images have a {shape} .", wanted, scenes
 
 
-def _nlvr_one(rng: random.Random, split: str, wanted: str) -> Asked:
+def _nlvr_one(rng: random.Random, split: str, wanted: str) -> Question:
     """Exactly one image has a colour; where not, both or none have."""
     scenes, colour = [scene_of(rng, split), scene_of(rng, split)], draw(rng, list(COLOURS))
     have = sum(_count(scene, colour=colour) > 0 for scene in scenes)
@@ -261,7 +261,7 @@ def _nlvr_one(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"exactly one image has a {colour} shape .", wanted, scenes
 
 
-def _nlvr_more(rng: random.Random, split: str, wanted: str) -> Asked:
+def _nlvr_more(rng: random.Random, split: str, wanted: str) -> Question:
     """The first image has more of a shape than the second; where not, fewer."""
     scenes, shape = [scene_of(rng, split), scene_of(rng, split)], draw(rng, SHAPES)
     first, second = (_count(scene, shape=shape) for scene in scenes)
@@ -270,17 +270,17 @@ def _nlvr_more(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"the first image has more {_plural(shape)} than the second .", wanted, scenes
 
 
-# --- captions, and what a model is pretrained on ---------------------------------------------------------------------------------
+# --- captions, and texts for pretraining ---------------------------------------------------------------------------------
 
 
-def _caption(rng: random.Random, split: str, wanted: str) -> Asked:
+def _caption(rng: random.Random, split: str, wanted: str) -> Question:
     """Everything in the scene with colour and place."""
     scene = scene_of(rng, split)
     return "what is in the image ?", caption(scene), [scene]
 
 
-def _look_place(rng: random.Random, split: str, wanted: str) -> Asked:
-    """What stands at a place of one of the images."""
+def _look_place(rng: random.Random, split: str, wanted: str) -> Question:
+    """The item at a place of one of the images."""
     scenes = [scene_of(rng, split) for _ in range(draw(rng, (1, 2)))]
     which, place = int(rng.random() * len(scenes)), int(rng.random() * 4)
     item = scenes[which][place]
@@ -288,21 +288,21 @@ def _look_place(rng: random.Random, split: str, wanted: str) -> Asked:
     return f"{PLACES[place]}{image}", "nothing" if item is None else " ".join(item), scenes
 
 
-def _look_where(rng: random.Random, split: str, wanted: str) -> Asked:
-    """Where a colour or a shape stands."""
-    scene, what = scene_of(rng, split), draw(rng, [*COLOURS, *SHAPES])
-    places = [PLACES[p] for p in range(4) if scene[p] is not None and what in scene[p]]
-    return f"where is {what}", " , ".join(places) or "nothing", [scene]
+def _look_where(rng: random.Random, split: str, wanted: str) -> Question:
+    """The places of a colour or a shape."""
+    scene, feature = scene_of(rng, split), draw(rng, [*COLOURS, *SHAPES])
+    places = [PLACES[p] for p in range(4) if scene[p] is not None and feature in scene[p]]
+    return f"where is {feature}", " , ".join(places) or "nothing", [scene]
 
 
-def _look_all(rng: random.Random, split: str, wanted: str) -> Asked:
-    """What stands at each of the four places, empty ones as `nothing`."""
+def _look_all(rng: random.Random, split: str, wanted: str) -> Question:
+    """The items at the four places, empty ones as `nothing`."""
     scene = scene_of(rng, split)
     return "describe", " , ".join("nothing" if item is None else " ".join(item) for item in scene), [scene]
 
 
-#: Task: kind of question: its answers in turn (none: whatever the scene has), and what asks it.
-KINDS: dict[str, dict[str, tuple[tuple[str, ...], Callable[[random.Random, str, str], Asked]]]] = {
+#: Task → kind of question → its answers in turn (none: the scene decides), and the function that draws a question.
+KINDS: dict[str, dict[str, tuple[tuple[str, ...], Callable[[random.Random, str, str], Question]]]] = {
     "vqa": {
         "count": (("0", "1", "2"), _vqa_count),
         "colour": (tuple(COLOURS), _vqa_colour),

@@ -9,7 +9,7 @@ from replica.assets import grammar, scenes
 
 #: By id. [SEP] is also the end of a sequence and [CLS] its beginning, for sequence-to-sequence models.
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-#: Ids that a model of this tokenizer has; words stand after the special tokens, the rest is unused.
+#: Ids that a model of this tokenizer has; words follow the special tokens, the rest is unused.
 VOCABULARY_SIZE = 256
 MAX_LENGTH = 128
 

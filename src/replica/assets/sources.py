@@ -1,4 +1,4 @@
-"""What the sources share: the error that lets the next one try, and one clear error for what a disk can do."""
+"""Shared by the sources: the error that lets the next one try, a lock, errors of the disk, and safe paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class SourceUnavailable(AssetError):
 
 
 class BrokenOff(AssetError):
-    """A download broke off; what arrived is kept, and the next try goes on from there."""
+    """A download broke off; its first part is kept, and the next try continues it."""
 
 
 @contextmanager
@@ -32,23 +32,23 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def disk_errors(what: str, folder: Path) -> Iterator[None]:
+def disk_errors(label: str, folder: Path) -> Iterator[None]:
     """Turn an OSError of the block into one AssetError; a full disk is named as such."""
     try:
         yield
     except OSError as error:
         if is_full(error):
-            raise full_disk(what, folder) from None
-        raise AssetError(f"{what}: cannot write {folder} ({error.strerror or error}); nothing was kept") from None
+            raise full_disk(label, folder) from None
+        raise AssetError(f"{label}: cannot write {folder} ({error.strerror or error}); nothing was kept") from None
 
 
-def full_disk(what: str, folder: Path) -> AssetError:
-    """Return the error that says a disk is full."""
-    return AssetError(f"{what}: no space left on the disk of {folder}; nothing was kept; free some and try again")
+def full_disk(label: str, folder: Path) -> AssetError:
+    """Return the error of a full disk."""
+    return AssetError(f"{label}: no space left on the disk of {folder}; nothing was kept; free some and try again")
 
 
 def is_full(error: BaseException) -> bool:
-    """Tell whether an error says that a disk (or a quota) is full, also where the errno got lost on its way."""
+    """Return whether an error means a full disk or quota, also where a library dropped the errno."""
     number = getattr(error, "errno", None)
     return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
 

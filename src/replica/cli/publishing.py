@@ -91,14 +91,14 @@ def _evaluate(project: Project, plan: Plan, papers: list[str]) -> int:
     metrics = reevaluate(project, plan, papers)
     for item in metrics:
         print_text(
-            f"{item.verdict:8} {item.run} seed {item.seed}, {item.task} {item.metric}: {item.published} published, {item.found} here"
+            f"{item.verdict:8} {item.run} seed {item.seed}, {item.task} {item.metric}: {item.published} published, {item.actual} here"
         )
     wrong = [item for item in metrics if item.verdict == "differs"]
     if wrong:
         first = wrong[0]
         raise ResultError(
             f"{len(wrong)} of {len(metrics)} metrics differ by more than their interval, the first {first.run} seed {first.seed}: "
-            f"{first.metric} on {first.task} was {first.published} [{first.low}, {first.high}] and is {first.found}"
+            f"{first.metric} on {first.task} was {first.published} [{first.low}, {first.high}] and is {first.actual}"
         )
     equal = sum(item.verdict == "equal" for item in metrics)
     print_text(

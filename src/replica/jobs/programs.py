@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,47 +14,54 @@ from typing import TYPE_CHECKING
 from replica.errors import MISTAKE, ReplicaError
 
 if TYPE_CHECKING:
-    from replica.config.project import Project
-    from replica.plan.runs import Plan
+    from replica.plan.run_job import RunJob
 
 
-def run_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that name one seed of one run."""
+#: Environment variable with the file of the plan that Snakemake stored for its jobs; a program that a person starts has none.
+STORED_PLAN = "REPLICA_PLAN"
+
+
+def run_parser(description: str, attempts: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that name one seed of one run; `attempts` adds the number of the job's submission."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", required=True, help="smoke, laptop or paper")
     parser.add_argument("--run", required=True, help="the run's id, as `replica plan` prints it")
     parser.add_argument("--seed", type=int, default=0, help="which seed (default 0)")
     parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
+    if attempts:
+        parser.add_argument(
+            "--attempt",
+            type=int,
+            default=1,
+            metavar="N",
+            help="how often this job was submitted (default 1); a higher one after a kill without notice takes smaller micro-batches",
+        )
     return parser
 
 
-def attempt_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add `--attempt`, by which a job that comes back knows that one before it was killed."""
-    parser.add_argument(
-        "--attempt",
-        type=int,
-        default=1,
-        metavar="N",
-        help="how often this job was submitted (default 1); more than at the last start after a kill without notice: smaller micro-batches",
-    )
-    return parser
-
-
-def project_and_plan(root: str, scale: str, run: str) -> tuple[Project, Plan]:
-    """Read the configuration below `root` and return it with a plan that holds `run`.
+def run_job(arguments: argparse.Namespace) -> RunJob:
+    """Return the seed of the run that a program's arguments name: from the stored plan, else planned here.
 
     The enabled papers are planned first; a run of a paper that was enabled for one call only is found among all papers' files.
     """
+    from replica.paths import Layout
+    from replica.plan.run_job import job_of, read_job
+
+    layout = Layout(arguments.root)
+    if STORED_PLAN in os.environ:
+        path = layout.root / os.environ[STORED_PLAN]
+        job = read_job(path, arguments.scale, arguments.run, arguments.seed, layout)
+        if job is not None:
+            return job
     from replica.config import load_project
     from replica.plan import build_plan
 
-    project = load_project(root, quick=False)
-    plan = build_plan(project, scale)
-    if run not in plan.runs:
-        project = load_project(root, quick=False, papers=list(project.paper_folders))
-        plan = build_plan(project, scale)
-        plan.run(run)  # ConfigError with the nearest id
-    return project, plan
+    project = load_project(arguments.root, quick=False)
+    plan = build_plan(project, arguments.scale)
+    if arguments.run not in plan.runs:
+        project = load_project(arguments.root, quick=False, papers=list(project.paper_folders))
+        plan = build_plan(project, arguments.scale)
+    return job_of(project, plan, arguments.run, arguments.seed, layout)
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replica.files import read_result
-from replica.jobs.planned import Job
 from replica.jobs.run_state import state_of
-from replica.paths import Layout
+from replica.paths import PROCESS, Layout
 from replica.plan import Plan
+from replica.plan.planned_jobs import Job
 from replica.sharing.records import Records
 from replica.training import steps
 
@@ -87,7 +87,7 @@ class Watcher:
         """Return how a job is at work: by its process's own record, or by Snakemake's mark and a log begun after it."""
         log = self.layout.root / job.log
         if job.run:
-            record = self.layout.resume(self.plan.scale, *job.run) / "process.json"
+            record = self.layout.resume(self.plan.scale, *job.run) / PROCESS
             state = self._state(job)
             if state == "running" or state.startswith("started on "):
                 try:
@@ -139,7 +139,7 @@ class Watcher:
             if output not in by_output:
                 return 0.0
             if output not in chains:
-                chains[output] = rest[output] + max((chain(name) for name in by_output[output].before), default=0.0)
+                chains[output] = rest[output] + max((chain(name) for name in by_output[output].inputs), default=0.0)
             return chains[output]
 
         return max(sum(rest.values()) / max(1, len(found.running)), max(chain(output) for output in by_output))

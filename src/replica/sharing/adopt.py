@@ -15,42 +15,42 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, nearest
 from replica.files import atomic_path, remove_leftovers, sha256_file
-from replica.plan.runs import Plan
+from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import Artifact, archive_path, artifacts_of, ledger_of
 from replica.sharing.records import NAME as RECORDS
 from replica.sharing.records import Records, other_input
 from replica.sharing.store import LOCK, Store
 
-#: Where archives are unpacked before anything is touched; on the disk of the results, so that files are moved and not copied.
+#: Archives are unpacked here first; on the disk of the results, so that files are moved and not copied.
 STAGING = "results/.adopting"
 
 
 @dataclass
 class Adopted:
-    """What a call of `adopt` did."""
+    """Outcome of a call of `adopt`."""
 
     taken: list[str] = field(default_factory=list)
     here: list[str] = field(default_factory=list)
-    #: ids of the plan's artifacts that nobody published
+    #: ids of the plan's artifacts that are not published
     unpublished: list[str] = field(default_factory=list)
     #: archives whose copy in the cache was damaged and which were fetched again
     renewed: list[str] = field(default_factory=list)
 
 
 def adopt(project: Project, plan: Plan, papers: list[str], remote: str | None = None, replace: bool = False) -> Adopted:
-    """Take over what is published of papers (of all enabled ones, with the ledger, when none is named).
+    """Download the published artifacts of papers (of all enabled ones, with the ledger, when none is named).
 
     Every file of every artifact is verified first: against `published/index.json`, which git brought, against the artifact's own
-    manifest, and runs against their parents' manifests. Files that are here already must be the published ones; with `replace` they
-    make way for them. Then the files are moved into place with one time for all, and with Snakemake's records of how they were made.
+    manifest, and runs against their parents' manifests. Files that are here already must equal the published ones; with `replace` they
+    are overwritten. Then the files are moved into place with one modification time for all, and with Snakemake's records of their rules.
 
     Raises
     ------
     AssetError
-        where nothing is published, an archive is damaged, or a file here differs (with both hashes): nothing was touched.
+        where no artifact is published, an archive is damaged, or a file here differs (with both hashes); no file was changed.
     RemoteError
-        where the remote fails or lacks an archive: nothing was touched.
+        where the remote fails or lacks an archive; no file was changed.
     """
     root = Path(project.root)
     with checkout.alone(root, "adopt"):
@@ -84,22 +84,24 @@ class _Adoption:
         """Return the plan's artifacts that are published."""
         named = papers or list(self.project.papers)
         planned = artifacts_of(self.project, self.plan, named)
-        found = {name: artifact for name, artifact in planned.items() if name in self.entries}
+        artifacts = {name: artifact for name, artifact in planned.items() if name in self.entries}
         self.result.unpublished = [
             name for name, a in planned.items() if name not in self.entries and a.missing(self.root)
         ]
         ledger = ledger_of(self.plan, self.project.papers)
         entry = self.entries.get(ledger.id)
         results = {f"papers/{self.plan.scale}/{paper}" for paper in self.project.papers}
-        if not papers and entry and entry.papers == list(ledger.papers) and results <= set(found):
-            found[ledger.id] = ledger
-        self._expect_something(papers, found)
-        return found
+        if not papers and entry and entry.papers == list(ledger.papers) and results <= set(artifacts):
+            artifacts[ledger.id] = ledger
+        self._refuse_unpublished(papers, artifacts)
+        return artifacts
 
-    def _expect_something(self, papers: list[str], found: Mapping[str, Artifact]) -> None:
-        """Raise AssetError for a named paper, or for all, of which nothing is published at this scale."""
+    def _refuse_unpublished(self, papers: list[str], artifacts: Mapping[str, Artifact]) -> None:
+        """Raise AssetError for a named paper, or for all, without a published artifact at this scale."""
         published = {paper for name, e in self.entries.items() if f"/{self.plan.scale}/" in name for paper in e.papers}
-        here = {paper for artifact in found.values() if artifact.kind in ("run", "paper") for paper in artifact.papers}
+        here = {
+            paper for artifact in artifacts.values() if artifact.kind in ("run", "paper") for paper in artifact.papers
+        }
         for paper in papers or ([] if here else self.project.papers):
             if paper not in here:
                 raise AssetError(
@@ -108,7 +110,7 @@ class _Adoption:
                 )
 
     def _is_here(self, artifact: Artifact) -> bool:
-        """Whether every published file is in place; AssetError for one that differs, unless it is to be replaced."""
+        """Return whether every published file is in place; AssetError for one that differs and may not be replaced."""
         entry = self.entries[artifact.id]
         folder = self.root / artifact.folder
         if entry.folder != artifact.folder:
@@ -123,13 +125,13 @@ class _Adoption:
             if not path.exists():
                 complete = False
                 continue
-            found = sha256_file(path)
-            if found != sha256 and not self.replace:
+            actual = sha256_file(path)
+            if actual != sha256 and not self.replace:
                 raise AssetError(
-                    f"{artifact.folder}/{name}: sha256 is {found}, published is {sha256}; nothing was touched. Keep yours by leaving "
+                    f"{artifact.folder}/{name}: sha256 is {actual}, published is {sha256}; nothing was touched. Keep yours by leaving "
                     f"{artifact.folder} out, or take the published one with --replace"
                 )
-            complete = complete and found == sha256
+            complete = complete and actual == sha256
         return complete
 
     def _unpack(self, absent: Mapping[str, Artifact], staging: Path) -> None:
@@ -150,11 +152,11 @@ class _Adoption:
             store.fetch(again)
             self.result.renewed = again
         for name in damaged:
-            if found := self._archive_differs(store, name):
+            if actual := self._archive_differs(store, name):
                 place = store.place(paths[name])
                 store.drop(paths[name])
                 raise AssetError(
-                    f"{paths[name]}: sha256 is {found}, published was {self.entries[name].sha256}: the remote '{store.remote.name}' holds "
+                    f"{paths[name]}: sha256 is {actual}, published was {self.entries[name].sha256}: the remote '{store.remote.name}' holds "
                     f"another file or half of one ({place}); nothing was touched. Whoever published it removes that and calls "
                     "`replica publish` again"
                 )
@@ -165,23 +167,23 @@ class _Adoption:
 
     def _archive_differs(self, store: Store, name: str) -> str | None:
         """Return an archive's sha256 where it is not the published one."""
-        found = sha256_file(store.cached(archive_path(name)))
-        return found if found != self.entries[name].sha256 else None
+        actual = sha256_file(store.cached(archive_path(name)))
+        return actual if actual != self.entries[name].sha256 else None
 
     def _check(self, absent: Mapping[str, Artifact], wanted: Mapping[str, Artifact], staging: Path) -> None:
-        """Hold what was unpacked to its own manifests, and runs to their parents."""
+        """Check unpacked files against their manifests, and runs against their parents."""
         pinned = {artifact.folder: self.entries[name].files.get(manifest.NAME) for name, artifact in wanted.items()}
         for name, artifact in absent.items():
-            found = {key: value for key, value in self.entries[name].files.items() if key != RECORDS}
-            checks.check(artifact, staging / name, found, artifact.archive)
+            hashes = {key: value for key, value in self.entries[name].files.items() if key != RECORDS}
+            checks.check(artifact, staging / name, hashes, artifact.archive)
             checks.parents_agree(artifact, staging / name, pinned.get, artifact.archive)
 
     def _install(self, absent: Mapping[str, Artifact], wanted: Mapping[str, Artifact], staging: Path) -> None:
-        """Move the verified files into place; a folder's manifest comes last, so that half a folder is never taken for a whole one."""
+        """Move the verified files into place; a folder's manifest comes last, so that a partial folder never looks whole."""
         for name, artifact in absent.items():
             files = [key for key in self.entries[name].files if key != RECORDS]
-            made = staging / name / RECORDS
-            text = made.read_bytes() if made.exists() else None
+            record = staging / name / RECORDS
+            text = record.read_bytes() if record.exists() else None
             when = self._time(text, wanted)
             folder = self.root / artifact.folder
             if self.replace:
@@ -194,17 +196,17 @@ class _Adoption:
                 remove_leftovers(target)
                 _set_time(staging / name / key, when)
                 _move(staging / name / key, target)
-            self.records.give_back(artifact, files, text)
+            self.records.restore(artifact, files, text)
 
     def _time(self, text: bytes | None, wanted: Mapping[str, Artifact]) -> int:
-        """Return the time of an artifact's files: that of all, or one before it where its records name inputs that are others now."""
+        """Return the time of an artifact's files: one for all, or a second before it where its records name inputs that have changed."""
         if not self.pinned:
             facts = [self.entries[name] for name in wanted]
             self.pinned = {f"{entry.folder}/{key}": sha for entry in facts for key, sha in entry.files.items()}
         return archive.PUBLISHED_TIME - (text is not None and other_input(text, self.pinned.get) is not None)
 
     def _set_times(self, wanted: Mapping[str, Artifact]) -> None:
-        """Give files that were here already, and are the published ones, their time too: no input is newer than what was made of it."""
+        """Set the time of published files that were here already too, so that no input is newer than its outputs."""
         for name in self.result.here:
             files = [key for key in self.entries[name].files if key != RECORDS]
             when = self._time(self.records.of(wanted[name], files), wanted)
@@ -217,7 +219,7 @@ def _set_time(path: Path, when: int = archive.PUBLISHED_TIME) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Put a file into its place in one step, also where results and assets lie on different disks."""
+    """Move a file into place in one step, also where results and assets are on different disks."""
     try:
         os.replace(source, target)
     except OSError as error:
@@ -229,7 +231,7 @@ def _move(source: Path, target: Path) -> None:
 
 @contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """Give an empty folder that is removed at the end; what a killed call left of its own is removed first."""
+    """Yield an empty folder that is removed at the end; leftovers of a killed call are removed first."""
     parent = root / STAGING
     shutil.rmtree(parent, ignore_errors=True)
     parent.mkdir(parents=True)

@@ -12,19 +12,19 @@ from typing import IO
 from replica.errors import AssetError
 
 #: Time of every file in an archive and of every adopted file: 2000-01-01. One time for all, so that no adopted file is newer than
-#: what was made from it, whichever artifacts were adopted in whichever order.
+#: its outputs, in whatever order artifacts are adopted.
 PUBLISHED_TIME = 946_684_800
 
 
 class _Hashing:
-    """A file read by somebody else, with the sha256 of what they read."""
+    """A readable file that hashes (sha256) the bytes read from it."""
 
     def __init__(self, handle: IO[bytes]):
         self.handle = handle
         self.sha = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
-        """Read on."""
+        """Return the next bytes."""
         data = self.handle.read(size)
         self.sha.update(data)
         return data
@@ -35,7 +35,7 @@ def pack(folder: Path, names: Iterable[str], extra: Mapping[str, bytes], path: P
 
     Owner, mode and time are the same for all and members are in order: equal files give an equal archive on every machine.
     """
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
         for name in sorted([*names, *extra]):
             if name in extra:
@@ -45,8 +45,8 @@ def pack(folder: Path, names: Iterable[str], extra: Mapping[str, bytes], path: P
                 with open(folder / name, "rb") as handle:
                     reader = _Hashing(handle)
                     tar.addfile(_member(name, (folder / name).stat().st_size), reader)
-            found[name] = reader.sha.hexdigest()
-    return found
+            hashes[name] = reader.sha.hexdigest()
+    return hashes
 
 
 def unpack(path: Path, expected: Mapping[str, str], into: Path) -> None:
@@ -56,8 +56,7 @@ def unpack(path: Path, expected: Mapping[str, str], into: Path) -> None:
     ------
     AssetError
         naming archive and member: one that would leave the folder, is no plain file, is not expected, comes twice, is missing, or has
-        another sha256 (with both); also where the archive is truncated or none. What was unpacked until then is for the caller to
-        throw away.
+        another sha256 (with both); also where the archive is truncated or none. The caller removes the files unpacked until then.
     """
     try:
         with tarfile.open(path, "r:") as tar:

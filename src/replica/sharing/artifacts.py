@@ -1,4 +1,4 @@
-"""What can be published: the data sets, models, tokenized data, runs and results of a plan, one artifact each."""
+"""The artifacts of a plan: data sets, models, tokenized data, runs and results, each published as one archive."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica.config.project import Project
-from replica.plan.runs import Plan, Run
+from replica.plan import Plan, Run
 from replica.tasks import kinds
 
-#: Names that begin with a dot are somebody's leftovers; Snakemake's mark of a folder it made is not.
+#: Snakemake's mark of a folder it made; other names that begin with a dot are leftovers.
 STAMP = ".snakemake_timestamp"
 #: Files of a scale's ledger and report, below the folder that holds them.
 LEDGER_FILES = ("claims.csv", "claims.json", "summary.json", "papers.bib", "report/index.html")
 #: The pages that the report's front page leads to.
 PAGES = "report/site/"
-#: What an evaluation stores example by example.
+#: An evaluation's predictions, example by example.
 PREDICTIONS = "predictions.parquet"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """One thing that is published whole: files of one folder, the facts people look for it by, and what it passes on.
+    """Files of one folder that are published together, with the facts to search for them, and the data and models in them.
 
     `id` is also the archive's path below `published/` and, in DVC's spelling, its name in `dvc.yaml`.
     """
@@ -62,15 +62,15 @@ class Artifact:
             named = {name for name in self.only if (folder / name).is_file()}
             below = [path for name in self.only if name.endswith("/") for path in (folder / name).rglob("*")]
             return sorted(named | {path.relative_to(folder).as_posix() for path in below if path.is_file()})
-        found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
         return sorted(
             path.as_posix()
-            for path in found
+            for path in names
             if path.name == STAMP or not any(part.startswith(".") for part in path.parts)
         )
 
     def missing(self, root: Path) -> list[str]:
-        """Return what is not there yet of what it needs."""
+        """Return the needed files that are missing."""
         return [name for name in self.needs if not (root / self.folder / name).exists()]
 
 
@@ -80,23 +80,25 @@ def archive_path(name: str) -> str:
 
 
 def artifacts_of(project: Project, plan: Plan, papers: Iterable[str], runs: Iterable[str] = ()) -> dict[str, Artifact]:
-    """Return the artifacts of papers, or of single runs, by id: results, runs with all they were made from, data and models."""
-    papers, found = list(papers), {}
+    """Return the artifacts of papers, or of single runs, by id: results, runs with their ancestors, data and models."""
+    papers, artifacts = list(papers), {}
     wanted = {run_id: set(plan.runs[run_id].seeds) for run_id in runs}
     for paper in papers:
         for run_id in plan.wanted.get(paper, []):
             wanted.setdefault(run_id, set()).update(plan.runs[run_id].seeds)
     for run_id, seed in _with_ancestors(plan, wanted):
         run = plan.runs[run_id]
-        found[_run_id(plan.scale, run_id, seed)] = _run(project, plan, run, seed)
+        artifacts[_run_id(plan.scale, run_id, seed)] = _run(project, plan, run, seed)
         for prepared in sorted(run.prepared):
             facts = plan.prepared[prepared]
-            _add(found, _prepared(plan, prepared), _dataset(project, facts.dataset), _model(project, facts.tokenizer))
+            _add(
+                artifacts, _prepared(plan, prepared), _dataset(project, facts.dataset), _model(project, facts.tokenizer)
+            )
         for model in run.models:
-            _add(found, _model(project, model))
+            _add(artifacts, _model(project, model))
     for paper in papers:
-        _add(found, _structural(paper), _paper(plan, paper))
-    return dict(sorted(found.items()))
+        _add(artifacts, _structural(paper), _paper(plan, paper))
+    return dict(sorted(artifacts.items()))
 
 
 def ledger_of(plan: Plan, papers: Iterable[str]) -> Artifact:
@@ -115,12 +117,12 @@ def ledger_of(plan: Plan, papers: Iterable[str]) -> Artifact:
     )
 
 
-def _add(found: dict[str, Artifact], *artifacts: Artifact) -> None:
-    found.update({artifact.id: artifact for artifact in artifacts})
+def _add(known: dict[str, Artifact], *artifacts: Artifact) -> None:
+    known.update({artifact.id: artifact for artifact in artifacts})
 
 
 def _with_ancestors(plan: Plan, wanted: dict[str, set[int]]) -> list[tuple[str, int]]:
-    """Return (run, seed) of the wanted runs and of all that they are made from."""
+    """Return (run, seed) of the wanted runs and of their ancestors."""
     seen: set[tuple[str, int]] = set()
     left = [(run_id, seed) for run_id, seeds in wanted.items() for seed in seeds]
     while left:
@@ -138,19 +140,19 @@ def _run_id(scale: str, run_id: str, seed: int) -> str:
 
 
 def _run(project: Project, plan: Plan, run: Run, seed: int) -> Artifact:
-    task = run.spec["task"][0]
-    methods = [item["name"] for item in run.spec.get("methods", [])]
+    task = run.spec.task.name
+    methods = run.spec.method_names
     needs = ["manifest.json", run.stored]
     needs += ["metrics.json"] if run.evaluate else []
     needs += ["measures.json"] if run.measure and seed == 0 else []
     evaluated = [project.task(name) for name in run.evaluate]
-    what = f"{run.stage} of {run.spec['root']}" + (f" with {' + '.join(methods)}" if methods else "")
+    title = f"{run.stage} of {run.spec.root}" + (f" with {' + '.join(methods)}" if methods else "")
     return Artifact(
         id=_run_id(plan.scale, run.id, seed),
         kind="run",
         folder=f"results/{plan.scale}/runs/{run.id}/seed{seed}",
         type="signals" if run.stage == "targets" else "model",
-        desc=f"{what} on {task}, seed {seed}, scale {plan.scale}",
+        desc=f"{title} on {task}, seed {seed}, scale {plan.scale}",
         labels=(
             *(f"paper:{paper}" for paper in sorted(run.papers)),
             *(f"method:{name}" for name in methods),
@@ -171,8 +173,8 @@ def _weights(plan: Plan, run: Run) -> tuple[str, ...]:
         return ()
     if "init" in run.parents:
         return _weights(plan, plan.runs[run.parents["init"]])
-    model = run.spec["model"]
-    return () if model["weights"] == "random" else (model["name"],)
+    model = run.spec.model
+    return () if model.random else (model.name,)
 
 
 def _dataset(project: Project, name: str) -> Artifact:

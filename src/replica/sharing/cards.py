@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     import jinja2
 
     from replica.config.project import Project
-    from replica.plan.runs import Plan
+    from replica.plan import Plan
 
 CARD = "README.md"
-#: Licence of this project, under which stands what was trained here from no other weights.
+#: Licence of this project: of weights that were trained here from random ones.
 OWN = "apache-2.0"
 
 
 def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> Path:
-    """Write the model card of one seed of a run beside its weights and return its path.
+    """Write the model card of one seed of a run into its folder and return its path.
 
     Everything in it comes from the run's manifest, its `metrics.json` (where it was evaluated), its `model.json`, the
     registries and the papers' files: the same files give the same bytes.
@@ -56,7 +56,7 @@ def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> 
         "run": manifest["run"],
         "seed": manifest["seed"],
         "scale": manifest["scale"],
-        "what": _what(spec, manifest),
+        "summary": _summary(spec, manifest),
         "papers": papers,
         "methods": [_method(item) for item in spec.get("methods", [])],
         "train": _train(manifest),
@@ -107,8 +107,10 @@ def _planned(root: Path, scale: str, all_papers: bool) -> Plan:
     from replica.config import load_project
     from replica.plan import build_plan
 
-    names = sorted(path.stem for path in (root / "config" / "papers").glob("*.yaml")) if all_papers else None
-    return build_plan(load_project(root, quick=False, papers=names), scale)
+    project = load_project(root, quick=False)
+    if all_papers:
+        project = load_project(root, quick=False, papers=sorted(project.paper_folders))
+    return build_plan(project, scale)
 
 
 def _plan(root: Path, scale: str, run: str) -> Plan | None:
@@ -123,31 +125,31 @@ def _plan(root: Path, scale: str, run: str) -> Plan | None:
 def _chain(project: Project, plan: Plan | None, manifest: dict[str, Any]) -> dict[str, dict[str, Any] | None]:
     """Return the specification of the run and of every run before it; None for one that is neither planned nor here."""
     layout = Layout(project.root)
-    found: dict[str, dict[str, Any] | None] = {manifest["run"]: {"role": "itself", **manifest["spec"]}}
+    specs: dict[str, dict[str, Any] | None] = {manifest["run"]: {"role": "itself", **manifest["spec"]}}
     waiting = [(role, parent) for role, parent in manifest["parents"].items()]
     while waiting:
         role, parent = waiting.pop(0)
-        if parent["run"] in found:
+        if parent["run"] in specs:
             continue
         if plan is not None and parent["run"] in plan.runs:
             known = plan.runs[parent["run"]]
-            found[parent["run"]] = {"role": role, **known.spec}
+            specs[parent["run"]] = {"role": role, **known.spec.content()}
             waiting += [(r, {"run": name, "seed": parent["seed"]}) for r, name in known.parents.items()]
             continue
         folder = layout.run(manifest["scale"], parent["run"], parent["seed"])
         if (folder / manifests.NAME).is_file():
             stored = manifests.read(folder)
-            found[parent["run"]] = {"role": role, **stored.get("spec", {})}
+            specs[parent["run"]] = {"role": role, **stored.get("spec", {})}
             waiting += list(stored.get("parents", {}).items())
         else:
-            found[parent["run"]] = None
-    return found
+            specs[parent["run"]] = None
+    return specs
 
 
 def _papers(project: Project, plan: Plan | None, run: str) -> list[dict[str, Any]]:
     from replica.config.paper_folder import read_paper
 
-    found = []
+    papers = []
     for name in sorted(plan.runs[run].papers if plan else ()):
         paper = project.papers.get(name) or read_paper(project.paper_folders[name])
         names = {
@@ -157,19 +159,19 @@ def _papers(project: Project, plan: Plan | None, run: str) -> list[dict[str, Any
             if identity == run
         }
         facts = {"id": name, "title": paper.title, "authors": paper.authors, "venue": paper.venue, "arxiv": paper.arxiv}
-        found.append({**facts, "names": ", ".join(f"`{known}`" for known in sorted(names)) or "(as a parent)"})
-    return found
+        papers.append({**facts, "names": ", ".join(f"`{known}`" for known in sorted(names)) or "(as a parent)"})
+    return papers
 
 
 def _tasks(chain: dict[str, dict[str, Any] | None]) -> dict[str, str]:
     """Return the tasks that the run and its parents were trained on, and in which role."""
-    found: dict[str, str] = {}
+    roles: dict[str, str] = {}
     for spec in chain.values():
         if spec and "task" in spec:
-            found.setdefault(
+            roles.setdefault(
                 spec["task"][0], "trained on" if spec["role"] == "itself" else f"by way of its {spec['role']}"
             )
-    return found
+    return roles
 
 
 def _dataset(project: Project, task_name: str, role: str) -> dict[str, str]:
@@ -199,33 +201,33 @@ def _split(use: str, split: str, content: Any) -> str:
 
 
 def _metrics(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return task, metric and what was found of every number of `metrics.json`; none where the run was not evaluated."""
+    """Return task, metric and score of every number of `metrics.json`; none where the run was not evaluated."""
     path = folder / "metrics.json"
     if not path.is_file():
         return []
     tasks = read_result(path, ["tasks"])["tasks"]
-    return [(task, metric, found) for task, metrics in tasks.items() for metric, found in metrics.items()]
+    return [(task, metric, score) for task, metrics in tasks.items() for metric, score in metrics.items()]
 
 
-def _row(task: str, metric: str, found: dict[str, Any]) -> dict[str, str]:
-    low, high = found.get("low"), found.get("high")
+def _row(task: str, metric: str, score: dict[str, Any]) -> dict[str, str]:
+    low, high = score.get("low"), score.get("high")
     interval = f"{low:.2f} to {high:.2f}" if low is not None and high is not None else "none"
-    value = "undefined" if found.get("value") is None else f"{found['value']:.2f}"
+    value = "undefined" if score.get("value") is None else f"{score['value']:.2f}"
     shown = {"task": task, "metric": metric, "value": value, "interval": interval}
-    return {**shown, "n": f"{found.get('n', 0):,}", "split": found.get("split", "")}
+    return {**shown, "n": f"{score.get('n', 0):,}", "split": score.get("split", "")}
 
 
 def _results(project: Project, metrics: list[tuple[str, str, dict[str, Any]]]) -> list[Any]:
     from huggingface_hub import EvalResult
 
-    found = []
+    results = []
     for name, metric, result in metrics:
         task = project.tasks.get(name)
         if task is None or result.get("value") is None:
             continue
         entry = project.dataset(task.dataset)
         hub = entry.sources.hub
-        found.append(
+        results.append(
             EvalResult(
                 task_type=kinds.of(task).pipeline,
                 dataset_type=hub.repo if hub else task.dataset,
@@ -236,49 +238,49 @@ def _results(project: Project, metrics: list[tuple[str, str, dict[str, Any]]]) -
                 metric_value=round(result["value"], 2),
             )
         )
-    return found
+    return results
 
 
 def _registered(chain: dict[str, dict[str, Any] | None]) -> dict[str, str]:
     """Return the registered models whose weights went into the run, and how."""
-    found: dict[str, str] = {}
+    roles: dict[str, str] = {}
     for spec in chain.values():
         for key, role in (("model", "start"), ("teacher", "teacher")):
             model = (spec or {}).get(key)
             if model and model["weights"] != "random":
-                found.setdefault(model["name"], role if spec["role"] == "itself" else f"{role} of its {spec['role']}")
-    return found
+                roles.setdefault(model["name"], role if spec["role"] == "itself" else f"{role} of its {spec['role']}")
+    return roles
 
 
 def _parents(project: Project, chain: dict[str, dict[str, Any] | None]) -> list[dict[str, str]]:
-    found = []
+    rows = []
     for name, role in _registered(chain).items():
         entry = project.models.get(name)
         known = (licence_of(entry), entry.terms or "none given") if entry else ("unknown", "registered no more")
-        found.append({"name": f"`{name}`", "role": role, "licence": known[0], "terms": known[1]})
+        rows.append({"name": f"`{name}`", "role": role, "licence": known[0], "terms": known[1]})
     for run, spec in list(chain.items())[1:]:
         if spec is None:
-            found.append(
+            rows.append(
                 {"name": f"run `{run}`", "role": "parent", "licence": "unknown", "terms": "neither planned nor here"}
             )
         else:
-            found.append(
+            rows.append(
                 {"name": f"run `{run}`", "role": spec["role"], "licence": "as its own parents", "terms": "made here"}
             )
-    if not found:
-        found.append({"name": "none", "role": "start", "licence": RANDOM, "terms": "none"})
-    return found
+    if not rows:
+        rows.append({"name": "none", "role": "start", "licence": RANDOM, "terms": "none"})
+    return rows
 
 
 def _licence(project: Project, chain: dict[str, dict[str, Any] | None]) -> str:
     """Return the hub's identifier of the licence that all weights before it share; `other` where they do not."""
-    found = {
+    licences = {
         hub_identifier(project.models[name].licence) if name in project.models else "unknown"
         for name in _registered(chain)
     }
     if None in chain.values():
-        found.add("unknown")
-    return OWN if not found else found.pop() if len(found) == 1 else "other"
+        licences.add("unknown")
+    return OWN if not licences else licences.pop() if len(licences) == 1 else "other"
 
 
 def _hub_names(registry: dict[str, Any], names: Any) -> list[str]:
@@ -303,7 +305,7 @@ def _pipeline(project: Project, spec: dict[str, Any]) -> str | None:
     return kinds.of(task).pipeline if task else None
 
 
-def _what(spec: dict[str, Any], manifest: dict[str, Any]) -> str:
+def _summary(spec: dict[str, Any], manifest: dict[str, Any]) -> str:
     if spec["stage"] == "targets":
         return f"Signals of a teacher (`{spec['root']}`) over the training split of task `{spec['task'][0]}`, stored for its students."
     counts = manifest.get("counts", {})
@@ -349,7 +351,7 @@ def _plain(folder: Path, shown: str) -> list[str]:
     # transformers ties mT5's output layer, which is stored with weights of its own
     if about["structure"] or not _in_transformers(architecture) or architecture == "mt5":
         return []
-    from replica.models.auto_classes import FURTHER_HEADS, HEADS, output_count
+    from replica.models.heads import FURTHER_HEADS, HEADS, output_count
 
     labels = output_count(head, about["labels"])
     more = f", num_labels={labels}" if labels is not None else ""
@@ -367,13 +369,13 @@ def _plain(folder: Path, shown: str) -> list[str]:
 @cache
 def _in_transformers(architecture: str) -> bool:
     """Say whether transformers itself has an architecture, by its files: importing it takes seconds."""
-    found = find_spec("transformers")
-    places = found.submodule_search_locations if found else None
+    package = find_spec("transformers")
+    places = package.submodule_search_locations if package else None
     return any((Path(place) / "models" / architecture.replace("-", "_")).is_dir() for place in places or ())
 
 
 def _cells(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts with no bar or line break in what stands in a table's cell."""
+    """Return the facts without bars and line breaks in the cells of tables."""
     tables = ("methods", "datasets", "metrics", "parents")
 
     def clean(row: dict[str, str]) -> dict[str, str]:

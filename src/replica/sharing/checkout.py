@@ -1,4 +1,4 @@
-"""The working copy while something is published or adopted: one at a time, no workflow at work in it, git able to commit."""
+"""The working copy during publishing and adopting: one call at a time, no Snakemake at work in it, git able to commit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from replica.errors import ReplicaError
 
 
 class CheckoutError(ReplicaError):
-    """The working copy is not in a state in which sharing could go on."""
+    """The working copy is not ready for publishing or adopting."""
 
 
 @contextmanager
-def alone(root: Path, what: str) -> Iterator[None]:
+def alone(root: Path, verb: str) -> Iterator[None]:
     """Hold the checkout's lock for publishing and adopting.
 
-    The lock goes with the process: one that was killed leaves none behind. CheckoutError where another process holds it, or Snakemake
-    is at work here, whose jobs would change what is read, and which must never wait for itself.
+    A killed process leaves no lock behind. Raises CheckoutError where another process holds it, or Snakemake is at work here: its jobs
+    would change the files, and a job of its own would wait forever.
     """
     path = root / ".dvc" / "tmp" / "replica.lock"
     if not (root / ".dvc").is_dir():
@@ -38,9 +38,9 @@ def alone(root: Path, what: str) -> Iterator[None]:
             raise CheckoutError(
                 f"another call is at work here ({_holder(handle.read())}); wait for it to end"
             ) from None
-        refuse_beside_snakemake(root, what)
+        refuse_during_snakemake(root, verb)
         handle.truncate(0)
-        facts = {"what": what, "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
+        facts = {"what": verb, "pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %T")}
         handle.write(json.dumps(facts))
         handle.flush()
         try:
@@ -57,27 +57,27 @@ def _holder(text: str) -> str:
         return "its process has not said which it is"
 
 
-def refuse_beside_snakemake(root: Path, what: str) -> None:
+def refuse_during_snakemake(root: Path, verb: str) -> None:
     """Raise CheckoutError where Snakemake holds this folder: it runs, or this is one of its jobs, or it was killed."""
     locks = sorted((root / ".snakemake" / "locks").glob("*.lock"))
     if locks:
         raise CheckoutError(
-            f"{what}: Snakemake is at work in this folder ({locks[0]}), and its jobs never share artifacts; wait for it to end, "
+            f"{verb}: Snakemake is at work in this folder ({locks[0]}), and its jobs never share artifacts; wait for it to end, "
             "or, where it was killed, `snakemake --unlock`"
         )
 
 
 def git(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run git in the checkout; CheckoutError with what it said where it fails."""
+    """Run git in the checkout; CheckoutError with its message where it fails."""
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        said = " ".join((done.stderr or done.stdout).split())
-        raise CheckoutError(f"git {arguments[0]}: {said or f'ended with status {done.returncode}'}")
+        message = " ".join((done.stderr or done.stdout).split())
+        raise CheckoutError(f"git {arguments[0]}: {message or f'ended with status {done.returncode}'}")
     return done
 
 
 def ready_to_commit(root: Path) -> None:
-    """Raise CheckoutError where git could not commit: no repository, no branch's commit, or nobody to commit as."""
+    """Raise CheckoutError where git could not commit: no repository, no commit on the branch, or no author."""
     if git(root, "rev-parse", "--show-toplevel", check=False).returncode:
         raise CheckoutError(f"{root.resolve()}: no git repository, and publishing ends with a commit; work in a clone")
     for role in ("AUTHOR", "COMMITTER"):
@@ -95,7 +95,7 @@ def committed(root: Path, path: str) -> str | None:
 
 
 def commit(root: Path, paths: Iterable[str], message: str) -> str | None:
-    """Commit these files and nothing else, whatever else is staged; returns the commit, or None where nothing changed."""
+    """Commit these files alone, whatever is staged; returns the commit, or None where none of them changed."""
     paths = [path for path in paths if (root / path).exists()]
     if not git(root, "status", "--porcelain", "--", *paths).stdout.strip():
         return None

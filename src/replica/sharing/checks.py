@@ -1,4 +1,4 @@
-"""Whether an artifact's files are what its own manifest says, belong to it, and are of kinds that may be loaded safely."""
+"""Checks of an artifact's files: they match its manifest, belong to it, and are of kinds that load safely."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from replica.sharing.artifacts import Artifact
 
 #: Kinds of files that run code when they are loaded; they are neither published nor adopted.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz", ".h5", ".py", ".so")
-#: First bytes of what Python's pickle and torch's archives look like, whatever they are called.
+#: First bytes of Python's pickles and torch's archives, whatever their names.
 PICKLED = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
@@ -22,8 +22,8 @@ def hashes(root: Path, artifact: Artifact, names: list[str]) -> dict[str, str]:
     return {name: sha256_file(root / artifact.folder / name) for name in names}
 
 
-def check(artifact: Artifact, folder: Path, found: Mapping[str, str], where: str = "") -> None:
-    """Check that the files of `folder`, whose sha256 were `found`, are a whole and unchanged artifact.
+def check(artifact: Artifact, folder: Path, hashes: Mapping[str, str], where: str = "") -> None:
+    """Check that the files of `folder`, whose sha256 were `hashes`, are a whole and unchanged artifact.
 
     `where` names the folder in messages, when it is a passing one.
 
@@ -31,18 +31,18 @@ def check(artifact: Artifact, folder: Path, found: Mapping[str, str], where: str
     that is missing or of another run, truncated Parquet, weights that are not safetensors.
     """
     shown = where or str(folder)
-    for name in found:
+    for name in hashes:
         _safe(folder / name, f"{shown}/{name}")
     if artifact.kind in ("run", "dataset", "model", "prepared"):
-        facts = _manifest(artifact, folder, shown, found)
+        facts = _manifest(artifact, folder, shown, hashes)
         _identity(artifact, facts, folder, shown)
     for name in artifact.needs:
         if not (folder / name).exists():
             raise AssetError(f"{shown}/{name}: missing, and without it the artifact is not whole")
 
 
-def _manifest(artifact: Artifact, folder: Path, shown: str, found: Mapping[str, str]) -> dict[str, Any]:
-    if manifest.NAME not in found:
+def _manifest(artifact: Artifact, folder: Path, shown: str, hashes: Mapping[str, str]) -> dict[str, Any]:
+    if manifest.NAME not in hashes:
         raise AssetError(f"{shown}/{manifest.NAME}: missing, so nothing says what {shown} should hold; make it again")
     if artifact.kind == "prepared":  # tokenized data: file by file, nothing else
         facts = read_result(folder / manifest.NAME)
@@ -51,11 +51,11 @@ def _manifest(artifact: Artifact, folder: Path, shown: str, found: Mapping[str, 
         facts = manifest.read(folder)
         named = {name: fact["sha256"] for name, fact in facts["files"].items()}
     for name, sha256 in named.items():
-        if name not in found:
+        if name not in hashes:
             raise AssetError(f"{shown}/{name}: missing, though {manifest.NAME} names it")
-        if found[name] != sha256:
+        if hashes[name] != sha256:
             raise AssetError(
-                f"{shown}/{name}: sha256 is {found[name]}, {manifest.NAME} says {sha256}: the file changed or is corrupt"
+                f"{shown}/{name}: sha256 is {hashes[name]}, {manifest.NAME} says {sha256}: the file changed or is corrupt"
             )
     return facts
 
@@ -83,7 +83,7 @@ def _identity(artifact: Artifact, facts: dict[str, Any], folder: Path, shown: st
 
 
 def parents_agree(artifact: Artifact, folder: Path, manifest_of: Callable[[str], str | None], where: str = "") -> None:
-    """Check that a run was made from the very parents that stand beside it.
+    """Check that a run was made from the parents that are stored with it.
 
     `manifest_of` gives the sha256 of the manifest in a parent's folder (below the root), or None where that is not known.
     """
@@ -92,11 +92,11 @@ def parents_agree(artifact: Artifact, folder: Path, manifest_of: Callable[[str],
     scale = Path(artifact.folder).parts[1]
     for role, parent in manifest.read(folder)["parents"].items():
         place = f"results/{scale}/runs/{parent['run']}/seed{parent['seed']}"
-        found = manifest_of(place)
-        if found is not None and found != parent["manifest"]:
+        actual = manifest_of(place)
+        if actual is not None and actual != parent["manifest"]:
             raise AssetError(
                 f"{where or folder}/{manifest.NAME}: was made from a {role} whose manifest has sha256 {parent['manifest']}, but "
-                f"{place}/{manifest.NAME} has {found}: the {role} was made again since; make this run again too"
+                f"{place}/{manifest.NAME} has {actual}: the {role} was made again since; make this run again too"
             )
 
 

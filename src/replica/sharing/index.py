@@ -1,4 +1,4 @@
-"""`published/index.json`: what is published, file by file with its sha256, under version control. What it does not name is not trusted."""
+"""`published/index.json`: every published file with its sha256, under version control. Files that it does not name are not trusted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Entry:
 
 
 def read(root: Path) -> dict[str, Entry]:
-    """Read the index below `root`; empty where nothing was published. AssetError where it is none."""
+    """Read the index below `root`; empty before the first publication. AssetError where the file is no index."""
     path = root / PATH
     if not path.exists():
         return {}

@@ -12,22 +12,22 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, ConfigError, ReplicaError, nearest
 from replica.files import atomic_path, read_json, remove_leftovers, sha256_file, write_json
-from replica.plan.runs import Plan
+from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import PREDICTIONS, Artifact, artifacts_of, ledger_of
 from replica.sharing.records import NAME as RECORDS
 from replica.sharing.records import Records, other_input
 from replica.sharing.store import LOCK, PIPELINE, Store, without_published
 
-#: What earlier calls have seen, so that an unchanged artifact is not read again. Losing it costs time only.
+#: Sizes and times of the files that earlier calls read, so that an unchanged artifact is not read again. Losing it costs time only.
 MEMORY = ".dvc/tmp/replica-published.json"
-#: What publishing writes and commits.
+#: Files that publishing writes and commits.
 WRITTEN = (index.PATH, PIPELINE, LOCK)
 
 
 @dataclass
 class Published:
-    """What a call of `publish` did."""
+    """Outcome of a call of `publish`."""
 
     new: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
@@ -38,16 +38,16 @@ class Published:
 
 
 def publish(project: Project, plan: Plan, papers: list[str], runs: list[str], remote: str | None = None) -> Published:
-    """Publish what is finished of papers and runs, with all it was made from; of every enabled paper and the ledger when neither is named.
+    """Publish the finished artifacts of papers and runs with their ancestors; of every enabled paper and the ledger if neither is named.
 
-    Everything is verified before anything is written; archives, `published/index.json`, `dvc.yaml` and `dvc.lock` are written before
-    anything is pushed; the commit comes last. Interrupted anywhere, the same call goes on, and called twice it changes nothing.
+    Every artifact is verified before a file is written; archives, `published/index.json`, `dvc.yaml` and `dvc.lock` are written before
+    the push; the commit comes last. After an interruption the same call continues, and a second call changes no file.
 
     Raises
     ------
     ReplicaError
         where the checkout is not ready (another call or Snakemake at work, git without identity, no remote), an artifact is damaged
-        (all of them are named, nothing is written), or the remote fails (nothing is committed; call again).
+        (all of them are named, no file is written), or the remote fails (no commit is made; call again).
     """
     root = Path(project.root)
     with checkout.alone(root, "publish"):
@@ -59,15 +59,15 @@ def publish(project: Project, plan: Plan, papers: list[str], runs: list[str], re
 
 def _chosen(project: Project, plan: Plan, papers: list[str], runs: list[str]) -> dict[str, Artifact]:
     everything = not papers and not runs
-    found = artifacts_of(project, plan, list(project.papers) if everything else papers, runs)
+    artifacts = artifacts_of(project, plan, list(project.papers) if everything else papers, runs)
     if everything:
         ledger = ledger_of(plan, project.papers)
-        found[ledger.id] = ledger
-    return found
+        artifacts[ledger.id] = ledger
+    return artifacts
 
 
 def _refuse_foreign_changes(root: Path) -> None:
-    """Raise where dvc.yaml has changes of somebody's that a commit of ours would take along."""
+    """Raise CheckoutError where dvc.yaml has uncommitted changes that the publication's commit would include."""
     path = root / PIPELINE
     text = path.read_text(encoding="utf-8") if path.exists() else None
     before = checkout.committed(root, PIPELINE)
@@ -91,8 +91,8 @@ class _Publication:
     def run(self, chosen: dict[str, Artifact]) -> Published:
         ready = {name: artifact for name, artifact in chosen.items() if self._ready(artifact)}
         if not ready:
-            said = next(iter(self.result.left_out.values()), "nothing of it was made yet")
-            raise ReplicaError(f"nothing to publish: {said}")
+            reason = next(iter(self.result.left_out.values()), "nothing of it was made yet")
+            raise ReplicaError(f"nothing to publish: {reason}")
         changed = self._verified([artifact for artifact in ready.values() if not self._unchanged(artifact)])
         for artifact in ready.values():
             if artifact.id not in changed:
@@ -107,10 +107,10 @@ class _Publication:
         self.result.commit = checkout.commit(self.root, WRITTEN, self._message())
         return self.result
 
-    # what is there
+    # artifacts that are ready
 
     def _ready(self, artifact: Artifact) -> bool:
-        """Whether an artifact is finished and may go to the remote; why not is noted where that is news."""
+        """Return whether an artifact is finished and may go to the remote; reasons against it are noted in `left_out`."""
         missing = artifact.missing(self.root)
         if missing and not artifact.files(self.root):
             return False
@@ -134,7 +134,7 @@ class _Publication:
         return True
 
     def _stale(self, artifact: Artifact) -> str | None:
-        """Return an input that results were made from and that is another one now."""
+        """Return an input of the results that has changed since."""
         text = self.records.of(artifact, artifact.files(self.root))
         return other_input(text, self._sha256_of) if text else None
 
@@ -157,7 +157,7 @@ class _Publication:
         return self._refusal(artifact, remote, public) is None
 
     def _names(self, artifact: Artifact) -> list[str]:
-        """Return the files that are packed: predictions that repeat texts which may not be passed on stay here."""
+        """Return the files to pack: without predictions that repeat texts of a data set that may not be redistributed."""
         from replica.assets.licences import check_redistribution
 
         names = artifact.files(self.root)
@@ -168,12 +168,12 @@ class _Publication:
         return names
 
     def _state(self, artifact: Artifact) -> list[list[Any]]:
-        """Return names, sizes and times of an artifact's files: unchanged where these are."""
-        found = []
+        """Return names, sizes and times of an artifact's files; equal ones mean that it is unchanged."""
+        state = []
         for name in self._names(artifact):
             stat = os.stat(self.root / artifact.folder / name)
-            found.append([name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
-        return found
+            state.append([name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
+        return state
 
     def _unchanged(self, artifact: Artifact) -> bool:
         seen = self.memory["seen"].get(artifact.id)
@@ -187,7 +187,7 @@ class _Publication:
         )
 
     def _same_records(self, artifact: Artifact, entry: index.Entry) -> bool:
-        """Whether Snakemake's records are those published; a checkout that has none changes nothing."""
+        """Return whether Snakemake's records equal the published ones, or there are none here."""
         from hashlib import sha256
 
         text = self.records.of(artifact, entry.files)
@@ -198,7 +198,7 @@ class _Publication:
     def _verified(self, artifacts: list[Artifact]) -> dict[str, tuple[Artifact, dict[str, str]]]:
         """Return the artifacts with the sha256 of their files; raises for all that are damaged at once."""
         wrong: list[str] = []
-        found: dict[str, tuple[Artifact, dict[str, str]]] = {}
+        verified: dict[str, tuple[Artifact, dict[str, str]]] = {}
         for artifact in artifacts:
             folder = self.root / artifact.folder
             try:
@@ -207,16 +207,16 @@ class _Publication:
                 checks.parents_agree(artifact, folder, self._manifest_of, artifact.folder)
                 if card := self._write_card(artifact):
                     hashes[card.name] = sha256_file(card)
-                found[artifact.id] = (artifact, hashes)
+                verified[artifact.id] = (artifact, hashes)
             except ReplicaError as error:
                 wrong.append(str(error))
         if wrong:
             more = f" ({len(wrong) - 1} more: {'; '.join(wrong[1:])})" if wrong[1:] else ""
-            raise AssetError(f"nothing was published, because something is damaged: {wrong[0]}{more}")
-        return found
+            raise AssetError(f"nothing was published, because files are damaged: {wrong[0]}{more}")
+        return verified
 
     def _write_card(self, artifact: Artifact) -> Path | None:
-        """Write the model card of a run that is whole; one that is there already says the same or is renewed."""
+        """Write or renew the model card of a whole run."""
         if artifact.kind != "run" or artifact.type != "model":
             return None
         from replica.sharing.cards import write_card
@@ -228,7 +228,7 @@ class _Publication:
         return self._sha256_of(f"{folder}/{manifest.NAME}")
 
     def _pack(self, changed: dict[str, tuple[Artifact, dict[str, str]]]) -> None:
-        """Write the archives whose content is not the one published, and their entries."""
+        """Write the archives whose content differs from the published one, and their entries."""
         for name, (artifact, hashes) in changed.items():
             entry = self.entries.get(name)
             content = {key: value for key, value in entry.files.items() if key != RECORDS} if entry else None
@@ -255,15 +255,15 @@ class _Publication:
         self.result.new.append(artifact.id)
 
     def _has_archive(self, artifact: Artifact, entry: index.Entry) -> bool:
-        """Whether DVC's cache holds an archive; AssetError where it holds another one than was published."""
+        """Return whether DVC's cache holds an archive; AssetError where its copy differs from the published one."""
         path = self.store.cached(artifact.archive)
         if path is None:
             return False
         if self.memory["seen"].get(artifact.id, {}).get("cached") != _times(path):
-            found = sha256_file(path)
-            if found != entry.sha256:
+            actual = sha256_file(path)
+            if actual != entry.sha256:
                 raise AssetError(
-                    f"{path}: DVC's copy of {artifact.archive} has sha256 {found}, published was {entry.sha256}: it was changed in "
+                    f"{path}: DVC's copy of {artifact.archive} has sha256 {actual}, published was {entry.sha256}: it was changed in "
                     "place (through a hard link?); nothing was pushed; remove it and call again"
                 )
         return True
@@ -285,8 +285,10 @@ class _Publication:
 
     def _message(self) -> str:
         new = self.result.new
-        what = f"Publish {len(new)} artifacts" if len(new) != 1 else f"Publish {new[0]}"
-        return f"{what} to {self.store.remote.name}" if new else f"Publish to {self.store.remote.name}: entries renewed"
+        title = f"Publish {len(new)} artifacts" if len(new) != 1 else f"Publish {new[0]}"
+        return (
+            f"{title} to {self.store.remote.name}" if new else f"Publish to {self.store.remote.name}: entries renewed"
+        )
 
 
 def _times(path: Path) -> list[int]:
@@ -295,7 +297,7 @@ def _times(path: Path) -> list[int]:
 
 
 def _read_memory(root: Path) -> dict[str, Any]:
-    """Read what earlier calls have seen; half a file, or that of another version, is none."""
+    """Read the memory of earlier calls; empty for a partial file or one of another version."""
     try:
         value = read_json(root / MEMORY)
         if isinstance(value["seen"], dict):
@@ -305,10 +307,10 @@ def _read_memory(root: Path) -> dict[str, Any]:
     return {"seen": {}}
 
 
-def names(project: Project, plan: Plan, given: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Sort what a person named into papers and ids of runs; ConfigError with the nearest name for what is neither."""
+def names(project: Project, plan: Plan, named: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Sort names into papers and ids of runs; ConfigError with the nearest name for one that is neither."""
     papers, runs = [], []
-    for name in given:
+    for name in named:
         fitting = [run.id for run in plan.runs.values() if run.seeds and (name in run.names or name in run.id)]
         if name in project.papers:
             papers.append(name)

@@ -1,8 +1,8 @@
-"""Snakemake's records of how files were made: published with the files, and given back when they are adopted.
+"""Snakemake's records of how files were made: published with the files, and restored when they are adopted.
 
-Snakemake plans a file again when its inputs, parameters or rule differ from what it recorded. Without the record it could not know that
-an adopted table was made for another version of a paper's claims. The record is its own, read and written by its own class; what is
-particular to the machine (times, logs, command line) is left out.
+Snakemake plans a file again when its inputs, parameters or rule differ from its record. Without the record it could not know that an
+adopted table was made for another version of a paper's claims. Snakemake's own class reads and writes the records; facts of the
+machine (times, logs, command line) are left out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from replica.sharing.artifacts import Artifact
 
 #: Name in the archive; no file of the artifact begins with a dot and is called so.
 NAME = ".made.json"
-#: What of a record says how a file was made, wherever it was made.
+#: Fields of a record that do not depend on the machine.
 KEPT = ("rule", "input", "params", "code", "record_format_version", "software_stack_hash", "input_checksums")
 
 
@@ -29,7 +29,7 @@ class Records:
 
     @property
     def persistence(self) -> Any:
-        """Snakemake's own keeper of records; it makes its folder where there is none."""
+        """Snakemake's own store of records; it makes its folder where there is none."""
         if self._persistence is None:
             from snakemake.persistence.file import FilePersistence
 
@@ -37,36 +37,36 @@ class Records:
         return self._persistence
 
     def unfinished(self, names: Iterable[str]) -> dict[str, float]:
-        """Return which files Snakemake has begun to make and not finished, with the time at which it began (submitted the job)."""
+        """Return the files that Snakemake has begun and not finished, with the time at which it submitted the job."""
         if not (self.root / ".snakemake" / "incomplete").is_dir():
             return {}
-        found = {}
+        times = {}
         for name in names:
             try:
                 mark = Path(self.persistence._record_path(self.persistence._incomplete_path, name))
-                found[name] = mark.stat().st_mtime
+                times[name] = mark.stat().st_mtime
             except FileNotFoundError:
                 continue
-        return found
+        return times
 
     def of(self, artifact: Artifact, names: Iterable[str]) -> bytes | None:
         """Return the records of an artifact's files and folders as JSON, or None where Snakemake has none."""
         if not (self.root / ".snakemake").is_dir():
             return None
-        found = {}
+        records = {}
         for name in _outputs(names):
             record = self.persistence._read_record(f"{artifact.folder}/{name}")
             if record is not None and record.rule:
-                found[name] = {key: record.get(key) for key in KEPT}
-        return json.dumps(found, indent=1, sort_keys=True).encode() if found else None
+                records[name] = {key: record.get(key) for key in KEPT}
+        return json.dumps(records, indent=1, sort_keys=True).encode() if records else None
 
     def hold(self, artifact: Artifact, names: Iterable[str]) -> None:
-        """Mark an artifact's files as unfinished until `give_back`: what is moved in half before a kill, Snakemake makes again."""
+        """Mark an artifact's files as unfinished until `restore`: Snakemake makes them again if this process is killed before."""
         for name in _outputs(names):
             self.persistence._mark_incomplete(f"{artifact.folder}/{name}", None)
 
-    def give_back(self, artifact: Artifact, names: Iterable[str], text: bytes | None) -> None:
-        """Write an artifact's records; files without one lose what was recorded of others in their place."""
+    def restore(self, artifact: Artifact, names: Iterable[str], text: bytes | None) -> None:
+        """Write an artifact's records; files without one lose the record of a former file in their place."""
         from snakemake.persistence import MetadataRecord
 
         known = json.loads(text) if text else {}
@@ -82,20 +82,20 @@ class Records:
 
 
 def _outputs(names: Iterable[str]) -> list[str]:
-    """Return what may be an output of a rule: the files, and the folders they lie in."""
+    """Return the possible outputs of rules: the files, and their folders."""
     names = list(names)
     folders = {parent.as_posix() for name in names for parent in Path(name).parents} - {"."}
     return sorted({*names, *folders})
 
 
 def other_input(text: bytes, sha256_of: Callable[[str], str | None]) -> str | None:
-    """Return the first input that records say was used and that is another file now, or None.
+    """Return the first recorded input that has another content now, or None.
 
-    `sha256_of` gives a file's sha256 by its path below the root, or None where it is not there (which says nothing).
+    `sha256_of` gives a file's sha256 by its path below the root, or None where it is missing (then it is not compared).
     """
     for facts in json.loads(text).values():
         for path, recorded in (facts.get("input_checksums") or {}).items():
-            found = sha256_of(path)
-            if found is not None and found != recorded.rpartition(":")[2]:
+            actual = sha256_of(path)
+            if actual is not None and actual != recorded.rpartition(":")[2]:
                 return path
     return None

@@ -1,4 +1,4 @@
-"""Pinned checkpoints scored again, beside the metrics that were published with them."""
+"""Adopted checkpoints are scored again and compared with the metrics that were published with them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from replica.config.project import Project
 from replica.errors import AssetError
 from replica.files import read_result
 from replica.paths import Layout
+from replica.plan import Plan
 from replica.plan.outputs import evaluated_runs
-from replica.plan.runs import Plan
 from replica.sharing import index
 
 
@@ -28,14 +28,14 @@ class Comparison:
     published: float | None
     low: float | None
     high: float | None
-    found: float | None
+    actual: float | None
 
     @property
     def verdict(self) -> str:
         """`equal` to the last digit; `within` the published interval (other processors round differently); else `differs`."""
-        if self.found == self.published:
+        if self.actual == self.published:
             return "equal"
-        if None not in (self.found, self.low, self.high) and self.low <= self.found <= self.high:
+        if None not in (self.actual, self.low, self.high) and self.low <= self.actual <= self.high:
             return "within"
         return "differs"
 
@@ -45,11 +45,12 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
 
     The published files stay as they are. AssetError where a run or its tokenized data is not here.
     """
+    from replica.plan.run_job import job_of
     from replica.training.evaluate import evaluate_run
 
     root = Path(project.root).resolve()
     layout, entries = Layout(root), index.read(root)
-    found: list[Comparison] = []
+    comparisons: list[Comparison] = []
     runs = sorted({item for paper in papers or project.papers for item in evaluated_runs(plan, paper)})
     runs = [(run, seed) for run, seed in runs if f"runs/{plan.scale}/{run}-seed{seed}" in entries]
     if not runs:
@@ -63,10 +64,10 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
             target.mkdir(parents=True)
             for file in [manifest.NAME, *manifest.verify(folder)["files"]]:
                 shutil.copyfile(folder / file, target / file)
-            again = evaluate_run(project, plan, run, seed, passing)
-            found += _compare(read_result(folder / "metrics.json", ["tasks"]), again, run, seed)
+            again = evaluate_run(job_of(project, plan, run, seed, passing))
+            comparisons += _compare(read_result(folder / "metrics.json", ["tasks"]), again, run, seed)
             shutil.rmtree(target)
-    return found
+    return comparisons
 
 
 def _check_data(plan: Plan, layout: Layout, run: str) -> None:
@@ -80,11 +81,11 @@ def _check_data(plan: Plan, layout: Layout, run: str) -> None:
 
 
 def _compare(published: dict, again: dict, run: str, seed: int) -> list[Comparison]:
-    found = []
+    comparisons = []
     for task, metrics in published["tasks"].items():
         for metric, facts in metrics.items():
             value = again["tasks"].get(task, {}).get(metric, {}).get("value")
-            found.append(
+            comparisons.append(
                 Comparison(run, seed, task, metric, facts["value"], facts.get("low"), facts.get("high"), value)
             )
-    return found
+    return comparisons

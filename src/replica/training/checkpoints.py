@@ -23,9 +23,9 @@ def latest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint below `folder`, or None.
 
     Unsealed folders (the process was killed while writing) are removed. A sealed checkpoint whose bytes have changed is a
-    TrainingError: somebody or some disk altered it, and only a person can say what to do.
+    TrainingError: a person must decide.
     """
-    found = []
+    numbered = []
     for path in folder.glob("checkpoint-*"):
         match = re.fullmatch(r"checkpoint-(\d+)", path.name)
         if match is None:
@@ -34,10 +34,10 @@ def latest(folder: Path) -> Path | None:
             log.warning("removing %s: it was not completely written", path)
             shutil.rmtree(path)
             continue
-        found.append((int(match.group(1)), path))
-    if not found:
+        numbered.append((int(match.group(1)), path))
+    if not numbered:
         return None
-    newest = max(found)[1]
+    newest = max(numbered)[1]
     try:
         sealed = dict(read_json(newest / SEAL))
     except (ValueError, TypeError, OSError) as error:

@@ -1,4 +1,4 @@
-"""What a run costs: bytes alive in its training steps, followed on real batches, and FLOPs of the finished model."""
+"""The cost of a run: bytes alive in its training steps, followed on real batches, and FLOPs of the finished model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST, STEPS = 2, 8
 
 
 def tracker_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> StorageTracker:
-    """Return a tracker, not yet on, that knows what a step begins with: parameters, buffers and the optimizer's state."""
+    """Return a tracker, not yet on, with the storages that a step begins with: parameters, buffers and the optimizer's state."""
     tracker = StorageTracker(next(model.parameters()).device)
     tracker.add("parameter", model.parameters())
     tracker.add("buffer", model.buffers())
@@ -33,9 +33,9 @@ def tracker_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) 
 class PeakMemory:
     """The largest number of bytes alive in a step, over the followed steps.
 
-    On a GPU it is what torch's allocator says of it. Elsewhere every storage is followed from the operation that returns it to its
+    On a GPU it is the peak of torch's allocator. Elsewhere every storage is followed from the operation that returns it to its
     end, with parameters, buffers and optimizer state (as in `replica.meters.measure_memory`): not seen are workspaces inside kernels
-    and what a method holds beside them that no operation of a step returns.
+    and memory of a method that no operation of a step returns.
     """
 
     def __init__(self, steps: int = STEPS) -> None:
@@ -60,9 +60,9 @@ class PeakMemory:
         if not FIRST <= self._taken < FIRST + self._steps:
             return
         device = next(model.parameters()).device
-        found = self._tracker.peak if self._tracker else torch.cuda.max_memory_allocated(device)
+        peak = self._tracker.peak if self._tracker else torch.cuda.max_memory_allocated(device)
         self.close()
-        self.peak = max(found, self.peak or 0)
+        self.peak = max(peak, self.peak or 0)
 
     def close(self) -> None:
         """Stop following, also in the middle of a step that failed."""
@@ -70,7 +70,7 @@ class PeakMemory:
         self._tracker = None
 
     def facts(self) -> dict[str, Any]:
-        """Return `{"peak_bytes", "steps"}`; nothing where no full step was followed."""
+        """Return `{"peak_bytes", "steps"}`; empty where no full step was followed."""
         if self.peak is None:
             return {}
         return {"peak_bytes": self.peak, "steps": min(self._steps, self._taken - FIRST + 1)}
@@ -79,7 +79,7 @@ class PeakMemory:
 def forward_flops(model: torch.nn.Module, length: int) -> dict[str, int]:
     """Return the FLOPs of a finished model's forward pass over one input of `length` tokens (images have no length).
 
-    `{"forward", "length"}`, counted on a copy without values; nothing for a model that the meters cannot run so, which is said.
+    `{"forward", "length"}`, counted on a copy without values; empty, with a line of the reason, for a model that the meters cannot run so.
     """
     try:
         return {

@@ -1,7 +1,7 @@
-"""Several processes that train one model: who is first, and what they have to agree on. One process needs none of it.
+"""Several processes that train one model: their numbers, and the values they agree on, through accelerate.
 
 Processes find each other by the variables of torchrun: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. The first one alone
-reads and writes the run's state and results.
+reads and writes the run's state and results. `processes`, `rank`, `first` and `say` import no torch: programs need them at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def rank() -> int:
 
 
 def first() -> bool:
-    """Say whether this is the process that writes."""
+    """Return whether this is the process that writes."""
     return rank() == 0
 
 
@@ -32,63 +32,48 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def start() -> None:
-    """Join the other processes: with NCCL where there is a GPU, with gloo on processors."""
-    if processes() == 1:
-        return
+def _state() -> Any:
+    """Return accelerate's state; the first call joins the other processes, with NCCL on GPUs and gloo on processors."""
     import torch
-    from torch import distributed
+    from accelerate import PartialState
 
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        distributed.init_process_group("nccl")
-    else:
-        distributed.init_process_group("gloo")
+    return PartialState(cpu=not torch.cuda.is_available())
+
+
+def start() -> None:
+    """Join the other processes."""
+    _state()
 
 
 def end() -> None:
-    """Wait for the other processes and part from them: what follows is done by one."""
-    if processes() == 1:
-        return
-    from torch import distributed
-
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def from_first(value: Any) -> Any:
-    """Return the first process's value (any that can be pickled) in all of them."""
-    if processes() == 1:
-        return value
-    from torch import distributed
-
-    values = [value]
-    distributed.broadcast_object_list(values, src=0)
-    return values[0]
-
-
-def anywhere(flag: bool, device: Any) -> bool:
-    """Say whether the flag is set in any process; all of them must ask."""
-    if processes() == 1:
-        return flag
-    import torch
-
-    return bool(total(torch.tensor(float(flag), device=device)) > 0)
-
-
-def total(values: Any) -> Any:
-    """Return the sum of a tensor over all processes."""
-    if processes() == 1:
-        return values
-    from torch import distributed
-
-    distributed.all_reduce(values)
-    return values
+    """Wait for the other processes and part from them: one alone goes on."""
+    barrier()
+    _state().destroy_process_group()
 
 
 def barrier() -> None:
     """Wait until all processes are here."""
-    if processes() > 1:
-        from torch import distributed
+    _state().wait_for_everyone()
 
-        distributed.barrier()
+
+def from_first(value: Any) -> Any:
+    """Return the first process's value (any that can be pickled) in all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([value])[0]
+
+
+def total(values: Any) -> Any:
+    """Return the sum of a tensor over all processes."""
+    from accelerate.utils import reduce
+
+    return reduce(values, reduction="sum")
+
+
+def anywhere(flag: bool, device: Any) -> bool:
+    """Return whether the flag is set in any process; all of them must ask."""
+    if processes() == 1:
+        return flag  # asked at every step: no tensor for one process
+    import torch
+
+    return bool(total(torch.tensor(float(flag), device=device)) > 0)

@@ -8,12 +8,12 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-#: What asks a training process to stop: the end of a job or a preemption, and a time limit that is near.
+#: Signals that ask a training process to stop: the end of a job or a preemption, and a time limit that is near.
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interruption:
-    """While its block runs, a signal sets `requested` and nothing else happens.
+    """While its block runs, a signal only sets `requested`.
 
     Taken before models are loaded, so that a process that has announced itself is never killed by a signal it could have answered.
     """

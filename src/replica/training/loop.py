@@ -33,7 +33,7 @@ LINE = "line.json"
 
 @dataclass
 class Outcome:
-    """What a training call ended with: `finished` is False after SIGTERM or SIGUSR1."""
+    """The result of a training call: `finished` is False after SIGTERM or SIGUSR1."""
 
     finished: bool
     step: int
@@ -115,57 +115,26 @@ class Loop(Trainer):
     ):
         processes = distributed.processes()
         batch = micro_batches.whole(train.batch_size, train.accumulate, processes)
-        brought = [m.sampler(len(split), batch, context.seed, [collate]) for _, m in methods]
-        self._brought = next((sampler for sampler in brought if sampler is not None), None)
-        self.sampler = self._brought or _sampler(split, batch, context.seed, collate)
-        self.own_parts = micro_batches.PartSampler(self.sampler, parts, distributed.rank(), processes)
-        self.interruption = interruption or Interruption()
-        self._weights: list[float] = []
         self.split, self.context, self._collate_rows = split, context, collate
         self.methods = [method for _, method in methods]
-        self.first_step = 0
-        self.memory = PeakMemory()
-        self.resumed_from: Path | None = None
-        self._objective = objective
-        self._objective_name = "the task's loss"
-        self._own: dict[str, Method] = {}
-        for changes, method in methods:
-            for aspect in changes & {"loss", "optimizer", "schedule"}:
-                self._own[aspect] = method
-        if "loss" in self._own:
-            self._objective = self._own["loss"].loss
-            self._objective_name = type(self._own["loss"]).__name__
+        # batches: a method's own sampler, else the loop's; each process computes its parts of them
+        samplers = (method.sampler(len(split), batch, context.seed, [collate]) for method in self.methods)
+        self._methods_sampler = next((sampler for sampler in samplers if sampler is not None), None)
+        self.sampler = self._methods_sampler or _sampler(split, batch, context.seed, collate)
+        self.own_parts = micro_batches.PartSampler(self.sampler, parts, distributed.rank(), processes)
+        self._weights: list[float] = []
+        # objective, optimizer and schedule: at most one method's each
+        self._own = {aspect: method for changes, method in methods for aspect in changes - {"structure"}}
+        self._objective = self._own["loss"].loss if "loss" in self._own else objective
+        self._objective_name = type(self._own["loss"]).__name__ if "loss" in self._own else "the task's loss"
         self.precision = choose(train.precision)
-        steps = context.total_steps
-        arguments = TrainingArguments(
-            output_dir=str(state_folder),
-            max_steps=steps,
-            per_device_train_batch_size=-(-batch // (parts * processes)),
-            gradient_accumulation_steps=train.accumulate * parts,
-            learning_rate=train.learning_rate,
-            weight_decay=train.weight_decay,
-            adam_beta1=train.beta1,
-            adam_beta2=train.beta2,
-            adam_epsilon=train.epsilon,
-            max_grad_norm=train.max_grad_norm,
-            lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
-            warmup_steps=context.warmup_steps,
-            seed=context.seed,
-            data_seed=context.seed,
-            bf16=self.precision == "bf16",
-            use_cpu=not torch.cuda.is_available(),
-            logging_steps=max(1, min(50, steps // 20)),
-            logging_nan_inf_filter=False,
-            save_strategy="steps",
-            save_steps=train.checkpoint_every,
-            save_total_limit=2,
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            ddp_backend="gloo" if processes > 1 and not torch.cuda.is_available() else None,
-        )
-        arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes, never torch's DataParallel
+        # signals, memory, and the step to go on from
+        self.interruption = interruption or Interruption()
+        self.memory = PeakMemory()
+        self.first_step = 0
+        self.resumed_from: Path | None = None
         self.hooks = _Hooks(self)
+        arguments = _arguments(train, context, state_folder, self.precision, batch, parts, processes)
         super().__init__(model=model, args=arguments, callbacks=[self.hooks])
         self.model_accepts_loss_kwargs = False
         self.remove_callback(PrinterCallback)
@@ -183,12 +152,12 @@ class Loop(Trainer):
         return DataLoader(self.split, batch_sampler=sampler, collate_fn=self._collate)
 
     def _collate(self, rows: list[Any]) -> Any:
-        """Make a batch; of a shared one with what it counts. A part without rows is a row that counts for nothing.
+        """Make a batch; of a shared one with its count. A part without rows is a row whose count is EMPTY.
 
         For the method whose own sampler draws batches without rows, that row has the number -1.
         """
         batch = self._collate_rows(rows or [self.split[0]])
-        if not rows and self._brought is not None:
+        if not rows and self._methods_sampler is not None:
             batch["example_id"] = torch.full_like(batch["example_id"], -1)
         if not self._shared:
             return batch
@@ -252,7 +221,7 @@ class Loop(Trainer):
         load_model(model or self.model, str(Path(resume_from_checkpoint) / "model.safetensors"))
 
     def keep_line(self, folder: Path) -> None:
-        """Write into a checkpoint what the next line of the history has so far: the losses' sum, from which step on, methods' values."""
+        """Write the unfinished line of the history into a checkpoint: the losses' sum, its first step, methods' values."""
         loss = distributed.total(self._tr_loss.detach().clone()).item() / distributed.processes()
         if distributed.first():
             recorded = {key: float(value).hex() for key, value in self.context.recorded.items()}
@@ -271,7 +240,7 @@ class Loop(Trainer):
         return 0
 
     def fit(self) -> Outcome:
-        """Train to the last step, resuming from the newest complete checkpoint; save and stop when `interruption` says so."""
+        """Train to the last step, resuming from the newest complete checkpoint; save and stop when `interruption` is requested."""
         folder = Path(self.args.output_dir)
         resume = distributed.from_first(checkpoints.latest(folder) if distributed.first() else None)
         self.resumed_from = resume
@@ -301,11 +270,47 @@ class Loop(Trainer):
         )
 
 
+def _arguments(
+    train: Train, context: Context, folder: Path, precision: str, batch: int, parts: int, processes: int
+) -> TrainingArguments:
+    """Return the Trainer's arguments: `batch` sentences a micro-batch over all processes, each share of it in `parts` pieces."""
+    processor = not torch.cuda.is_available()
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=context.total_steps,
+        per_device_train_batch_size=-(-batch // (parts * processes)),
+        gradient_accumulation_steps=train.accumulate * parts,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        adam_beta1=train.beta1,
+        adam_beta2=train.beta2,
+        adam_epsilon=train.epsilon,
+        max_grad_norm=train.max_grad_norm,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
+        warmup_steps=context.warmup_steps,
+        seed=context.seed,
+        data_seed=context.seed,
+        bf16=precision == "bf16",
+        use_cpu=processor,
+        logging_steps=max(1, min(50, context.total_steps // 20)),
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=train.checkpoint_every,
+        save_total_limit=2,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        ddp_backend="gloo" if processes > 1 and processor else None,
+    )
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several GPUs are several processes, never torch's DataParallel
+    return arguments
+
+
 def inside(wrapper: nn.Module, model: nn.Module, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Return `compute()`, called within the forward pass of a wrapper (DistributedDataParallel, …) around `model`.
 
-    An objective may call the model's parts in any order, and only what is computed between the wrapper's entry and exit has its
-    gradients averaged over the processes. So the wrapper is called without arguments, and the model's place in it is taken by
+    An objective may call the model's parts in any order, and only gradients of operations between the wrapper's entry and exit
+    are averaged over the processes. So the wrapper is called without arguments, and the model's place in it is taken by
     `compute`, for which the model is itself again. Without a wrapper it is `compute()`.
     """
     if wrapper is model:

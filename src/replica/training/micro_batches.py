@@ -1,8 +1,8 @@
 """One batch, computed in parts: by several processes, and in smaller pieces where memory is short.
 
 The sampler's batches are those of one process that has memory enough. Each is shared by the processes, and a process's share is cut
-into `parts`; the loss of each part is weighted by what it counts for in its batch. So neither the number of processes nor that of
-parts changes what a step sees, and the gradient is that of the whole batch, where the loss is a mean over sentences or over labelled
+into `parts`; the loss of each part is weighted by its count in its batch. So neither the number of processes nor that of
+parts changes the batch of a step, and the gradient is that of the whole batch, where the loss is a mean over sentences or over labelled
 tokens. (A loss that adds means over different things, or compares sentences of one batch, is that of the parts.)
 """
 
@@ -17,7 +17,7 @@ from torch.utils.data import Sampler
 
 from replica.errors import TrainingError
 
-#: Stands for a label that does not count.
+#: The label of a token that does not count.
 IGNORED = -100
 #: Count of a part that got no sentence.
 EMPTY = -1
@@ -58,7 +58,7 @@ class PartSampler(Sampler[list[int]]):
 
 
 def counted(batch: dict[str, torch.Tensor]) -> int:
-    """Return what a batch's mean loss is a mean over: labelled tokens where labels are by token, else sentences."""
+    """Return the number of items that a batch's mean loss averages: labelled tokens where labels are by token, else sentences."""
     labels = batch.get("labels")
     if labels is not None and labels.dim() > 1 and not labels.is_floating_point():
         return int((labels != IGNORED).sum())
@@ -66,14 +66,14 @@ def counted(batch: dict[str, torch.Tensor]) -> int:
 
 
 def weights(counts: Sequence[int], totals: torch.Tensor, parts: int, processes: int) -> list[float]:
-    """Return each part's weight in a mean over parts, given what it counts and what each whole batch counts.
+    """Return each part's weight in a mean over parts, from its count and the counts of whole batches.
 
-    A part that is EMPTY weighs nothing. A batch in which nothing counts (no word of it was masked) weighs its parts alike.
+    A part that is EMPTY has weight 0. A batch with count 0 (no word of it was masked) weighs its parts alike.
     """
     shares = parts * processes
-    found = []
+    part_weights = []
     for place, count in enumerate(counts):
         batch = float(totals[place // parts])
         alike = 0.0 if count == EMPTY else 1.0
-        found.append(max(count, 0) * shares / batch if batch else alike)
-    return found
+        part_weights.append(max(count, 0) * shares / batch if batch else alike)
+    return part_weights

@@ -1,10 +1,10 @@
-"""Which number format a run computes in, decided once from the device."""
+"""The number format of a run's computations, decided once from the device."""
 
 from __future__ import annotations
 
 
 def bf16_is_fast() -> bool:
-    """Say whether the GPU or the processor multiplies bfloat16 natively (AVX512-BF16, AMX)."""
+    """Return whether the GPU or the processor multiplies bfloat16 natively (AVX512-BF16, AMX)."""
     import torch
 
     if torch.cuda.is_available():
@@ -14,7 +14,7 @@ def bf16_is_fast() -> bool:
 
 
 def choose(precision: str) -> str:
-    """Turn `auto` into `bf16` where that is fast, else `fp32`; other values stand."""
+    """Turn `auto` into `bf16` where that is fast, else `fp32`; other values stay."""
     if precision != "auto":
         return precision
     return "bf16" if bf16_is_fast() else "fp32"

@@ -1,4 +1,4 @@
-"""The line in which training says how far it is: written and read here, so that both agree."""
+"""The line of progress that training prints: written and read here, so that both agree."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def line(done: int, total: int, loss: float, rate: float, left: float) -> str:
 
 
 def last(log: Path) -> Step | None:
-    """Return what the last such line of a log says; None where there is no log or no line yet."""
+    """Return the last such line of a log; None where there is no log or no line yet."""
     try:
         with open(log, "rb") as handle:
             handle.seek(max(0, log.stat().st_size - _TAIL))
             text = handle.read().decode("utf-8", "replace")
     except OSError:
         return None
-    found = _LINE.findall(text)
-    return Step(int(found[-1][0]), int(found[-1][1]), float(found[-1][2]), int(found[-1][3])) if found else None
+    lines = _LINE.findall(text)
+    return Step(int(lines[-1][0]), int(lines[-1][1]), float(lines[-1][2]), int(lines[-1][3])) if lines else None

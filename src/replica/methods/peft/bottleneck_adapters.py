@@ -18,7 +18,7 @@ from replica.methods.base import Method
 from replica.methods.peft.layers import Adapter, TaskLayers
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
-from replica.models.architectures import Place, sublayer_outputs
+from replica.models.sublayers import Place, sublayer_outputs
 
 #: Makes a layer with a bias from its numbers of inputs and outputs.
 MakeLayer = Callable[[int, int], nn.Module]

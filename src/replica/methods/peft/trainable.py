@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from replica.errors import ConfigError
-from replica.models.auto_classes import is_head_key
 from replica.models.factory import body_prefix
+from replica.models.heads import is_head_key
 
 #: Ends of the class names of models whose head is new to the task, and not a part of the pretrained model.
 NEW_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForImageClassification")

@@ -1,4 +1,4 @@
-"""A page per registered method: what it is, its formulas from the code, its settings, where it is used and what it costs."""
+"""A page per registered method: description, formulas from the code, settings, uses and costs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from replica.plan.runs import Run
+from replica.plan import Run
 from replica.report.sheets import Sheet
 from replica.report.site.pages import OF_SCALE, Pages, Source, text
 from replica.report.site.papers import Used, claim_link

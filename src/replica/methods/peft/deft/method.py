@@ -10,7 +10,8 @@ from torch import nn
 from replica.methods.base import Context, Method
 from replica.methods.peft.deft.config import DEFTConfig
 from replica.models import body, encoder_layers
-from replica.models.architectures import part_of, require
+from replica.models.architectures import require
+from replica.models.sublayers import part_of
 
 #: Examples that are looked at together when the density is counted.
 _BATCH = 32

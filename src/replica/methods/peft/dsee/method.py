@@ -21,7 +21,8 @@ from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.pruning.masks import MASK, add_mask, bake_mask, global_masks
 from replica.methods.pruning.removal import add_gate, cut_inputs, cut_outputs, keep_groups, kept_indices
 from replica.models import body, encoder_layers, fused
-from replica.models.architectures import architecture_of, part_of, require
+from replica.models.architectures import architecture_of, require
+from replica.models.sublayers import part_of
 
 
 @dataclass(frozen=True)

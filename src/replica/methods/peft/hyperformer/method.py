@@ -16,7 +16,7 @@ from replica.methods.peft.hyperformer.config import HyperformerConfig
 from replica.methods.peft.layers import FullLinear
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
-from replica.models.architectures import sublayer_outputs
+from replica.models.sublayers import sublayer_outputs
 
 #: Name under which the body of a model owns its hypernetworks.
 NAME = "hyperformer"

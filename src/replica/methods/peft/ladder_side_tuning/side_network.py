@@ -17,7 +17,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from replica.errors import ConfigError
 from replica.methods.base import Context
 from replica.models import body
-from replica.models.architectures import Architecture, Attention, part_of, require, ups
+from replica.models.architectures import Architecture, Attention, require
+from replica.models.sublayers import part_of, ups
 from replica.models.vision_language import SEEN
 from replica.models.vision_language_t5 import joint_bias
 

@@ -12,7 +12,8 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body, encoder_layers, fused
-from replica.models.architectures import architecture_of, upper_layers
+from replica.models.architectures import architecture_of
+from replica.models.sublayers import upper_layers
 
 
 class LoRA(Method):

@@ -12,7 +12,8 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body, encoder_layers
-from replica.models.architectures import part_of, require
+from replica.models.architectures import require
+from replica.models.sublayers import part_of
 
 #: Name under which each transformer layer owns its modules.
 NAME = "noah"
