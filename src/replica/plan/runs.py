@@ -115,7 +115,7 @@ class _Section:
     def resolve(self, name: str) -> str:
         if name in self.done:
             return self.done[name]
-        where = f"config/papers/{self.paper.id}/paper.yaml: runs.{self.section}.{name}"
+        where = f"{self.paper.file}: runs.{self.section}.{name}"
         if name in self.open:
             raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
         self.open.append(name)

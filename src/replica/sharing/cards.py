@@ -351,7 +351,7 @@ def _plain(folder: Path, shown: str) -> list[str]:
     # transformers ties mT5's output layer, which is stored with weights of its own
     if about["structure"] or not _in_transformers(architecture) or architecture == "mt5":
         return []
-    from replica.models.auto_classes import FURTHER_HEADS, HEADS, output_count
+    from replica.models.heads import FURTHER_HEADS, HEADS, output_count
 
     labels = output_count(head, about["labels"])
     more = f", num_labels={labels}" if labels is not None else ""
