@@ -14,6 +14,11 @@ PROCESS, FAILED, MEMORY = "process.json", "failed.json", "memory.json"
 CLAIMS = "claims.json"
 
 
+def job_name(scale: str, run_id: str, seed: int | str) -> str:
+    """Return the name of a job of one seed of a run in `logs/` and `benchmarks/`."""
+    return f"{scale}/{run_id}-seed{seed}"
+
+
 class Layout:
     """Paths of assets, results, logs and resume state below `root`. Wildcards in braces may stand for any part."""
 
@@ -48,9 +53,13 @@ class Layout:
         """Folder of the plans that are stored for jobs."""
         return self.state / scale / "plans"
 
-    def log(self, rule: str, scale: str, run_id: str, seed: int | str) -> Path:
-        """Log of the job that makes, scores or measures one seed of a run."""
-        return self.logs / rule / scale / f"{run_id}-seed{seed}.log"
+    def log(self, rule: str, name: str) -> Path:
+        """Log of a job."""
+        return self.logs / rule / f"{name}.log"
+
+    def benchmark(self, rule: str, name: str) -> Path:
+        """Measured time and memory of a job."""
+        return self.root / "benchmarks" / rule / f"{name}.tsv"
 
     def structural(self, paper: str) -> Path:
         """A paper's structural measurements."""

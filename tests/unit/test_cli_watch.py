@@ -17,10 +17,10 @@ from replica.cli import watch as module
 from replica.config import load_project
 from replica.files import write_json
 from replica.jobs.progress import Watcher, measured
+from replica.jobs.snakemake_records import Records
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.plan.planned_jobs import planned_jobs
-from replica.sharing.records import Records
 from replica.training import steps
 
 from .small_project import write_project
@@ -55,7 +55,7 @@ class Site:
         self.marks._mark_incomplete(job.output, None)
 
     def write(self, job, text=""):
-        path = self.root / job.log
+        path = self.layout.log(job.rule, job.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -64,9 +64,12 @@ class Site:
         write_json(self.layout.resume("laptop", *job.run) / "process.json", record)
 
     def end(self, job, seconds=None):
-        for path, text in ((job.output, "{}"), (job.benchmark, f"s\th:m:s\n{seconds}\t0\n")):
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / path).write_text(text)
+        for path, text in (
+            (self.root / job.output, "{}"),
+            (self.layout.benchmark(job.rule, job.name), f"s\th:m:s\n{seconds}\t0\n"),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
         self.marks._unmark_incomplete(job.output)
 
     def look(self):
@@ -122,7 +125,7 @@ def test_steps_of_an_earlier_try_are_not_shown(folder):
     site.lock()
     site.write(teacher, steps.line(90, 100, 0.5, 4.0, 3) + "\n")
     old = time.time() - 500
-    os.utime(site.root / teacher.log, (old, old))
+    os.utime(site.layout.log(teacher.rule, teacher.name), (old, old))
     site.process(teacher)
     [item] = site.look().running
     assert item.step is None and item.seconds < 400

@@ -6,7 +6,7 @@ import os
 import socket
 
 from replica.files import read_result
-from replica.paths import FAILED, MANIFEST, PROCESS, Layout
+from replica.paths import FAILED, MANIFEST, PROCESS, Layout, job_name
 from replica.plan import Plan, Run
 
 
@@ -33,7 +33,7 @@ def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
             return "running"
     if (record.parent / FAILED).exists():
         return "failed"
-    log = layout.log(run.rule, plan.scale, run.id, seed)
+    log = layout.log(run.rule, job_name(plan.scale, run.id, seed))
     if not log.exists():
         return "not run"
-    return "failed" if log.stat().st_size else "starting"  # a job that fails says why
+    return "failed" if log.stat().st_size else "starting"  # a job that fails prints the reason

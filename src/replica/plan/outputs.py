@@ -1,4 +1,4 @@
-"""The files of a plan: what each rule reads and makes, and the fingerprints by which it is made again. Imports no torch."""
+"""The files of a plan: inputs and outputs of each rule, and the fingerprints whose change makes outputs again. Imports no torch."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from replica.config.project import Project
-from replica.paths import MEASURES, METRICS
+from replica.paths import MEASURES, METRICS, job_name
 from replica.plan import outputs
 from replica.plan.plan import Plan, Resources
 from replica.plan.resources import (
@@ -24,7 +24,7 @@ class Job:
 
     rule: str
     subject: str
-    #: name of its files in `logs/` and `benchmarks/`
+    #: name in `logs/` and `benchmarks/`
     name: str
     output: str
     inputs: tuple[str, ...]
@@ -38,16 +38,6 @@ class Job:
     def seconds(self) -> float:
         """The expected time."""
         return 0.0 if self.adopts else self.resources.seconds
-
-    @property
-    def log(self) -> str:
-        """Path of the job's log below the root."""
-        return f"logs/{self.rule}/{self.name}.log"
-
-    @property
-    def benchmark(self) -> str:
-        """Path of the job's measured time below the root."""
-        return f"benchmarks/{self.rule}/{self.name}.tsv"
 
 
 def planned_jobs(project: Project, plan: Plan) -> list[Job]:
@@ -65,16 +55,16 @@ def planned_jobs(project: Project, plan: Plan) -> list[Job]:
             inputs = _flat(outputs.run_inputs(plan, run.id, seed))
             output, resources = outputs.run_file(plan, run.id, seed), training_resources(project, plan, run.id)
             adopts = bool(run.candidates) and seed == 0
-            name = f"{plan.scale}/{run.id}-seed{seed}"
+            name = job_name(plan.scale, run.id, seed)
             jobs.append(Job(run.rule, run.id, name, output, inputs, resources, (run.id, seed), adopts))
     for run_id, seed in outputs.evaluated_runs(plan):
         inputs = _flat(outputs.evaluation_inputs(plan, run_id, seed))
         output, resources = outputs.run_file(plan, run_id, seed, METRICS), evaluation_resources(project, plan, run_id)
-        jobs.append(Job("evaluate", run_id, f"{plan.scale}/{run_id}-seed{seed}", output, inputs, resources))
+        jobs.append(Job("evaluate", run_id, job_name(plan.scale, run_id, seed), output, inputs, resources))
     for run_id, seed in outputs.measured_runs(plan):
         inputs = (outputs.run_file(plan, run_id, seed),)
         output, resources = outputs.run_file(plan, run_id, seed, MEASURES), measurement_resources(project, plan, run_id)
-        jobs.append(Job("measure", run_id, f"{plan.scale}/{run_id}-seed{seed}", output, inputs, resources))
+        jobs.append(Job("measure", run_id, job_name(plan.scale, run_id, seed), output, inputs, resources))
     return jobs
 
 

@@ -21,7 +21,7 @@ Entries = Mapping[str, RunEntry]
 def requested_runs(project: Project, paper: Paper, section: str, entries: Entries, scale: Scale) -> dict[str, int]:
     """Return the names of the runs of a section that the paper's claims read, with the number of seeds each needs.
 
-    Where claims were asked for by name, only what their verdicts need: not the arms that a trend shows beside its effect.
+    With `--config claims=`, only the runs that their verdicts need: not the arms that a trend shows in addition to its effect.
     """
     requests: dict[str, int] = {}
     settings = project.settings
@@ -95,7 +95,7 @@ def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
 
 
 def check_chosen(project: Project) -> None:
-    """Raise ConfigError where a claim that was asked for by name (`--config claims=`) is of no enabled paper."""
+    """Raise ConfigError where a claim that `--config claims=` names is of no enabled paper."""
     known = {claim.id for name in project.papers for claim in project.paper(name).claims}
     for name in project.settings.claims or []:
         if name not in known:

@@ -67,7 +67,7 @@ def training_rows(project: Project, run: Run) -> int:
 
 
 def row_length(task: Task, cut: int | None = None) -> int:
-    """Return how many pieces a row has at most: a completion's input and target are each as long as the task says, or `cut`."""
+    """Return how many pieces a row has at most: a completion's input and target each have the task's length, or `cut`."""
     return kinds.of(task).row_length(cut or task.max_length)
 
 
@@ -168,7 +168,7 @@ def grown_runtime(minutes: int, attempt: int, limit: int) -> int:
     return max(minutes, min(minutes * attempt, limit))
 
 
-#: Families of methods that keep about one value for each weight beside the model's own: masks, scores, start values.
+#: Families of methods that keep about one value for each weight in addition to it: masks, scores, start values.
 _KEEPING = ("pruning", "quantization", "binarization")
 
 
@@ -230,7 +230,7 @@ def widest_point(project: Project, plan: Plan) -> dict[str, int]:
             count, gpus = len(run.seeds), len(run.seeds) * cost.gpu
             events += [(done - cost.seconds, 1, count, gpus), (done, 0, -count, -gpus)]
     jobs = gpus = most_jobs = most_gpus = 0
-    for _, _, count, more in sorted(events):  # what ends at a moment ends before what starts
+    for _, _, count, more in sorted(events):  # at one moment, ends come before starts
         jobs, gpus = jobs + count, gpus + more
         most_jobs, most_gpus = max(most_jobs, jobs), max(most_gpus, gpus)
     return {"jobs": most_jobs, "gpus": most_gpus}

@@ -1,7 +1,7 @@
 """One seed of one run with everything that its job reads of plan and configuration; and plans stored for jobs. Imports no torch.
 
-Snakemake plans once and stores the plan (`store_plan`); each job reads its own part (`read_job`) and plans nothing. A program that a
-person starts has no stored plan and plans by itself (`job_of`). The file's name is the hash of its content, so processes that plan
+Snakemake plans once and stores the plan (`store_plan`); each job reads its own part (`read_job`). A program that a person starts has no
+stored plan and plans by itself (`job_of`). The file's name is the hash of its content, so processes that plan
 the same configuration, also on another node, name the same file, and a changed plan never replaces one that jobs still read.
 """
 

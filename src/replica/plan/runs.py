@@ -1,7 +1,7 @@
 """From papers to runs: resolved specifications, content-hashed ids, parents, seeds. Imports no torch.
 
 A run's id is `<stage>-<model, methods, task>-<8 hex>`. The hash covers the resolved specification, the ids of the parents and the
-versions of method, task and training loop: nothing that does not change what the run computes. Seeds stay outside.
+versions of method, task and training loop: facts that change the run's numbers, and no others. Seeds stay outside.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from replica.plan.requests import check_chosen, check_claims, requested_runs
 from replica.plan.run_spec import ModelSpec, RunSpec, TaskSpec
 from replica.tasks import kinds
 
-#: Raised when a change of the training loop changes what a run computes.
+#: Raised when a change of the training loop changes the numbers of runs.
 TRAINING_VERSION = 1
 #: Separates a run's name from the value that its candidate tries.
 TRIED = "~"
@@ -291,7 +291,7 @@ class _Section:
         return tokenized(other)
 
     def _together(self, entry: RunEntry, task: Task, tokenized: Callable[[Task], TaskSpec]) -> tuple[TaskSpec, ...]:
-        """Return the tasks that a run trains besides its first; raises ConfigError where one model cannot score them all alike."""
+        """Return the tasks that a run trains after its first; raises ConfigError where one model cannot score them all alike."""
         if entry.together and (entry.stage == "targets" or entry.targets or entry.beside):
             raise ConfigError("together: goes with neither stage `targets` nor `targets:` nor `beside:`")
         others: list[TaskSpec] = []

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from replica.errors import nearest
-from replica.methods.base import Method
+from replica.methods.base import Context, Method
 from replica.methods.peft.layers import Adapter, TaskLayers
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
@@ -52,6 +52,14 @@ def adapters(method: Method, model: Any) -> list[Adapter]:
     return [place.module.adapter for place in _places(method, model)]
 
 
+def prepare_adapters(method: Method, model: Any, context: Context) -> None:
+    """Put the method's adapters in (unless they were restored), drawn by the run's seed, and freeze the rest."""
+    if method.name not in context.restored:
+        method.restore(model)
+        draw_adapters(method, model, torch.Generator().manual_seed(context.seed))
+    train_adapters(method, model)
+
+
 def draw_adapters(method: Method, model: Any, seeds: torch.Generator) -> None:
     """Draw the weights of every adapter, in the order of their places."""
     for adapter in adapters(method, model):
@@ -61,7 +69,7 @@ def draw_adapters(method: Method, model: Any, seeds: torch.Generator) -> None:
 def train_adapters(
     method: Method, model: Any, more: Iterable[nn.Parameter] = (), but: Iterable[nn.Parameter] = ()
 ) -> None:
-    """Freeze the model except the adapters (without the parameters in `but`), `more`, and what the configuration trains besides."""
+    """Freeze the model except the adapters (without the parameters in `but`), `more`, and the configuration's other trained parameters."""
     frozen = {id(parameter) for parameter in but}
     own = [p for adapter in adapters(method, model) for p in adapter.parameters() if id(p) not in frozen]
     train_only(model, [*own, *more, *also_trained(model, method.config)])

@@ -58,7 +58,7 @@ class LoRA(Method):
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count r (inputs + outputs) for each chosen layer, and what is trained besides."""
+        """Count r (inputs + outputs) for each chosen layer, and the other trained parameters."""
         was_fused = fused.to_linear(model)
         layers = self._targets(model).values()
         own = sum(self.config.rank * (layer.in_features + layer.out_features) for layer in layers)

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from replica.sharing.artifacts import Artifact
-
-#: Name in the archive; no file of the artifact begins with a dot and is called so.
+#: Name in the archive; no file of an artifact has it.
 NAME = ".made.json"
 #: Fields of a record that do not depend on the machine.
 KEPT = ("rule", "input", "params", "code", "record_format_version", "software_stack_hash", "input_checksums")
@@ -49,30 +47,30 @@ class Records:
                 continue
         return times
 
-    def of(self, artifact: Artifact, names: Iterable[str]) -> bytes | None:
-        """Return the records of an artifact's files and folders as JSON, or None where Snakemake has none."""
+    def of(self, folder: str, names: Iterable[str]) -> bytes | None:
+        """Return the records of files and folders below `folder` as JSON, or None where Snakemake has none."""
         if not (self.root / ".snakemake").is_dir():
             return None
         records = {}
         for name in _outputs(names):
-            record = self.persistence._read_record(f"{artifact.folder}/{name}")
+            record = self.persistence._read_record(f"{folder}/{name}")
             if record is not None and record.rule:
                 records[name] = {key: record.get(key) for key in KEPT}
         return json.dumps(records, indent=1, sort_keys=True).encode() if records else None
 
-    def hold(self, artifact: Artifact, names: Iterable[str]) -> None:
-        """Mark an artifact's files as unfinished until `restore`: Snakemake makes them again if this process is killed before."""
+    def hold(self, folder: str, names: Iterable[str]) -> None:
+        """Mark files below `folder` as unfinished until `restore`: Snakemake makes them again if this process is killed before."""
         for name in _outputs(names):
-            self.persistence._mark_incomplete(f"{artifact.folder}/{name}", None)
+            self.persistence._mark_incomplete(f"{folder}/{name}", None)
 
-    def restore(self, artifact: Artifact, names: Iterable[str], text: bytes | None) -> None:
-        """Write an artifact's records; files without one lose the record of a former file in their place."""
+    def restore(self, folder: str, names: Iterable[str], text: bytes | None) -> None:
+        """Write the records of files below `folder`; files without one lose the record of a former file in their place."""
         from snakemake.persistence import MetadataRecord
 
         known = json.loads(text) if text else {}
         self.persistence._clear_cache()
         for name in _outputs(names):
-            key = f"{artifact.folder}/{name}"
+            key = f"{folder}/{name}"
             if name in known:
                 facts = {field: known[name].get(field) for field in KEPT}
                 self.persistence._write_record(key, MetadataRecord(**facts, incomplete=False))
