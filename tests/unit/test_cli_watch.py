@@ -18,10 +18,10 @@ from replica.config import load_project
 from replica.files import write_json
 from replica.jobs.planned import jobs
 from replica.jobs.progress import Watcher, measured
+from replica.jobs.snakemake_records import SnakemakeRecords
 from replica.paths import Layout
 from replica.plan import build_plan
 from replica.plan.resources import jobs_of
-from replica.sharing.records import Records
 from replica.training import steps
 
 from .small_project import write_project
@@ -41,7 +41,7 @@ class Site:
         self.project = load_project(folder)
         self.plan = build_plan(self.project, "laptop")
         self.jobs = jobs(self.project, self.plan)
-        self.marks = Records(folder).persistence
+        self.marks = SnakemakeRecords(folder).persistence
 
     def of(self, rule, seed=None):
         return [job for job in self.jobs if job.rule == rule and (seed is None or job.run == (job.run[0], seed))]

@@ -14,9 +14,9 @@ from pathlib import Path
 from replica.files import read_result
 from replica.jobs.planned import Job
 from replica.jobs.run_state import state_of
+from replica.jobs.snakemake_records import SnakemakeRecords
 from replica.paths import Layout
 from replica.plan import Plan
-from replica.sharing.records import Records
 from replica.training import steps
 
 
@@ -54,7 +54,7 @@ class Watcher:
 
     def __init__(self, layout: Layout, plan: Plan, jobs: list[Job]):
         self.layout, self.plan, self.jobs = layout, plan, jobs
-        self._records = Records(layout.root)
+        self._records = SnakemakeRecords(layout.root)
 
     def look(self, now: float | None = None) -> Look:
         """Look once."""

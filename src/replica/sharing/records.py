@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
+from replica.jobs.snakemake_records import SnakemakeRecords
 from replica.sharing.artifacts import Artifact
 
 #: Name in the archive; no file of the artifact begins with a dot and is called so.
@@ -20,34 +20,8 @@ NAME = ".made.json"
 KEPT = ("rule", "input", "params", "code", "record_format_version", "software_stack_hash", "input_checksums")
 
 
-class Records:
-    """Snakemake's records below the root of a checkout."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        self._persistence: Any = None
-
-    @property
-    def persistence(self) -> Any:
-        """Snakemake's own store of records; it makes its folder where there is none."""
-        if self._persistence is None:
-            from snakemake.persistence.file import FilePersistence
-
-            self._persistence = FilePersistence(path=self.root.resolve() / ".snakemake")
-        return self._persistence
-
-    def unfinished(self, names: Iterable[str]) -> dict[str, float]:
-        """Return the files that Snakemake has begun and not finished, with the time at which it submitted the job."""
-        if not (self.root / ".snakemake" / "incomplete").is_dir():
-            return {}
-        times = {}
-        for name in names:
-            try:
-                mark = Path(self.persistence._record_path(self.persistence._incomplete_path, name))
-                times[name] = mark.stat().st_mtime
-            except FileNotFoundError:
-                continue
-        return times
+class Records(SnakemakeRecords):
+    """Snakemake's records below the root of a checkout, as they are published and restored."""
 
     def of(self, artifact: Artifact, names: Iterable[str]) -> bytes | None:
         """Return the records of an artifact's files and folders as JSON, or None where Snakemake has none."""
