@@ -1,15 +1,11 @@
 """Write the bibliography of some papers as BibTeX; the keys are the papers' ids."""
 
-import argparse
-
-from replica.jobs.programs import main
+from replica.jobs.programs import main, shared_parser
 
 
 def program() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared_parser(__doc__, out="file to write")
     parser.add_argument("--papers", nargs="+", required=True, metavar="PAPER", help="names of files in config/papers/")
-    parser.add_argument("--out", required=True, help="file to write")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
     arguments = parser.parse_args()
 
     from replica.config import load_project

@@ -1,18 +1,12 @@
-"""Set what was measured beside every claim of a paper and write the rows with their verdicts to claims.json."""
+"""Compare every claim of a paper with our measurements and write the rows with their verdicts to claims.json."""
 
-import argparse
+from collections import Counter
 
-from replica.jobs.programs import main
+from replica.jobs.programs import main, shared_parser
 
 
 def program() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--paper", required=True, help="name of a file in config/papers/")
-    parser.add_argument("--scale", required=True, help="smoke, laptop or paper")
-    parser.add_argument("--results", default="results", help="folder of stored measurements (default: results)")
-    parser.add_argument("--out", required=True, help="claims.json to write")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
-    arguments = parser.parse_args()
+    arguments = shared_parser(__doc__, "--paper", "--scale", "--results", out="claims.json to write").parse_args()
 
     from replica.claims.compare import report
     from replica.config import load_project
@@ -23,11 +17,9 @@ def program() -> None:
     plan = build_plan(project, arguments.scale)
     named = plan.named.get(arguments.paper, {})
     wanted = set(plan.wanted.get(arguments.paper, []))
-    found = report(project, arguments.paper, arguments.scale, arguments.results, named, wanted)
-    write_json(arguments.out, found)
-    counts: dict[str, int] = {}
-    for row in found["rows"]:
-        counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
+    result = report(project, arguments.paper, arguments.scale, arguments.results, named, wanted)
+    write_json(arguments.out, result)
+    counts = Counter(row["verdict"] for row in result["rows"])
     print(f"{arguments.paper} at {arguments.scale}: " + ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
 
 

@@ -1,19 +1,12 @@
 """Draw a paper's figures as SVG, PNG and PDF from its claims and the stored measurements."""
 
-import argparse
-
-from replica.jobs.programs import importing, main
+from replica.jobs.programs import importing, main, shared_parser
 
 
 def program() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--paper", required=True, help="name of a file in config/papers/")
-    parser.add_argument("--scale", required=True, help="smoke, laptop or paper")
-    parser.add_argument("--claims", required=True, help="the paper's claims.json")
-    parser.add_argument("--results", default="results", help="folder of stored measurements (default: results)")
-    parser.add_argument("--out", required=True, help="folder to write; what it held before is replaced")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
-    arguments = parser.parse_args()
+    arguments = shared_parser(
+        __doc__, "--paper", "--scale", "--claims", "--results", out="folder to write; its former content is replaced"
+    ).parse_args()
 
     from replica.claims.evidence import Evidence
     from replica.claims.ledger import read_claims

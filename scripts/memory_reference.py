@@ -35,7 +35,7 @@ def program() -> int:
     import torch
 
     if not arguments.dry and not torch.cuda.is_available():
-        print("no NVIDIA GPU on this machine: nothing was measured and nothing written")
+        print("no NVIDIA GPU on this machine: no measurement was made")
         return 0
 
     from replica.config import load_project
@@ -73,8 +73,8 @@ def _measure(project, rows, out: Path, seconds: float) -> int:
                     "skipped": f"failed: {type(error).__name__}: {str(error).splitlines()[0]}",
                 }
         found.append(item)
-        said = f"ratio {item['ratio']:.4f}, {item['ratio_tensors']:.4f}" if "ratio" in item else item["skipped"]
-        print(f"{row.name}: {said} ({time.perf_counter() - began:.1f} s)", flush=True)
+        text = f"ratio {item['ratio']:.4f}, {item['ratio_tensors']:.4f}" if "ratio" in item else item["skipped"]
+        print(f"{row.name}: {text} ({time.perf_counter() - began:.1f} s)", flush=True)
     name = torch.cuda.get_device_name()
     result = {
         "device": name,

@@ -11,7 +11,7 @@ from replica.jobs.programs import importing, main
 
 def program(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", required=True, help="name of a file in config/tasks, without .yaml")
+    parser.add_argument("--task", required=True, help="name of a task in config/tasks")
     parser.add_argument("--dataset", required=True, type=Path, help="folder of the retrieved data set")
     parser.add_argument("--tokenizer", required=True, type=Path, help="folder of the model whose tokenizer it is")
     parser.add_argument("--out", required=True, type=Path, help="folder to write; replaced in one step")

@@ -1,18 +1,16 @@
-"""Write the report, a static site of a front page and the pages beside it, and print the scorecard."""
+"""Write the report, a static site of a front page and further pages, and print the scorecard."""
 
-import argparse
 from pathlib import Path
 
-from replica.jobs.programs import main
+from replica.jobs.programs import main, shared_parser
 
 
 def program() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = shared_parser(__doc__, "--scale", "--results")
     parser.add_argument("--ledger", required=True, help="the ledger as JSON")
-    parser.add_argument("--scale", required=True, help="smoke, laptop or paper")
-    parser.add_argument("--results", default="results", help="folder of results (default: results)")
-    parser.add_argument("--out", required=True, help="index.html to write; all other pages go to site/ beside it")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
+    parser.add_argument(
+        "--out", required=True, help="index.html to write; all other pages go to site/ in the same folder"
+    )
     arguments = parser.parse_args()
 
     from rich.console import Console

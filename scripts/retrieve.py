@@ -20,7 +20,7 @@ examples:
   python scripts/retrieve.py --model all-minilm-l6 --out assets/models/all-minilm-l6
   REPLICA_MIRROR=/data/mirror python scripts/retrieve.py --dataset glue-mnli --split validation_matched --out /tmp/mnli
 
-exit status: 0 done, 2 with one message that says what was wrong and what would be right."""
+exit status: 0 done, 2 with one message that names the mistake and the remedy."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.model and options.split:
         parser.error("--split goes with --dataset")
 
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # its own account of each try would stand beside our one line
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it would report each try in addition to our one line
     from replica.assets import retrieve_dataset, retrieve_model
     from replica.config import load_project
     from replica.errors import ReplicaError

@@ -3,24 +3,19 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 
-from replica.jobs.programs import importing, main
+from replica.jobs.programs import importing, main, shared_parser
 
 
 def program() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--paper", required=True, help="the paper's id, as its file in config/papers is named")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
-    parser.add_argument("--out", required=True, help="JSON file to write")
-    arguments = parser.parse_args()
+    arguments = shared_parser(__doc__, "--paper", out="JSON file to write").parse_args()
 
     from replica.config import load_project
     from replica.files import write_json
 
     project = load_project(arguments.root, papers=arguments.paper)
-    project.paper(arguments.paper)  # a mistake in its file is said before the libraries are there
+    project.paper(arguments.paper)  # a mistake in its file ends the program before the libraries are imported
     with importing():
         from replica.measure.structural import measure_paper
 

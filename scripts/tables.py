@@ -1,17 +1,12 @@
-"""Write a paper's tables, the paper's numbers beside ours, as CSV, Markdown and LaTeX."""
+"""Write a paper's tables, with the paper's numbers and ours, as CSV, Markdown and LaTeX."""
 
-import argparse
-
-from replica.jobs.programs import main
+from replica.jobs.programs import main, shared_parser
 
 
 def program() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--paper", required=True, help="name of a file in config/papers/")
-    parser.add_argument("--claims", required=True, help="the paper's claims.json")
-    parser.add_argument("--out", required=True, help="folder to write; what it held before is replaced")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
-    arguments = parser.parse_args()
+    arguments = shared_parser(
+        __doc__, "--paper", "--claims", out="folder to write; its former content is replaced"
+    ).parse_args()
 
     from replica.claims.ledger import read_claims
     from replica.config import load_project

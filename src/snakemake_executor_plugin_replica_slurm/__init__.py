@@ -1,17 +1,17 @@
-"""Snakemake's SLURM executor, with what sites differ in and what this workflow needs: `executor: replica-slurm` in a profile.
+"""Snakemake's SLURM executor with settings for sites and changes for this workflow: `executor: replica-slurm` in a profile.
 
 Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own name (`--replica-slurm-…`):
 
 - GPUs are asked for by `--gpus` or by `--gres`, with the site's model, and only by jobs that need some;
-- an array holds jobs that ask for the same resources, which is what the seeds of a run do; jobs are submitted when Snakemake
+- an array holds jobs that ask for the same resources, as the seeds of a run do; jobs are submitted when Snakemake
   hands them over. (The executor below puts all jobs of a rule into an array with the resources of the first, and waits for more
   jobs than the limit on jobs lets through.);
 - a task of an array is a job like any other, step and all (the executor below runs the second and later inside a Snakemake that
   makes the first, waits for the first's files and removes them when its own task fails);
 - the state of every task of an array is read, not that of the array's last;
-- a job that somebody cancelled counts as failed and is submitted again (the executor below waits for it for ever);
-- a job that failed for good (a mistake, a bug, a loss that is NaN) is not submitted again, whatever `retries` says;
-- what does not change during a call (the account's validity, the controller's configuration) is asked for once.
+- a cancelled job counts as failed and is submitted again (the executor below waits for it for ever);
+- a job that failed for good (a mistake, a bug, a loss that is NaN) is not submitted again, whatever `retries` is;
+- facts that do not change during a call (the account's validity, the controller's configuration) are queried once.
 """
 
 # ruff: noqa: UP045  (Snakemake reads the settings' types and knows Optional only)
@@ -27,14 +27,13 @@ from snakemake_executor_plugin_slurm import common_settings
 from snakemake_interface_common.exceptions import WorkflowError
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
-from replica.paths import Layout
-from replica.training.failures import NAME as FAILED
+from replica.paths import FAILED, Layout
 
 __all__ = ["Executor", "ExecutorSettings", "common_settings"]
 
 #: Ways to ask for GPUs.
 GPU_FLAGS = ("gpus", "gres")
-#: Resources of a job that have nothing to do with what it asks SLURM for.
+#: Resources of a job that are no part of its request to SLURM.
 PRIVATE = ("tmpdir", "_job_count")
 
 
@@ -57,7 +56,7 @@ class ExecutorSettings(slurm.ExecutorSettings):
     )
 
     max_seconds_between_status_checks: Optional[int] = field(
-        default=180, metadata=_setting("Seconds between two queries of all jobs' states while nothing ends, at most.")
+        default=180, metadata=_setting("Seconds between two queries of all jobs' states while no job ends, at most.")
     )
 
     def __post_init__(self):
@@ -95,7 +94,7 @@ class Executor(slurm.Executor):
 
     @property
     def next_seconds_between_status_checks(self) -> int:
-        """Seconds until the next query: what the executor below counts up, up to the site's limit."""
+        """Seconds until the next query: the executor below raises them, up to the site's limit."""
         seconds = super().next_seconds_between_status_checks
         return min(seconds, self.workflow.executor_settings.max_seconds_between_status_checks)
 
@@ -138,7 +137,7 @@ class Executor(slurm.Executor):
             folder.mkdir(parents=True, exist_ok=True)
             for job in jobs:
                 slurm.validate_slurm_extra(job)
-            asked = {
+            facts = {
                 "run_uuid": self.run_uuid,
                 "slurm_logfile": folder / "%A_%a.log",
                 "comment_str": f"rule_{jobs[0].name}",
@@ -147,7 +146,7 @@ class Executor(slurm.Executor):
                 "workdir": self.workflow.workdir_init,
             }
             settings = self.workflow.executor_settings
-            call = slurm.get_submit_command(jobs[0], asked, settings=settings, failed_nodes=self._failed_nodes)
+            call = slurm.get_submit_command(jobs[0], facts, settings=settings, failed_nodes=self._failed_nodes)
             call += self.gpu_flags(jobs[0])
         except Exception as error:
             self._refused(jobs, str(error))
@@ -170,8 +169,8 @@ class Executor(slurm.Executor):
         numbers = ", ".join(str(job.jobid) for job in jobs)
         self.logger.info(f"Jobs {numbers} have been submitted as SLURM array {number} (tasks 1-{len(jobs)}).")
         for task, job in enumerate(jobs, start=1):
-            found = SubmittedJobInfo(job, external_jobid=f"{number}_{task}", aux={"slurm_logfile": None})
-            self._report_job_submission_threadsafe(found)
+            info = SubmittedJobInfo(job, external_jobid=f"{number}_{task}", aux={"slurm_logfile": None})
+            self._report_job_submission_threadsafe(info)
 
     def _refused(self, jobs: list, reason: str) -> None:
         for job in jobs:
@@ -199,13 +198,13 @@ class Executor(slurm.Executor):
 
 
 def _would_fail_again(job) -> bool:
-    """Say whether a training job left a mark of a failure that comes from its configuration or code: a mistake, a bug, a NaN."""
+    """Return whether a training job left a mark of a failure that comes from its configuration or code: a mistake, a bug, a NaN."""
     values = [job.wildcards_dict.get(name) for name in ("scale", "run", "seed")]
     return None not in values and (Layout().resume(*values) / FAILED).exists()
 
 
 def _asks_for(job) -> tuple:
-    """Return what a job asks for, by which jobs may share an array."""
+    """Return a job's request: jobs with equal ones may share an array."""
     resources = {key: value for key, value in job.resources.items() if key not in PRIVATE}
     return job.rule.name, job.threads, tuple(sorted((key, str(value)) for key, value in resources.items()))
 
@@ -230,8 +229,8 @@ def _plain_states(original):
 
     @functools.wraps(original)
     async def states(*arguments):
-        found, seconds = await original(*arguments)
-        return found and {job: state.partition(" ")[0] for job, state in found.items()}, seconds
+        by_job, seconds = await original(*arguments)
+        return by_job and {job: state.partition(" ")[0] for job, state in by_job.items()}, seconds
 
     return states
 

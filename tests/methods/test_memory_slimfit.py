@@ -18,7 +18,7 @@ from replica.meters.options import MemoryOptions
 from replica.methods import Context, parse
 from replica.methods.memory.slimfit import compressed_functions as slim
 from replica.methods.memory.slimfit.method import STATE, distance, units
-from replica.models.architectures import place_in_layers
+from replica.models.sublayers import place_in_layers
 
 BERT = {"vocab_size": 64, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64, "hidden_act": "gelu"}
 VIT = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 64}

@@ -10,7 +10,7 @@ import torch
 from replica.errors import ConfigError
 from replica.methods import Context, parse
 from replica.methods.stored import load_model, save_model
-from replica.models.architectures import sublayer_outputs
+from replica.models.sublayers import sublayer_outputs
 from tests.methods.peft_models import batch, prepared, tiny, train
 
 SMALL = {"reduction": 4}

@@ -13,7 +13,7 @@ from replica.methods import Context, parse
 from replica.methods.peft.fact import method as fact
 from replica.methods.peft.kadaptation import method as kadaptation
 from replica.models import body, encoder_layers
-from replica.models.architectures import query_value
+from replica.models.sublayers import query_value
 
 WIDTH, INNER = 16, 64
 

@@ -72,7 +72,7 @@ def test_decoders_count_and_look_only_back(kind):
 def _by_hand(side: nn.Module, first, taps, call):
     """The equations of the ladder, one rung after the other, with T = 0.1."""
     hidden = first @ side.first.weight.t() + side.first.bias
-    for index, rung in zip(side.kept, side.blocks, strict=True):
+    for index, rung in zip(side.rungs, side.blocks, strict=True):
         mu = 1 / (1 + torch.exp(-side.gates[index] / 0.1))
         down = taps[index] @ rung.down.weight.t() + rung.down.bias
         hidden = call(rung.block, mu * hidden + (1 - mu) * down)

@@ -114,7 +114,7 @@ def _climb(side: nn.Module, first: torch.Tensor, taps: list[torch.Tensor], seen:
         bias[..., :words, :words] = side.blocks[0].block.layer[0].SelfAttention.compute_bias(words, words)
         given["position_bias"] = bias
     hidden = first @ side.first.weight.T + side.first.bias
-    for index, rung in zip(side.kept, side.blocks, strict=True):
+    for index, rung in zip(side.rungs, side.blocks, strict=True):
         mu = 1 / (1 + torch.exp(-side.gates[index] / 0.1))
         down = taps[index] @ rung.down.weight.T + rung.down.bias
         hidden = mu * hidden + torch.cat([(1 - mu) * down, torch.zeros(3, length - words, down.shape[2])], 1)

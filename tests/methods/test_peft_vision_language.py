@@ -18,7 +18,7 @@ from replica.errors import AssetError, ConfigError
 from replica.measure.structural import measure
 from replica.methods import Context, parse
 from replica.methods.peft.layers import select_task
-from replica.models.architectures import sublayer_outputs
+from replica.models.sublayers import sublayer_outputs
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 #: BART base with 200 more words, and the projection: 2048 -> 768 and 5 -> 768 with biases and norms, two images.

@@ -11,7 +11,7 @@ from replica.errors import AssetError
 from replica.files import read_json
 from replica.methods import Method
 from replica.methods.stored import load_model, save_model
-from replica.models.auto_classes import HEADS
+from replica.models.heads import HEADS
 from tests.unit.small_models import entry, same
 
 INPUTS = {"input_ids": torch.tensor([[2, 5, 9, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}

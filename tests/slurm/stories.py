@@ -176,7 +176,7 @@ def lost(cluster: Cluster, site: Path, folder: Path) -> Told:
 def starved(cluster: Cluster, site: Path, folder: Path) -> Told:
     """The job needs more memory than the plan thought."""
     run = copied(site, folder)
-    estimate = 'resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"]'
+    estimate = "training(wildcards.run).mem_mb"
     replace(folder / "workflow" / "rules" / "common.smk", {estimate: SCARCE})
     with _start(cluster, run) as controller:
         return _end(cluster, run, controller)

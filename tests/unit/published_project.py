@@ -149,7 +149,7 @@ def _run(folder: Path, plan: Plan, artifact: Artifact) -> None:
         source = folder / f"results/{plan.scale}/runs/{parent}/seed{parent_seed}/manifest.json"
         parents[role] = {"run": parent, "seed": parent_seed, "manifest": sha256_file(source)}
     manifest.write(
-        place, run=run.id, seed=seed, scale=plan.scale, spec=run.spec, parents=parents, candidates=run.candidates,
+        place, run=run.id, seed=seed, scale=plan.scale, spec=run.spec.content(), parents=parents, candidates=run.candidates,
         versions={"replica": "0.1.0"}, finished="2026-01-01T00:00:00Z", counts={"total_parameters": 64, "trainable_parameters": 64},
     )  # fmt: skip
     if run.evaluate:

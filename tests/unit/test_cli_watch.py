@@ -16,12 +16,11 @@ from rich.console import Console
 from replica.cli import watch as module
 from replica.config import load_project
 from replica.files import write_json
-from replica.jobs.planned import jobs
 from replica.jobs.progress import Watcher, measured
-from replica.jobs.snakemake_records import SnakemakeRecords
+from replica.jobs.snakemake_records import Records
 from replica.paths import Layout
 from replica.plan import build_plan
-from replica.plan.resources import jobs_of
+from replica.plan.planned_jobs import planned_jobs
 from replica.training import steps
 
 from .small_project import write_project
@@ -40,8 +39,8 @@ class Site:
         self.root, self.layout = folder, Layout(folder)
         self.project = load_project(folder)
         self.plan = build_plan(self.project, "laptop")
-        self.jobs = jobs(self.project, self.plan)
-        self.marks = SnakemakeRecords(folder).persistence
+        self.jobs = planned_jobs(self.project, self.plan)
+        self.marks = Records(folder).persistence
 
     def of(self, rule, seed=None):
         return [job for job in self.jobs if job.rule == rule and (seed is None or job.run == (job.run[0], seed))]
@@ -56,7 +55,7 @@ class Site:
         self.marks._mark_incomplete(job.output, None)
 
     def write(self, job, text=""):
-        path = self.root / job.log
+        path = self.layout.log(job.rule, job.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
@@ -65,9 +64,12 @@ class Site:
         write_json(self.layout.resume("laptop", *job.run) / "process.json", record)
 
     def end(self, job, seconds=None):
-        for path, text in ((job.output, "{}"), (job.benchmark, f"s\th:m:s\n{seconds}\t0\n")):
-            (self.root / path).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / path).write_text(text)
+        for path, text in (
+            (self.root / job.output, "{}"),
+            (self.layout.benchmark(job.rule, job.name), f"s\th:m:s\n{seconds}\t0\n"),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
         self.marks._unmark_incomplete(job.output)
 
     def look(self):
@@ -76,12 +78,14 @@ class Site:
 
 def test_jobs_are_those_of_the_plan(folder):
     site = Site(folder)
-    expected = Counter()
-    for rule, _, count, _ in jobs_of(site.project, site.plan):
-        expected[rule] += count
-    assert Counter(job.rule for job in site.jobs) == expected
-    made = {job.output for job in site.jobs}
-    assert len(made) == len(site.jobs) and all(name in made for job in site.jobs for name in job.before)
+    counts = {"measure_structure": 1, "prepare": 1, "train": 1, "compress": 5, "adapt": 3, "evaluate": 6}
+    assert Counter(job.rule for job in site.jobs) == counts  # two candidates, three seeds of each run with claims
+    outputs = {job.output for job in site.jobs}
+    assert len(outputs) == len(site.jobs)
+    for job in site.jobs:
+        if job.rule in ("compress", "adapt", "evaluate"):
+            known = [name for name in job.inputs if "assets/models" not in name]
+            assert outputs >= set(known) and known
 
 
 def test_done_running_submitted_and_failed_are_told_apart(folder):
@@ -121,7 +125,7 @@ def test_steps_of_an_earlier_try_are_not_shown(folder):
     site.lock()
     site.write(teacher, steps.line(90, 100, 0.5, 4.0, 3) + "\n")
     old = time.time() - 500
-    os.utime(site.root / teacher.log, (old, old))
+    os.utime(site.layout.log(teacher.rule, teacher.name), (old, old))
     site.process(teacher)
     [item] = site.look().running
     assert item.step is None and item.seconds < 400
@@ -158,7 +162,7 @@ def test_a_chain_takes_as_long_as_its_jobs_one_after_the_other(folder):
     students = site.of("compress")
     [teacher] = site.of("train")
     (site.root / teacher.output).unlink()
-    later = next(job for job in students if teacher.output in job.before and job.run[1] == 1)
+    later = next(job for job in students if teacher.output in job.inputs and job.run[1] == 1)
     (site.root / later.output).unlink()
     site.lock()
     site.process(teacher)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from replica.config import load_project
 from replica.config.json_schema import schemas
+from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError
 from replica.plan import build_plan
 
@@ -245,3 +247,26 @@ def test_unknown_method_of_a_measurement(tmp_path):
         measurements={"m": {"model": "base", "methods": ["logit-distilation"], "meters": {"parameters": {}}}}
     )
     _fails(tmp_path, broken, match=("measurements.m", "did you mean 'logit-distillation'"))
+
+
+def test_every_configuration_file_fits_its_json_schema(root):
+    project = load_project(root)
+    entries = {
+        "settings": [read_yaml(root / "config/config.yaml")],
+        "dataset": read_yaml(root / "config/datasets.yaml")["datasets"].values(),
+        "model": read_yaml(root / "config/models.yaml")["models"].values(),
+        "scale": [read_yaml(path) for path in (root / "config/scales").glob("*.yaml")],
+        "hub.lock": [read_yaml(root / "config/hub.lock.yaml")],
+        "paper": [read_yaml(path) for path in (root / "config/papers").glob("*/paper.yaml")],
+        "task": [task.model_dump(mode="json", by_alias=True) for task in project.tasks.values()],
+    }
+    for name, contents in entries.items():
+        schema = json.loads((root / "config" / "schema" / f"{name}.schema.json").read_text())
+        jsonschema.Draft202012Validator.check_schema(schema)
+        validator = jsonschema.Draft202012Validator(schema)
+        for content in contents:
+            errors = list(validator.iter_errors(json.loads(json.dumps(content))))
+            assert [f"{error.json_path}: {error.message[:200]}" for error in errors] == [], name
+    wrong = {**entries["task"][0], "kind": "clasification"}
+    schema = json.loads((root / "config" / "schema" / "task.schema.json").read_text())
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(wrong))

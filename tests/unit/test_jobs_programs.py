@@ -47,6 +47,7 @@ def test_exit_status_is_the_programs(returned, status):
             "replica.training.evaluate, replica.measure.structural",
             ("transformers.trainer", "peft", "datasets", "sklearn"),
         ),
+        ("replica.tasks.kinds, replica.tasks.metrics", ("torch", "transformers", "pandas", "pyarrow", "tokenizers")),
         ("replica.tasks.preparation", ("torch", "transformers")),
         ("replica.claims.ledger", ("torch", "pandas", "scipy.stats")),
     ],

@@ -14,7 +14,7 @@ from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.config.task_schema import Task
 from replica.errors import AssetError, ConfigError
-from replica.models.auto_classes import HEADS
+from replica.models.heads import HEADS
 from replica.tasks import kinds
 
 from .small_models import BERT, entry, same

@@ -14,19 +14,10 @@ from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
-from replica.models.architectures import (
-    ARCHITECTURES,
-    Attention,
-    FeedForward,
-    architecture,
-    part_of,
-    query_value,
-    require,
-    sublayer_outputs,
-    ups,
-)
+from replica.models.architectures import ARCHITECTURES, Attention, FeedForward, architecture, require
 from replica.models.factory import known_fields
 from replica.models.fused import to_linear
+from replica.models.sublayers import part_of, query_value, sublayer_outputs, ups
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src/replica"

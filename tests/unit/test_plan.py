@@ -13,7 +13,7 @@ from replica.config import load_project
 from replica.errors import ConfigError
 from replica.plan import build_plan
 from replica.plan.outputs import fingerprint
-from replica.plan.resources import longest_path, resources_of, training_rows
+from replica.plan.resources import longest_path, training_resources, training_rows
 
 from .small_project import paper, write_project
 
@@ -71,7 +71,7 @@ def test_tried_rates_are_runs_of_the_first_seed_only(tmp_path):
     student = plan.runs[plan.named["one"]["laptop"]["student"]]
     assert student.seeds == {0, 1, 2}
     assert [plan.runs[c].seeds for c in student.candidates] == [{0}, {0}]
-    assert [list(v.values()) for v in student.spec["tune"].values()] == [[1e-3], [3e-3]]
+    assert [list(v.values()) for v in student.spec.tune.values()] == [[1e-3], [3e-3]]
     assert all(not plan.runs[c].evaluate for c in student.candidates), (
         "candidates are chosen on `select`, never scored on `report`"
     )
@@ -87,9 +87,9 @@ def test_single_parents_are_shared_and_others_are_paired_by_seed(tmp_path):
 def test_smoke_uses_standins_and_caps(tmp_path):
     plan = _plan(tmp_path, scale="smoke")
     for run in plan.runs.values():
-        assert run.spec["root"] == "tiny"
-        assert run.spec["task"][0] == "smoke-words"
-        assert run.spec["train"]["steps"] == 2
+        assert run.spec.root == "tiny"
+        assert run.spec.task.name == "smoke-words"
+        assert run.spec.train["steps"] == 2
         assert not run.candidates
 
 
@@ -105,8 +105,8 @@ def test_matrix_makes_one_run_per_combination(tmp_path):
     plan = _plan(tmp_path, wide)
     made = {name: plan.runs[i].spec for name, i in plan.named["one"]["laptop"].items() if name.startswith("grid")}
     assert set(made) == {"grid-base-3", "grid-base-4", "grid-small-3", "grid-small-4"}
-    assert made["grid-small-4"]["train"]["steps"] == 4
-    assert made["grid-small-4"]["model"]["name"] == "small"
+    assert made["grid-small-4"].train["steps"] == 4
+    assert made["grid-small-4"].model.name == "small"
 
 
 def test_resources_and_longest_path_follow_parents(tmp_path):
@@ -115,9 +115,9 @@ def test_resources_and_longest_path_follow_parents(tmp_path):
     _, path = longest_path(project, plan)
     names = plan.named["one"]["laptop"]
     assert path[0] == names["teacher"] and path[-1] == names["student"]
-    cost = resources_of(project, plan, names["plain"])
+    cost = training_resources(project, plan, names["plain"])
     blocks = 2 * (4 * 8 * 8 + 2 * 8 * 32)
-    assert cost["flops"] == 6 * blocks * 10 * 32 * 0.5 * 16  # steps x batch x half the length limit
+    assert cost.flops == 6 * blocks * 10 * 32 * 0.5 * 16  # steps x batch x half the length limit
 
 
 def test_parsing_imports_no_torch_transformers_pandas_or_matplotlib(root):
@@ -202,7 +202,7 @@ def test_fingerprint_of_claims_covers_the_settings_that_decide_verdicts(tmp_path
 def test_what_is_reported_is_that_of_a_method_of_the_run(tmp_path):
     wrong = paper()
     wrong["claims"][0]["trend"]["effect"] = "runs.student.reported.deft.density - 1"
-    with pytest.raises(ConfigError, match=r"run 'student' has no such method, only logit-distillation"):
+    with pytest.raises(ConfigError, match=r"run 'student' gives no 'reported.deft.density'; known: logit-distillation"):
         _plan(tmp_path, wrong)
 
 
@@ -235,7 +235,7 @@ def test_a_run_over_several_tasks_reads_all_their_data_and_is_scored_on_each(tmp
     ("entry", "message"),
     [
         ({"together": ["numbers"]}, "another head"),
-        ({"together": ["words"]}, "stands twice"),
+        ({"together": ["words"]}, "is listed twice"),
         ({"together": ["word"]}, "words"),
         ({"evaluate": ["words", "numbers"]}, "none of those that this run trains"),
         ({"beside": "pairs"}, "goes with neither"),

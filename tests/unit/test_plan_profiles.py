@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from replica.config import load_project
 from replica.errors import ConfigError
-from replica.plan import build_plan
+from replica.plan import Resources, build_plan
+from replica.plan.planned_jobs import planned_jobs
 from replica.plan.profiles import Profile, fit, partition_of, read_profile
-from replica.plan.resources import jobs_of
 
 from .test_plan_resources import _asked
 
@@ -37,11 +38,11 @@ def _with_limits(root, folder, name="slurm", **limits):
 @pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
 def test_partitions_by_need(root, name):
     profile = read_profile(root, name)
-    asked = {"threads": 8, "mem_mb": 16000, "nodes": 1}
-    assert partition_of(profile, {**asked, "gpu": 0, "runtime": 60}) == "cpu"
-    assert partition_of(profile, {**asked, "gpu": 1, "runtime": 60}) == "gpu"
-    assert partition_of(profile, {**asked, "gpu": 8, "runtime": 4000}) == "long"
-    assert partition_of(profile, {**asked, "gpu": 9, "runtime": 60}) is None
+    job = Resources(threads=8, mem_mb=16000, runtime=60, nodes=1)
+    assert partition_of(profile, replace(job, gpu=0, runtime=60)) == "cpu"
+    assert partition_of(profile, replace(job, gpu=1, runtime=60)) == "gpu"
+    assert partition_of(profile, replace(job, gpu=8, runtime=4000)) == "long"
+    assert partition_of(profile, replace(job, gpu=9, runtime=60)) is None
 
 
 #: What no partition of the shipped profiles holds: eleven days of eight GPUs.
@@ -62,12 +63,13 @@ TRAINING = ("train", "targets", "compress", "adapt", "evaluate")
 def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(paper_scale):
     """That these are the jobs that Snakemake submits: tests/workflow/test_profiles.py."""
     project, plan = paper_scale
-    jobs = list(jobs_of(project, plan))
-    assert {run.id for run in plan.runs.values() if run.seeds} <= {name for _, name, _, _ in jobs}
-    assert set(project.papers) <= {name for rule, name, _, _ in jobs if rule == "measure_structure"}
-    for rule, name, count, asked in jobs:
-        assert count >= 1 and asked["threads"] >= 1 and asked["mem_mb"] >= 1000 and asked["runtime"] >= 10, (rule, name)
-        assert asked["gpu"] >= 1 if rule in TRAINING else asked["gpu"] == 0, (rule, name)
+    jobs = planned_jobs(project, plan)
+    assert {run.id for run in plan.runs.values() if run.seeds} <= {job.subject for job in jobs}
+    assert set(project.papers) <= {job.subject for job in jobs if job.rule == "measure_structure"}
+    for job in jobs:
+        resources = job.resources
+        assert resources.threads >= 1 and resources.mem_mb >= 1000 and resources.runtime >= 10, job.name
+        assert resources.gpu >= 1 if job.rule in TRAINING else resources.gpu == 0, job.name
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurm-gres"])
@@ -77,10 +79,11 @@ def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(paper_scale):
 def test_every_job_has_a_partition_or_a_warning(root, tmp_path, paper_scale, limits, name):
     profile = _with_limits(root, tmp_path, name, **limits)
     found = fit(*paper_scale, profile)
-    without = [run for _, run, _, asked in jobs_of(*paper_scale) if partition_of(profile, asked) is None]
+    jobs = planned_jobs(*paper_scale)
+    without = {(job.rule, job.subject) for job in jobs if partition_of(profile, job.resources) is None}
     said = [re.search(r"^\w+ \S+(?: and (\d+) more)?: fits no partition", line) for line in found.warnings]
     assert sum(1 + int(match.group(1) or 0) for match in said if match) == len(without)
-    assert any(not run.startswith(LARGEST) for run in without) == bool(limits)
+    assert any(not run.startswith(LARGEST) for _, run in without) == bool(limits)
 
 
 @pytest.mark.parametrize(

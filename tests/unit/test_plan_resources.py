@@ -11,13 +11,13 @@ from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.plan import build_plan
 from replica.plan.memory_estimate import ERROR, MARGIN, saved_activations, shape_of, training_bytes
+from replica.plan.planned_jobs import planned_jobs
 from replica.plan.resources import (
-    evaluation_of,
+    evaluation_resources,
     grown_memory,
     grown_runtime,
-    jobs_of,
-    resources_of,
     row_length,
+    training_resources,
     widest_point,
 )
 
@@ -94,34 +94,34 @@ def test_saved_activations_of_an_encoder_layer_are_those_of_its_operations():
 
 
 def test_gpu_runs_ask_for_cores_and_memory_by_gpu_and_name_their_nodes(tmp_path):
-    one = resources_of(*_asked(tmp_path / "a", 1))
-    eight = resources_of(*_asked(tmp_path / "b", 8))
-    split = resources_of(*_asked(tmp_path / "c", 8, per_node=4))
-    assert (one["gpu"], one["nodes"], one["threads"]) == (1, 1, 4)
-    assert (eight["gpu"], eight["nodes"], eight["threads"]) == (8, 1, 32)
-    assert (split["gpu"], split["nodes"], split["threads"]) == (8, 2, 16), "cores and memory are those of a node"
-    assert one["mem_mb"] < split["mem_mb"] < eight["mem_mb"]
-    assert one["runtime"] >= 60 and one["gpu_mem_mb"] > 1000
+    one = training_resources(*_asked(tmp_path / "a", 1))
+    eight = training_resources(*_asked(tmp_path / "b", 8))
+    split = training_resources(*_asked(tmp_path / "c", 8, per_node=4))
+    assert (one.gpu, one.nodes, one.threads) == (1, 1, 4)
+    assert (eight.gpu, eight.nodes, eight.threads) == (8, 1, 32)
+    assert (split.gpu, split.nodes, split.threads) == (8, 2, 16), "cores and memory are those of a node"
+    assert one.mem_mb < split.mem_mb < eight.mem_mb
+    assert one.runtime >= 60 and one.gpu_mem_mb > 1000
 
 
 def test_memory_of_a_gpu_falls_with_gpus_and_micro_batches(tmp_path):
     train = {"steps": 10, "batch_size": 512, "max_length": 16}
-    one = resources_of(*_asked(tmp_path / "a", 1, train=train))["gpu_mem_mb"]
-    two = resources_of(*_asked(tmp_path / "b", 2, train=train))["gpu_mem_mb"]
-    halved = resources_of(*_asked(tmp_path / "c", 1, train={**train, "accumulate": 2}))["gpu_mem_mb"]
+    one = training_resources(*_asked(tmp_path / "a", 1, train=train)).gpu_mem_mb
+    two = training_resources(*_asked(tmp_path / "b", 2, train=train)).gpu_mem_mb
+    halved = training_resources(*_asked(tmp_path / "c", 1, train={**train, "accumulate": 2})).gpu_mem_mb
     assert halved <= two < one
 
 
 def test_memory_holds_the_margin_over_the_closed_form(tmp_path):
     project, plan, run = _asked(tmp_path, 1, train={"steps": 10, "batch_size": 64})
     peak = training_bytes(shape_of(project.model("small")), 64, project.task("words").max_length)
-    assert resources_of(project, plan, run)["gpu_mem_mb"] * 1e6 == pytest.approx(MARGIN * peak + 1e9, rel=1e-3)
+    assert training_resources(project, plan, run).gpu_mem_mb * 1e6 == pytest.approx(MARGIN * peak + 1e9, rel=1e-3)
 
 
 def test_scoring_asks_for_one_gpu_whatever_training_asked_for(tmp_path):
     project, plan, run = _asked(tmp_path, 8)
-    assert evaluation_of(project, plan, run)["gpu"] == 1
-    assert evaluation_of(project, plan, run)["threads"] == 4
+    assert evaluation_resources(project, plan, run).gpu == 1
+    assert evaluation_resources(project, plan, run).threads == 4
 
 
 def test_requests_grow_with_attempts_and_time_only_to_the_limit():
@@ -148,10 +148,11 @@ def test_every_job_of_the_paper_scale_has_gpu_memory_and_time(root):
     project = load_project(root, quick=False)
     plan = build_plan(project, "paper")
     rules = set()
-    for rule, name, count, asked in jobs_of(project, plan):
-        rules.add(rule)
-        assert count >= 1 and asked["mem_mb"] >= 1000 and asked["runtime"] >= 10 and asked["threads"] >= 1, name
-        assert asked["gpu"] >= (rule in ("train", "compress", "adapt", "evaluate")), name
+    for job in planned_jobs(project, plan):
+        rules.add(job.rule)
+        resources = job.resources
+        assert resources.mem_mb >= 1000 and resources.runtime >= 10 and resources.threads >= 1, job.name
+        assert resources.gpu >= (job.rule in ("train", "compress", "adapt", "evaluate")), job.name
     assert {"train", "compress", "adapt", "evaluate", "prepare", "measure_structure"} <= rules
 
 
@@ -159,7 +160,7 @@ def test_the_logits_of_a_next_word_model_count_at_every_token(root):
     project = load_project(root, papers=["galore"], quick=False)
     plan = build_plan(project, "laptop")
     run = plan.named["galore"]["laptop"]["lm-full"]
-    cost = resources_of(project, plan, run)
+    cost = training_resources(project, plan, run)
     blocks = 4 * (4 * 128 * 128 + 2 * 128 * 344)  # the estimate's own count of a layer: two feed-forward matrices
     logits = 30522 * 128
-    assert cost["flops"] == 6 * (blocks + logits) * 0.5 * 64 * 300 * 16
+    assert cost.flops == 6 * (blocks + logits) * 0.5 * 64 * 300 * 16

@@ -19,9 +19,9 @@ import pytest
 
 from replica.errors import AssetError, ConfigError
 from replica.files import sha256_file, write_json
+from replica.jobs.snakemake_records import Records, other_input
 from replica.sharing import archive, checkout, checks, index, remotes
 from replica.sharing.artifacts import Artifact, artifacts_of
-from replica.sharing.records import Records, other_input
 
 from .small_project import paper, write_project
 
@@ -242,18 +242,18 @@ def test_records_are_given_back_as_snakemake_wrote_them(tmp_path):
     artifact = replace(RUN, kind="paper", folder="results/smoke/papers/one")
     names = ["claims.json", "tables/a.csv", "tables/.snakemake_timestamp"]
     there, here = Records(tmp_path / "there"), Records(tmp_path / "here")
-    assert there.of(artifact, names) is None
+    assert there.of(artifact.folder, names) is None
     record = MetadataRecord(
         rule="tables", params=["'x'"], input=["results/a.json"], code="do", record_format_version=6, starttime=time.time(),
         shellcmd="do it in /home/somebody", input_checksums={"results/a.json": "sha256:12"},
     )  # fmt: skip
     there.persistence._write_record("results/smoke/papers/one/tables", record)
-    text = there.of(artifact, names)
+    text = there.of(artifact.folder, names)
     assert b"/home/somebody" not in text and b"starttime" not in text
     here.persistence._write_record("results/smoke/papers/one/claims.json", MetadataRecord(rule="old"))
     here.persistence._mark_incomplete("results/smoke/papers/one/claims.json", None)
-    here.restore(artifact, names, text)
-    assert here.of(artifact, names) == text
+    here.restore(artifact.folder, names, text)
+    assert here.of(artifact.folder, names) == text
     keys = ["results/smoke/papers/one/claims.json"]
     assert not here.persistence._filter_incomplete_keys(keys)
 
@@ -320,7 +320,7 @@ def test_writing_into_the_projects_dvc_yaml_leaves_its_own_words_alone(root):
 
 
 def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
-    from replica.plan.runs import Plan
+    from replica.plan import Plan
     from replica.sharing.artifacts import ledger_of
 
     ledger = ledger_of(Plan(scale="laptop"), ["toy"])

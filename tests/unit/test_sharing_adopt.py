@@ -127,7 +127,7 @@ def test_results_that_belong_to_other_runs_are_made_older_than_those(published, 
     """A table whose inputs were published anew since is not taken for current: Snakemake finds it older and makes it again."""
     from snakemake.persistence import MetadataRecord
 
-    from replica.sharing.records import Records
+    from replica.jobs.snakemake_records import Records
 
     [run] = [name for name in _runs(published) if name.endswith("seed0")][:1]
     folder = index.read(published)[run].folder
@@ -349,7 +349,7 @@ def test_killed_between_two_files_the_next_call_completes(fresh, monkeypatch):
         whole = (folder / "manifest.json").exists()
         names = set(read_json(folder / "manifest.json").get("files", {})) if whole else set()
         assert all((folder / name).exists() for name in names), "a folder with a manifest is whole"
-    from replica.sharing.records import Records
+    from replica.jobs.snakemake_records import Records
 
     last = moved[-1].relative_to(fresh).as_posix()
     assert Records(fresh).persistence._filter_incomplete_keys([last]), "Snakemake takes half an artifact for unfinished"

@@ -34,7 +34,7 @@ def made(project, plan, name, *, methods=(), metrics=METRICS, head="classificati
     """Store one seed of a run as training does, and return its folder."""
     run = plan.run(plan.named["one"]["laptop"][name])
     folder = Layout(project.root).run("laptop", run.id, 0)
-    model = models.build(project.model(run.spec["root"]), head=head, labels=2, seed=3)
+    model = models.build(project.model(run.spec.root), head=head, labels=2, seed=3)
     structure = []
     for reference in methods:
         found, config = parse(reference)
@@ -47,9 +47,9 @@ def made(project, plan, name, *, methods=(), metrics=METRICS, head="classificati
         run=run.id,
         seed=0,
         scale="laptop",
-        spec=run.spec,
+        spec=run.spec.content(),
         parents=parents,
-        train=run.spec["train"],
+        train=run.spec.train,
         counts={"total_parameters": 1234, "trainable_parameters": 1000},
         versions={"torch": "2.13.0"},
         hardware={"host": "secret-host", "processor": "A CPU"},

@@ -124,7 +124,7 @@ def test_archive_in_the_cache_changed_through_a_hard_link(again):
 def test_results_older_than_what_they_were_made_from_are_left_out(project):
     from snakemake.persistence import MetadataRecord
 
-    from replica.sharing.records import Records
+    from replica.jobs.snakemake_records import Records
 
     metrics = f"{_run(project).relative_to(project)}/metrics.json"
     record = MetadataRecord(rule="compare", record_format_version=6, input_checksums={metrics: "sha256:" + "0" * 64})

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from replica.config import load_project
+from replica.config import load_project, task_schema
 from replica.config.task_schema import HeldOut
+from replica.models.heads import HEADS
 from replica.tasks import METRICS, kinds
 
 ROOT = Path(__file__).parents[2]
@@ -64,3 +65,17 @@ def test_text_to_text_tasks_read_the_same_rows_as_their_classification_twin(name
     )
     assert sorted(task.inputs) == sorted(twin.inputs)
     assert task.metrics == twin.metrics
+
+
+def test_a_kind_is_a_module_with_a_head_and_a_stand_in():
+    assert sorted(kinds.KINDS) == task_schema.KINDS
+    for name, kind in kinds.KINDS.items():
+        assert kind.name == name
+        assert kind.pipeline
+        assert name in HEADS
+        assert TASKS[PROJECT.scales["smoke"].standin_tasks[name]].kind == name
+
+
+def test_files_fit_their_kinds():
+    for task in TASKS.values():
+        kinds.of(task).check(task)

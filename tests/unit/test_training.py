@@ -20,6 +20,7 @@ from replica.files import read_result, write_json
 from replica.methods.stored import save_model
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.plan.run_job import job_of
 from replica.tasks.metrics import METRICS, MetricEntry
 from replica.training import checkpoints, signals
 from replica.training.evaluate import evaluate_run
@@ -69,18 +70,18 @@ def _planned(tmp_path):
 
 
 def test_parent_with_other_bytes_is_refused(tmp_path):
-    _, plan, layout, names = _planned(tmp_path)
+    project, plan, layout, names = _planned(tmp_path)
     folder = layout.run("laptop", names["teacher"], 0)
-    student = plan.runs[names["student"]]
+    student = job_of(project, plan, names["student"], 2)
     with pytest.raises(TrainingError, match=f"manifest.json: missing; make run {names['teacher']} first"):
-        parent_folder(layout, plan, student, "teacher", 2)
+        parent_folder(student, "teacher")
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
     manifest.write(folder)
-    assert parent_folder(layout, plan, student, "teacher", 2) == folder, "one teacher for all seeds"
+    assert parent_folder(student, "teacher") == folder, "one teacher for all seeds"
     (folder / "model.safetensors").write_bytes(b"weight")  # truncated
     with pytest.raises(AssetError, match=r"model.safetensors: sha256 is .* corrupt"):
-        parent_folder(layout, plan, student, "teacher", 2)
+        parent_folder(student, "teacher")
 
 
 def _store_candidate(project, plan, layout, candidate, seed, selection):
@@ -105,39 +106,39 @@ def _store_candidate(project, plan, layout, candidate, seed, selection):
 
 def test_best_of_the_tried_values_on_the_select_split_is_taken(tmp_path):
     project, plan, layout, names = _planned(tmp_path)
-    run, task = plan.runs[names["student"]], project.task("words")
+    run = plan.runs[names["student"]]
     first, second = run.candidates
     for candidate, score in ((first, 60.0), (second, 70.0)):
         _store_candidate(project, plan, layout, candidate, 0, {"accuracy": score})
-    found = choose_candidate(layout, plan, run, task)
+    found = choose_candidate(job_of(project, plan, run.id, 0))
     assert (found["winner"], found["chosen"]) == (second, {"learning_rate": 3e-3})
     assert found["scores"] == {"learning_rate=0.001": 60.0, "learning_rate=0.003": 70.0}
 
 
 def test_run_that_was_trained_before_anybody_tried_its_value_is_scored_late(tmp_path):
     project, plan, layout, names = _planned(tmp_path)
-    run, task = plan.runs[names["student"]], project.task("words")
+    run = plan.runs[names["student"]]
     expected = [
         _store_candidate(project, plan, layout, candidate, seed, selection)
         for candidate, seed, selection in zip(run.candidates, (1, 2), (None, {"f1": 1.0}), strict=True)
     ]
-    found = choose_candidate(layout, plan, run, task)
+    found = choose_candidate(job_of(project, plan, run.id, 0))
     assert list(found["scores"].values()) == pytest.approx(expected)
     assert found["winner"] == run.candidates[expected.index(max(expected))]
 
 
 def test_a_value_whose_score_is_not_finite_is_not_chosen(tmp_path):
     project, plan, layout, names = _planned(tmp_path)
-    run, task = plan.runs[names["student"]], project.task("words")
+    run = plan.runs[names["student"]]
     for candidate, score in zip(run.candidates, (None, 50.0), strict=True):
         _store_candidate(project, plan, layout, candidate, 0, {"accuracy": score})
-    found = choose_candidate(layout, plan, run, task)
+    found = choose_candidate(job_of(project, plan, run.id, 0))
     assert found["winner"] == run.candidates[1]
     assert list(found["scores"].values()) == [None, 50.0]
     for candidate in run.candidates:
         manifest.write(layout.run("laptop", candidate, 0), run=candidate, seed=0, selection={"accuracy": None})
     with pytest.raises(TrainingError, match=rf"{run.id}: accuracy of task 'words' is NaN .*learning_rate=0.001"):
-        choose_candidate(layout, plan, run, task)
+        choose_candidate(job_of(project, plan, run.id, 0))
 
 
 def test_a_metric_that_is_not_finite_is_stored_as_missing_with_the_reason(tmp_path, monkeypatch):
@@ -151,7 +152,7 @@ def test_a_metric_that_is_not_finite_is_stored_as_missing_with_the_reason(tmp_pa
         (prepared / target).write_bytes((source / name).read_bytes())
     wrong = MetricEntry("percent", "higher", lambda p, task: np.full((len(p), 1), np.nan), lambda sums: sums[..., 0])
     monkeypatch.setitem(METRICS, "accuracy", wrong)
-    evaluate_run(project, plan, run.id, 0, layout)
+    evaluate_run(job_of(project, plan, run.id, 0))
     stored = read_result(layout.run("laptop", run.id, 0) / "metrics.json")["tasks"]["words"]["accuracy"]
     assert (stored["value"], stored["low"], stored["high"], stored["n"]) == (None, None, None, 6)
     assert stored["reason"] == f"{run.id} seed 0: accuracy on words came out as nan"

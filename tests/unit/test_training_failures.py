@@ -27,8 +27,9 @@ from replica.errors import (
 )
 from replica.files import write_json
 from replica.jobs.programs import main
-from replica.paths import Layout
+from replica.paths import FAILED, MEMORY, PROCESS, Layout
 from replica.plan import build_plan
+from replica.plan.run_job import job_of
 from replica.training import failures, out_of_memory, process
 
 from .small_project import write_project
@@ -43,7 +44,7 @@ def planned(tmp_path):
 
 def _mark(planned, name="plain", seed=1, **options):
     project, plan, names, layout = planned
-    return failures.fingerprint(project, plan, names[name], seed, layout, **options)
+    return failures.fingerprint(job_of(project, plan, names[name], seed, layout), **options)
 
 
 def _fail(folder, mark, error):
@@ -107,7 +108,7 @@ def test_a_failure_that_would_come_again_is_not_tried_again(tmp_path, error, sta
 )
 def test_what_may_pass_by_itself_is_not_remembered(tmp_path, error):
     _fail(tmp_path, "mark", error)
-    assert not (tmp_path / failures.NAME).exists()
+    assert not (tmp_path / FAILED).exists()
     failures.refuse(tmp_path, "mark")
 
 
@@ -149,17 +150,17 @@ def test_another_fingerprint_or_a_removed_checkpoint_lets_it_try_again(tmp_path)
             failures.refuse(tmp_path, "mark")
         change()
         failures.refuse(tmp_path, "mark")
-        assert not (tmp_path / failures.NAME).exists()
-    (tmp_path / failures.NAME).write_text('{"status": 8')
+        assert not (tmp_path / FAILED).exists()
+    (tmp_path / FAILED).write_text('{"status": 8')
     failures.refuse(tmp_path, "mark")
-    assert not (tmp_path / failures.NAME).exists()
+    assert not (tmp_path / FAILED).exists()
 
 
 def _killed(folder, attempt, **more):
     """What a process that is not alive any more left behind."""
     finished = subprocess.Popen([sys.executable, "-c", ""])
     finished.wait()
-    write_json(folder / process.NAME, {"pid": finished.pid, "host": platform.node(), "attempt": attempt, **more})
+    write_json(folder / PROCESS, {"pid": finished.pid, "host": platform.node(), "attempt": attempt, **more})
 
 
 def test_a_later_attempt_after_a_kill_without_notice_takes_smaller_parts(tmp_path, capsys):
@@ -170,7 +171,7 @@ def test_a_later_attempt_after_a_kill_without_notice_takes_smaller_parts(tmp_pat
     assert "attempt 2" in capsys.readouterr().err
     _killed(tmp_path, 2)
     assert out_of_memory.parts(tmp_path, 3, 8) == 4
-    assert json.loads((tmp_path / out_of_memory.NAME).read_text())["parts"] == 4
+    assert json.loads((tmp_path / MEMORY).read_text())["parts"] == 4
     _killed(tmp_path, 3)
     assert out_of_memory.parts(tmp_path, 4, 3) == 4 - 1, "not more parts than sentences"
 
@@ -178,9 +179,9 @@ def test_a_later_attempt_after_a_kill_without_notice_takes_smaller_parts(tmp_pat
 def test_who_stopped_by_itself_or_is_alive_was_not_killed(tmp_path):
     process.stopped(tmp_path, 1, 40)
     assert out_of_memory.parts(tmp_path, 2, 8) == 1
-    write_json(tmp_path / process.NAME, {"pid": os.getpid(), "host": platform.node(), "attempt": 1})
+    write_json(tmp_path / PROCESS, {"pid": os.getpid(), "host": platform.node(), "attempt": 1})
     assert out_of_memory.parts(tmp_path, 2, 8) == 1
-    write_json(tmp_path / process.NAME, {"pid": os.getpid(), "host": "a-node-that-is-gone", "attempt": 1})
+    write_json(tmp_path / PROCESS, {"pid": os.getpid(), "host": "a-node-that-is-gone", "attempt": 1})
     assert out_of_memory.parts(tmp_path, 2, 8) == 2
 
 
@@ -221,4 +222,4 @@ def test_a_shortage_that_several_processes_see_counts_once(tmp_path):
 def test_other_errors_pass_through(tmp_path):
     with pytest.raises(RuntimeError, match="shapes"), out_of_memory.watched(tmp_path, 1, 8, attempt=1):
         raise RuntimeError("shapes")
-    assert not (tmp_path / out_of_memory.NAME).exists()
+    assert not (tmp_path / MEMORY).exists()

@@ -16,6 +16,7 @@ from replica.methods.base import Context
 from replica.methods.stored import load_model
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.plan.run_job import job_of
 from replica.tasks import prepare
 from replica.training import evaluate, loop
 from replica.training.run import initial_model, own_methods, train_run
@@ -40,7 +41,7 @@ def layout(tmp_path_factory):
     for name, prepared in PLAN.prepared.items():
         if prepared.dataset == "smoke-scenes":
             prepare(PROJECT.task(prepared.task), folder, tokenizer, made.prepared(name), prepared.max_length)
-    assert train_run(PROJECT, PLAN, NAMES["backbone"], 0, made) == 0
+    assert train_run(job_of(PROJECT, PLAN, NAMES["backbone"], 0, made)) == 0
     return made
 
 
@@ -67,14 +68,14 @@ def test_a_run_over_four_tasks_names_them_in_order():
 def test_only_adapters_of_tasks_that_came_change_and_a_resumed_run_has_the_same_bytes(layout, monkeypatch):
     run = PLAN.run(NAMES["multiple"])
     seen = watched(monkeypatch, loop)
-    assert train_run(PROJECT, PLAN, run.id, 0, layout) == 0
-    assert len(seen) == run.spec["train"]["steps"]
+    assert train_run(job_of(PROJECT, PLAN, run.id, 0, layout)) == 0
+    assert len(seen) == run.spec.train["steps"]
     stored = layout.run("smoke", run.id, 0)
     whole = manifest.read(stored)
     tasks_of_whole = list(seen)
 
     methods = own_methods(run)
-    start, _ = initial_model(PROJECT, layout, PLAN, run, 0, "text2text", 2, methods)
+    start, _ = initial_model(job_of(PROJECT, PLAN, run.id, 0, layout), "text2text", 2, methods)
     for _, method in methods:
         method.prepare(start, Context(seed=0, head="text2text"))
     trained, _ = load_model(stored)
@@ -86,8 +87,8 @@ def test_only_adapters_of_tasks_that_came_change_and_a_resumed_run_has_the_same_
     monkeypatch.undo()
     os.rename(stored, stored.with_name("whole"))
     seen = watched(monkeypatch, loop, stop=4)
-    assert train_run(PROJECT, PLAN, run.id, 0, layout) == INTERRUPTED
-    assert train_run(PROJECT, PLAN, run.id, 0, layout) == 0
+    assert train_run(job_of(PROJECT, PLAN, run.id, 0, layout)) == INTERRUPTED
+    assert train_run(job_of(PROJECT, PLAN, run.id, 0, layout)) == 0
     assert seen == tasks_of_whole  # the batches go on where they stopped
     again = manifest.read(stored)
     assert again["files"]["model.safetensors"] == whole["files"]["model.safetensors"]
@@ -97,12 +98,12 @@ def test_only_adapters_of_tasks_that_came_change_and_a_resumed_run_has_the_same_
 @pytest.mark.parametrize("name", ["full", "single", "half", "hyperformer", "compacter", "lora", "prompt"])
 def test_every_way_of_tuning_trains_and_is_scored_on_all_tasks(layout, monkeypatch, name):
     run = PLAN.run(NAMES[name])
-    assert train_run(PROJECT, PLAN, run.id, 0, layout) == 0
+    assert train_run(job_of(PROJECT, PLAN, run.id, 0, layout)) == 0
     facts = manifest.read(layout.run("smoke", run.id, 0))
     expected = [value["trainable_parameters"] for value in facts["expected"].values()]
     assert expected == [facts["counts"]["trainable_parameters"]]
     chosen = watched(monkeypatch, evaluate)
-    evaluate.evaluate_run(PROJECT, PLAN, run.id, 0, layout)
+    evaluate.evaluate_run(job_of(PROJECT, PLAN, run.id, 0, layout))
     found = read_json(layout.run("smoke", run.id, 0) / "metrics.json")["tasks"]
     assert set(found) == set(TASKS)
     assert [TASKS[task] for task in chosen] == sorted(TASKS)  # each task is scored with its own adapter
@@ -112,7 +113,7 @@ def test_every_way_of_tuning_trains_and_is_scored_on_all_tasks(layout, monkeypat
 def test_a_choice_among_rates_is_by_the_mean_of_the_tasks(layout):
     run = PLAN.run(NAMES["single"])
     if not (layout.run("smoke", run.id, 0) / manifest.NAME).exists():
-        assert train_run(PROJECT, PLAN, run.id, 0, layout) == 0
+        assert train_run(job_of(PROJECT, PLAN, run.id, 0, layout)) == 0
     model, _ = load_model(layout.run("smoke", run.id, 0))
     trained = [PROJECT.task(name) for name in run.tasks]
     scores = evaluate.select_scores(model, trained, [layout.prepared(name) for name in run.trained_data])

@@ -14,6 +14,7 @@ from replica.config import load_project
 from replica.errors import ConfigError
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.plan.run_job import job_of
 from replica.training.evaluate import evaluate_run
 from replica.training.run import train_run
 
@@ -101,7 +102,7 @@ def trained(made, name: str) -> dict:
     run = plan.named["attempt"]["laptop"][name]
     folder = layout.run("smoke", run, 0)
     if not folder.exists():
-        assert train_run(project, plan, run, 0, layout) == 0
+        assert train_run(job_of(project, plan, run, 0, layout)) == 0
     return manifest.verify(folder)
 
 
@@ -111,7 +112,7 @@ def test_epsilon_stands_beside_every_score(made, capfd):
     run = plan.named["attempt"]["laptop"]["private"]
     found = facts["reported"]["private-gradients"]
     assert 2.9 < found["epsilon"] <= 3.0 and found["steps"] == 6 and found["sample_rate"] == 8 / facts["rows"]
-    evaluate_run(project, plan, run, 0, layout)
+    evaluate_run(job_of(project, plan, run, 0, layout))
     assert f"[epsilon {found['epsilon']:.3g} (prv) at delta 1e-05]" in capfd.readouterr().err
     stored = json.loads((layout.run("smoke", run, 0) / "metrics.json").read_text())
     assert stored["reported"]["private-gradients"] == found
@@ -165,7 +166,7 @@ def test_other_text_belongs_to_the_run(made, tmp_path):
     run = other.named["attempt"]["laptop"]["domain"]
     assert run != plan.named["attempt"]["laptop"]["domain"]
     with pytest.raises(ConfigError, match="keeps to general text"):
-        train_run(load_project(folder, quick=False), other, run, 0, Layout(_with_assets(folder, layout)))
+        train_run(job_of(load_project(folder, quick=False), other, run, 0, Layout(_with_assets(folder, layout))))
     values["runs"]["laptop"]["domain"]["beside"] = "smoke-sentiment"
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     with pytest.raises(ConfigError, match="beside: task 'smoke-sentiment' needs another head than 'smoke-mlm'"):

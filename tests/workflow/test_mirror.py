@@ -39,8 +39,9 @@ def write_checkout(folder):
     make_checkout(folder, ["one"])
     (folder / "config/papers/one").mkdir()
     (folder / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(one))
-    task = yaml.safe_load((folder / "config/tasks/smoke-sentiment.yaml").read_text())
-    task |= {"name": "hub-words", "dataset": "hub-words", "version": 1}
+    group = yaml.safe_load((folder / "config/tasks/smoke.yaml").read_text())
+    tasks = group.pop("tasks")
+    task = group | tasks["smoke-sentiment"] | {"name": "hub-words", "dataset": "hub-words"}
     (folder / "config/tasks/hub-words.yaml").write_text(yaml.safe_dump(task))
     facts = {
         "title": "t",

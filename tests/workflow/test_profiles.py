@@ -15,7 +15,8 @@ import pytest
 
 from replica.config import load_project
 from replica.plan import build_plan
-from replica.plan.resources import evaluation_of, jobs_of, resources_of
+from replica.plan.planned_jobs import planned_jobs
+from replica.plan.resources import evaluation_resources, training_resources
 
 from .checkout import ROOT, make_checkout
 from .fake_slurm import FakeSlurm, available
@@ -122,7 +123,7 @@ def test_flags_of_a_gpu_a_cpu_and_a_multi_gpu_job(tmp_path, profile, gpus):
     folder, slurm = _checkout(tmp_path / "clone", ["minilm"]), FakeSlurm(tmp_path / "slurm")
     project, plan = _plan(folder, "paper")
     one = _first(plan, lambda run: run.stage == "adapt" and run.gpus == 1 and len(run.seeds) == 4)
-    eight = _first(plan, lambda run: run.stage == "compress" and run.gpus == 8 and run.spec["root"] != "minilm-6x768")
+    eight = _first(plan, lambda run: run.stage == "compress" and run.gpus == 8 and run.spec.root != "minilm-6x768")
     _pretend(folder, plan, [one, eight])
     targets = [
         *_paths(plan, one, "manifest.json"),
@@ -134,14 +135,14 @@ def test_flags_of_a_gpu_a_cpu_and_a_multi_gpu_job(tmp_path, profile, gpus):
     assert len(submitted) == len(lines) == 3, ("four seeds of a run are one array", [item.line() for item in submitted])
     account = "--parsable --export=ALL -A lab"
     assert lines["measure_structure"] == (f"{account} -p cpu -t 20 --mem 4000 --requeue --ntasks=1 --cpus-per-task=1")
-    asked = resources_of(project, plan, one)
+    asked = training_resources(project, plan, one)
     assert lines["adapt"] == (
-        f"{account} -p gpu -t {asked['runtime']} --mem 16000 --nodes=1 --requeue --cpus-per-task=8 {gpus.format(1)}"
+        f"{account} -p gpu -t {asked.runtime} --mem 16000 --nodes=1 --requeue --cpus-per-task=8 {gpus.format(1)}"
         " --array=1-4 /dev/stdin"
     )
-    asked = resources_of(project, plan, eight)
+    asked = training_resources(project, plan, eight)
     assert lines["compress"] == (
-        f"{account} -p gpu -t {asked['runtime']} --mem {asked['mem_mb']} --nodes=1 --requeue --cpus-per-task=64 {gpus.format(8)}"
+        f"{account} -p gpu -t {asked.runtime} --mem {asked.mem_mb} --nodes=1 --requeue --cpus-per-task=64 {gpus.format(8)}"
     )
 
 
@@ -170,9 +171,9 @@ def test_a_job_that_failed_is_submitted_again_with_more_memory_time_and_its_atte
     _pretend(folder, plan, [run])
     target = _paths(plan, run, "manifest.json")[:1]
     submitted, _ = _submit(folder, slurm, "slurm", ("adapt",), target, "--retries", "2", FAKE_STATE="OUT_OF_MEMORY")
-    asked = resources_of(project, plan, run)
+    asked = training_resources(project, plan, run)
     assert [int(item.flags["--mem"]) for item in submitted] == [16000, 24000, 32000]
-    assert [int(item.flags["-t"]) for item in submitted] == [asked["runtime"] * attempt for attempt in (1, 2, 3)]
+    assert [int(item.flags["-t"]) for item in submitted] == [asked.runtime * attempt for attempt in (1, 2, 3)]
     assert ["--attempt 1" in str(item.flags["--wrap"]) for item in submitted] == [True, False, False]
     assert "--attempt 3" in str(submitted[2].flags["--wrap"])
 
@@ -200,7 +201,7 @@ def test_scoring_asks_for_one_gpu_and_measuring_for_a_node_of_its_own(tmp_path):
     submitted, _ = _submit(folder, slurm, "slurm", ("evaluate", "measure"), targets, "--keep-going")
     jobs = {item.rule: item for item in submitted}
     assert jobs["evaluate"].flags["--gpus"] == "1" and jobs["evaluate"].flags["--cpus-per-task"] == "8"
-    assert jobs["evaluate"].flags["-t"] == str(evaluation_of(project, plan, run)["runtime"])
+    assert jobs["evaluate"].flags["-t"] == str(evaluation_resources(project, plan, run).runtime)
     assert jobs["measure"].flags["--exclusive"] is True and jobs["measure"].flags["--cpus-per-task"] == "8"
     assert "--gpus" not in jobs["measure"].flags
 
@@ -241,11 +242,12 @@ def test_snakemake_asks_for_what_the_plan_says_job_by_job(tmp_path):
         if block.startswith("rule ") and (rule := block.split(":")[0].removeprefix("rule ")) not in LOCAL:
             lines = [re.findall(rf"^    {key}: (.*)$", block, re.MULTILINE)[0] for key in ("wildcards", "resources")]
             wildcards, resources = (dict(re.findall(r"(\w+)=([^,\s]+)", text)) for text in lines)
-            name = next(wildcards[key] for key in ("run", "task", "paper") if key in wildcards)
+            name = next(wildcards[key] for key in ("run", "prepared", "paper") if key in wildcards)
             found[rule, name, *(int(resources.get(key, 0)) for key in ("mem_mb", "runtime", "gpu"))] += 1
     expected = Counter()
-    for rule, name, count, asked in jobs_of(*_plan(folder, "paper")):
-        expected[rule, name, *(asked[key] for key in ("mem_mb", "runtime", "gpu"))] += count
+    for job in planned_jobs(*_plan(folder, "paper")):
+        resources = job.resources
+        expected[job.rule, job.subject, resources.mem_mb, resources.runtime, resources.gpu] += 1
     assert sum(expected.values()) > 300
     assert found == expected
 

@@ -8,22 +8,18 @@ from snakemake.exceptions import WorkflowError
 
 from replica.config import load_project
 from replica.errors import ReplicaError, nearest
-from replica.plan import build_plan
+from replica.plan import build_plan, outputs
 from replica.plan.resources import (
-    evaluation_of,
+    evaluation_resources,
     grown_memory,
     grown_runtime,
-    preparation_of,
-    resources_of,
-    structural,
+    preparation_resources,
+    structural_resources,
+    training_resources,
 )
-from replica.plan.outputs import (
-    asset_fingerprint,
-    claimed_papers,
-    evaluated_runs,
-    fingerprint,
-    paper_inputs,
-)
+from replica.plan.run_job import store_plan, stored_plan
+from replica.paths import Layout
+from replica.jobs.programs import STORED_PLAN
 from replica.jobs.snakemake_patches import patch_snakemake
 
 # Jobs use the Python that runs Snakemake, whether or not its environment is activated.
@@ -33,11 +29,6 @@ MEMORY = ":".join(
     f"glibc.malloc.{key}"
     for key in ("hugetlb=1", f"mmap_threshold={2**32}", f"trim_threshold={2**33}")
 )
-shell.prefix(
-    f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH"
-    f" GLIBC_TUNABLES=${{{{GLIBC_TUNABLES:-{MEMORY}}}}}; "
-)
-
 
 patch_snakemake()
 
@@ -55,16 +46,25 @@ except ReplicaError as error:
     raise WorkflowError(str(error))
 
 SCALE = PLAN.scale
-PREPARATION, STRUCTURAL = preparation_of(PROJECT.scale(SCALE)), structural()
-# The ledger of a scale that only proves the plumbing stands beside its results, not in the place people read.
-PREFIX = "results/smoke/" if SCALE == "smoke" else "results/"
-LEDGER = f"{PREFIX}claims.csv"
-REPORT = f"{PREFIX}report/index.html"
-BIBLIOGRAPHY = f"{PREFIX}papers.bib"
+PREPARATION = preparation_resources(PROJECT.scale(SCALE))
+STRUCTURAL = structural_resources()
+# Smoke results prove no claim, so the ledger of that scale lies with them and not where people read.
+SUMMARY = Layout().summary(SCALE)
+LEDGER = str(SUMMARY / "claims.csv")
+REPORT = str(SUMMARY / "report" / "index.html")
+BIBLIOGRAPHY = str(SUMMARY / "papers.bib")
+# Jobs read their specification from here and plan nothing. It is written when the first job starts, so a dry run writes nothing; and a
+# variable is no parameter, so a change of one run makes no other again.
+PLAN_FILE, PLAN_TEXT = stored_plan(PROJECT, PLAN)
+shell.prefix(
+    f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH {STORED_PLAN}='{PLAN_FILE}'"
+    f" GLIBC_TUNABLES=${{{{GLIBC_TUNABLES:-{MEMORY}}}}}; "
+)
 
 
 onstart:
-    # What `replica watch` shows, as a line a minute in the log of this call.
+    store_plan(PLAN_FILE, PLAN_TEXT)
+    # Progress as `replica watch` shows it, a line a minute in the log of this call.
     from snakemake.logging import logger
     from replica.cli.watch import progress_thread
 
@@ -75,50 +75,19 @@ wildcard_constraints:
     scale="smoke|laptop|paper",
     run=r"(pretrain|teacher|targets|compress|adapt)-[a-z0-9-]+-[0-9a-f]{8}",
     seed=r"\d+",
-    task=r"[a-z0-9.-]+-[0-9a-f]{8}",
+    prepared=r"[a-z0-9.-]+-[0-9a-f]{8}",
     paper=r"[a-z][a-z0-9_]*",
     asset=r"[A-Za-z0-9._-]+",
 
 
-def run_folder(run, seed):
-    """Folder of one seed of a run at this call's scale."""
-    return f"results/{SCALE}/runs/{run}/seed{seed}"
-
-
 def run_inputs(wildcards):
-    """What one seed of a run is made from: parents' manifests, tried candidates, tokenized data, models."""
-    run, seed = PLAN.run(wildcards.run), int(wildcards.seed)
-    found = {
-        role: f"{run_folder(parent, PLAN.parent_seed(parent, seed))}/manifest.json"
-        for role, parent in run.parents.items()
-    }
-    if run.candidates:
-        found["candidates"] = [
-            f"{run_folder(name, 0)}/manifest.json" for name in run.candidates
-        ]
-    found["data"] = f"assets/prepared/{run.data}/manifest.json"
-    if "beside" in run.spec:
-        found["beside"] = f"assets/prepared/{run.spec['beside']['data']}/manifest.json"
-    if "together" in run.spec:
-        found["together"] = [
-            f"assets/prepared/{other['data']}/manifest.json"
-            for other in run.spec["together"]
-        ]
-    if run.models:
-        found["models"] = [f"assets/models/{name}/manifest.json" for name in run.models]
-    return found
+    """Inputs of one seed of a run: parents' manifests, tried candidates, tokenized data, models."""
+    return outputs.run_inputs(PLAN, wildcards.run, int(wildcards.seed))
 
 
 def evaluation_inputs(wildcards):
     """The run's manifest and the tokenized data of every task it is scored on."""
-    run = PLAN.run(wildcards.run)
-    return {
-        "run": f"{run_folder(wildcards.run, wildcards.seed)}/manifest.json",
-        "data": [
-            f"assets/prepared/{name}/manifest.json"
-            for name in sorted(run.evaluate.values())
-        ],
-    }
+    return outputs.evaluation_inputs(PLAN, wildcards.run, int(wildcards.seed))
 
 
 def evaluation_tasks(wildcards):
@@ -134,103 +103,102 @@ def evaluation_metrics(wildcards):
 
 
 def measure_options(wildcards):
-    """What is measured of a run, so that other sizes are measured again."""
+    """Sizes at which a run is measured, so that others are measured again."""
     options = PLAN.run(wildcards.run).measure or {}
     return " ".join(f"{key}={value}" for key, value in sorted(options.items()))
 
 
 def dataset_fingerprint(wildcards):
     """Hash of a data set's entry, so that another source or pin is retrieved again."""
-    return asset_fingerprint(PROJECT.dataset(wildcards.asset))
+    return outputs.asset_fingerprint(PROJECT.dataset(wildcards.asset))
 
 
 def model_fingerprint(wildcards):
     """Hash of a model's entry, so that another source, pin or size is retrieved again."""
-    return asset_fingerprint(PROJECT.model(wildcards.asset))
+    return outputs.asset_fingerprint(PROJECT.model(wildcards.asset))
 
 
 def prepare_inputs(wildcards):
     """Data set and tokenizer of tokenized data."""
-    prepared = PLAN.prepared[wildcards.task]
-    return {
-        "dataset": f"assets/datasets/{prepared.dataset}/manifest.json",
-        "tokenizer": f"assets/models/{prepared.tokenizer}/manifest.json",
-    }
+    return outputs.prepare_inputs(PLAN, wildcards.prepared)
 
 
 def prepare_task(wildcards):
     """Task of tokenized data."""
-    return PLAN.prepared[wildcards.task].task
+    return PLAN.prepared[wildcards.prepared].task
 
 
 def prepare_length(wildcards):
     """Longest input of tokenized data, in tokens."""
-    return PLAN.prepared[wildcards.task].max_length
+    return PLAN.prepared[wildcards.prepared].max_length
 
 
 def wanted_metrics(wildcards):
     """Metrics of every run that an enabled paper's claims read."""
-    return [
-        f"{run_folder(run, seed)}/metrics.json" for run, seed in evaluated_runs(PLAN)
-    ]
+    return outputs.metrics_files(PLAN)
 
 
 def wanted_assets(wildcards):
     """Data sets and models that the enabled papers' runs read."""
-    datasets = {prepared.dataset for prepared in PLAN.prepared.values()}
-    models = {prepared.tokenizer for prepared in PLAN.prepared.values()}
-    models |= {model for run in PLAN.runs.values() for model in run.models}
-    return [
-        *(f"assets/datasets/{name}/manifest.json" for name in sorted(datasets)),
-        *(f"assets/models/{name}/manifest.json" for name in sorted(models)),
-    ]
+    return outputs.asset_files(PLAN)
 
 
 def present(files):
-    """Return files; with `--config measured=true` (`make report`) only those that are there: what is missing is not run."""
+    """Return files; with `--config measured=true` (`make report`) only those that exist, so that no run is started."""
     return [
         file for file in files if not config.get("measured") or os.path.exists(file)
     ]
 
 
+def evidence(papers):
+    """The files that papers' claims are computed from."""
+    files = {file for name in papers for file in outputs.paper_inputs(PLAN, name)}
+    return present(sorted(files))
+
+
+def paper_results(papers, *kinds):
+    """Files and folders of papers' results."""
+    return [
+        str(Layout().paper(SCALE, name) / kind) for name in papers for kind in kinds
+    ]
+
+
 def all_evidence(wildcards):
     """Every paper's measurements and claims: Snakemake makes a deleted file again only where a target asks for it."""
-    claims = [f"results/{SCALE}/papers/{name}/claims.json" for name in PROJECT.papers]
-    measured = {
-        file for name in PROJECT.papers for file in paper_inputs(PROJECT, PLAN, name)
-    }
-    return [*claims, *present(sorted(measured))]
+    return [*paper_results(PROJECT.papers, "claims.json"), *evidence(PROJECT.papers)]
 
 
 def compare_inputs(wildcards):
-    """Everything a paper's claims are computed from."""
-    return present(paper_inputs(PROJECT, PLAN, wildcards.paper))
+    """The files that a paper's claims are computed from."""
+    return present(outputs.paper_inputs(PLAN, wildcards.paper))
 
 
 def compare_fingerprint(wildcards):
     """Hash of the paper's claims, so that a changed claim is compared again."""
-    return fingerprint(PROJECT.paper(wildcards.paper), "claims", PROJECT)
+    return outputs.fingerprint(PROJECT.paper(wildcards.paper), "claims", PROJECT)
 
 
 def structural_fingerprint(wildcards):
-    """Hash of what a paper's structural run measures."""
-    return fingerprint(PROJECT.paper(wildcards.paper), "measurements", PROJECT)
+    """Hash of a paper's structural measurements."""
+    return outputs.fingerprint(PROJECT.paper(wildcards.paper), "measurements", PROJECT)
 
 
 def layout_fingerprint(wildcards):
     """Hash of a paper's tables, figures and texts."""
-    return fingerprint(PROJECT.paper(wildcards.paper), "layout")
+    return outputs.fingerprint(PROJECT.paper(wildcards.paper), "layout")
 
 
 def report_fingerprint(wildcards):
     """Hash of all papers' tables, figures and texts."""
-    return "-".join(fingerprint(paper, "layout") for paper in PROJECT.papers.values())
+    return "-".join(
+        outputs.fingerprint(paper, "layout") for paper in PROJECT.papers.values()
+    )
 
 
-def papers_asked_for():
+def requested_papers():
     """Papers named by `--config paper=NAME,NAME`, or those whose claims `--config claims=ID,ID` names."""
     names = str(config.get("paper") or "").replace(",", " ").split()
-    names = names or claimed_papers(PROJECT)
+    names = names or outputs.claimed_papers(PROJECT)
     for name in names or [""]:
         if name not in PROJECT.papers:
             known = nearest(name, PROJECT.papers) if name else ": minilm, say"
@@ -241,44 +209,43 @@ def papers_asked_for():
 
 
 def paper_outputs(wildcards):
-    """Tables and figures of the papers asked for, and what they are made from: Snakemake makes a deleted file again only so."""
-    made = [
-        f"results/{SCALE}/papers/{name}/{kind}"
-        for name in papers_asked_for()
-        for kind in ("tables", "figures", "claims.json")
+    """Tables and figures of the requested papers, and their inputs: Snakemake makes a deleted file again only where it is a target."""
+    names = requested_papers()
+    return [
+        *paper_results(names, "tables", "figures", "claims.json"),
+        *evidence(names),
     ]
-    measured = {
-        file
-        for name in papers_asked_for()
-        for file in paper_inputs(PROJECT, PLAN, name)
-    }
-    return [*made, *present(sorted(measured))]
+
+
+def training(run):
+    """Resources for training a run."""
+    return training_resources(PROJECT, PLAN, run)
 
 
 def run_threads(wildcards):
     """Processor cores of a run on each of its nodes."""
-    return resources_of(PROJECT, PLAN, wildcards.run)["threads"]
+    return training(wildcards.run).threads
 
 
 def run_mem_mb(wildcards, attempt):
     """Memory of a run in MB; half as much again with every attempt."""
-    return grown_memory(resources_of(PROJECT, PLAN, wildcards.run)["mem_mb"], attempt)
+    return grown_memory(training(wildcards.run).mem_mb, attempt)
 
 
 def run_minutes(wildcards, attempt):
     """Time limit of a run in minutes; once more with every attempt."""
-    minutes = resources_of(PROJECT, PLAN, wildcards.run)["runtime"]
+    minutes = training(wildcards.run).runtime
     return grown_runtime(minutes, attempt, PROJECT.scale(SCALE).runtime)
 
 
 def run_gpu(wildcards):
     """GPUs of a run, over all its nodes."""
-    return resources_of(PROJECT, PLAN, wildcards.run)["gpu"]
+    return training(wildcards.run).gpu
 
 
 def run_nodes(wildcards):
     """Nodes of a run."""
-    return resources_of(PROJECT, PLAN, wildcards.run)["nodes"]
+    return training(wildcards.run).nodes
 
 
 def run_mpi(wildcards):
@@ -293,36 +260,36 @@ def run_attempt(wildcards, attempt):
 
 @functools.cache
 def evaluation(run):
-    """What scoring a run needs."""
-    return evaluation_of(PROJECT, PLAN, run)
+    """Resources for scoring a run."""
+    return evaluation_resources(PROJECT, PLAN, run)
 
 
 def evaluate_threads(wildcards):
     """Processor cores for scoring a run."""
-    return evaluation(wildcards.run)["threads"]
+    return evaluation(wildcards.run).threads
 
 
 def evaluate_mem_mb(wildcards, attempt):
     """Memory for scoring a run in MB; half as much again with every attempt."""
-    return grown_memory(evaluation(wildcards.run)["mem_mb"], attempt)
+    return grown_memory(evaluation(wildcards.run).mem_mb, attempt)
 
 
 def evaluate_minutes(wildcards, attempt):
     """Time limit for scoring a run in minutes; once more with every attempt."""
-    minutes = evaluation(wildcards.run)["runtime"]
+    minutes = evaluation(wildcards.run).runtime
     return grown_runtime(minutes, attempt, PROJECT.scale(SCALE).runtime)
 
 
 def evaluate_gpu(wildcards):
     """The GPU that a run is scored on, if it was trained on any."""
-    return evaluation(wildcards.run)["gpu"]
+    return evaluation(wildcards.run).gpu
 
 
 def prepare_mem_mb(wildcards, attempt):
     """Memory for tokenizing in MB; half as much again with every attempt."""
-    return grown_memory(PREPARATION["mem_mb"], attempt)
+    return grown_memory(PREPARATION.mem_mb, attempt)
 
 
 def structural_mem_mb(wildcards, attempt):
     """Memory for measuring models without weights in MB; half as much again with every attempt."""
-    return grown_memory(STRUCTURAL["mem_mb"], attempt)
+    return grown_memory(STRUCTURAL.mem_mb, attempt)

@@ -40,8 +40,8 @@ rule ledger:
             category="Ledger",
             labels={"file": "claims"},
         ),
-        json=f"{PREFIX}claims.json",
-        summary=f"{PREFIX}summary.json",
+        json=str(SUMMARY / "claims.json"),
+        summary=str(SUMMARY / "summary.json"),
     log:
         "logs/ledger.log",
     benchmark:

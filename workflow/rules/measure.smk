@@ -1,4 +1,4 @@
-"""What models cost: published sizes on the meta device, finished runs on this machine."""
+"""Costs of models: published sizes on the meta device, finished runs on this machine."""
 
 
 rule measure:
@@ -42,7 +42,7 @@ rule measure_structure:
         "../../envs/conda.yaml"
     resources:
         mem_mb=structural_mem_mb,
-        runtime=STRUCTURAL["runtime"],
+        runtime=STRUCTURAL.runtime,
     params:
         fingerprint=structural_fingerprint,
     message:

@@ -5,16 +5,16 @@ rule prepare:
     input:
         unpack(prepare_inputs),
     output:
-        manifest="assets/prepared/{task}/manifest.json",
+        manifest="assets/prepared/{prepared}/manifest.json",
     log:
-        "logs/prepare/{task}.log",
+        "logs/prepare/{prepared}.log",
     benchmark:
-        "benchmarks/prepare/{task}.tsv"
+        "benchmarks/prepare/{prepared}.tsv"
     conda:
         "../../envs/conda.yaml"
     resources:
         mem_mb=prepare_mem_mb,
-        runtime=PREPARATION["runtime"],
+        runtime=PREPARATION.runtime,
     params:
         task=prepare_task,
         max_length=prepare_length,
@@ -22,7 +22,7 @@ rule prepare:
         tokenizer=subpath(input.tokenizer, parent=True),
         folder=subpath(output.manifest, parent=True),
     message:
-        "tokenizing {wildcards.task}"
+        "tokenizing {wildcards.prepared}"
     shell:
         "HF_HUB_OFFLINE=1 python scripts/prepare.py --task {params.task} --dataset {params.dataset} --tokenizer {params.tokenizer}"
         " --max-length {params.max_length} --out {params.folder} > {log} 2>&1"

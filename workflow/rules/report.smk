@@ -87,7 +87,7 @@ rule bibliography:
 
 rule report:
     input:
-        ledger=f"{PREFIX}claims.json",
+        ledger=str(SUMMARY / "claims.json"),
         tables=expand(
             "results/{scale}/papers/{paper}/tables", scale=SCALE, paper=PROJECT.papers
         ),

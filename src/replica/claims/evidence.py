@@ -252,7 +252,7 @@ class Evidence:
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
     """Return the error with the file and claim it stands in."""
-    return ConfigError(f"config/papers/{paper.id}/paper.yaml: claims.{claim}: {error}")
+    return ConfigError(f"{paper.file}: claims.{claim}: {error}")
 
 
 def shared_measure(rest: str) -> bool:

@@ -14,9 +14,9 @@ from replica.cli.options import console, print_text, scale_option, shortened
 from replica.config import load_project
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.jobs.run_state import state_of
-from replica.paths import Layout
+from replica.paths import FAILED, MEMORY, Layout
 from replica.plan import Plan, Run, build_plan
-from replica.training import failures, out_of_memory
+from replica.training import failures
 
 #: Folders of SLURM's own logs of jobs: the profiles' folder, and the executor's default.
 SLURM_LOGS = ("logs/slurm", ".snakemake/slurm_logs")
@@ -120,7 +120,7 @@ def _state(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
     steps = [int(path.name.rpartition("-")[2]) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit()]
     if steps:
         text += f", checkpoint of step {max(steps)}"
-    for name, shown in ((failures.NAME, _failure), (out_of_memory.NAME, _parts)):
+    for name, shown in ((FAILED, _failure), (MEMORY, _parts)):
         if (folder / name).exists():
             try:
                 text += shown(json.loads((folder / name).read_text(encoding="utf-8")))

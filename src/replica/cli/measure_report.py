@@ -71,8 +71,8 @@ def usual_labels(entry: ModelEntry) -> int:
 
 def usual_head(entry: ModelEntry) -> str:
     """Return the head under which an architecture is usually fine-tuned."""
-    from replica.models.auto_classes import has_head
     from replica.models.factory import make_config
+    from replica.models.heads import has_head
 
     config = make_config(entry.architecture, entry.config, head="none", labels=2)
     if getattr(config, "is_encoder_decoder", False) and has_head(config, "text2text"):

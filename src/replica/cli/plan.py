@@ -9,8 +9,8 @@ from rich.table import Table
 
 from replica.cli.options import console, plan_options, planned
 from replica.config import Project
-from replica.plan import Plan, Run
-from replica.plan.resources import longest_path, resources_of, widest_point
+from replica.plan import Plan, Resources, Run
+from replica.plan.resources import longest_path, training_resources, widest_point
 
 STAGES = ("pretrain", "teacher", "targets", "compress", "adapt")
 
@@ -30,7 +30,7 @@ def print_plan(arguments: Namespace) -> int:
     """Print the runs of a scale by stage with their cost, the longest path and the widest point."""
     project, plan = planned(arguments)
     runs = [run for run in plan.runs.values() if run.seeds]
-    costs = {run.id: resources_of(project, plan, run.id) for run in runs}
+    costs = {run.id: training_resources(project, plan, run.id) for run in runs}
     table = Table(title=f"plan at scale {plan.scale}: {', '.join(plan.named)}", title_justify="left")
     for column in ("stage", "runs", "jobs", "shared by papers", "hours", "disk GB"):
         table.add_column(column, justify="left" if column == "stage" else "right")
@@ -44,13 +44,13 @@ def print_plan(arguments: Namespace) -> int:
         if len(run.papers) > 1:
             console.print(f"shared: {run.id} by {', '.join(sorted(run.papers))}")
     seconds, path = longest_path(project, plan)
-    gpu_hours = sum(c["seconds"] * c["gpu"] * len(plan.runs[i].seeds) for i, c in costs.items()) / 3600
+    gpu_hours = sum(c.seconds * c.gpu * len(plan.runs[i].seeds) for i, c in costs.items()) / 3600
     console.print(
         f"GPU hours (estimated): {gpu_hours:,.1f}; longest path {seconds / 3600:.2f} h over {len(path)} runs:"
     )
     console.print("  " + " → ".join(path))
     widest = widest_point(project, plan)
-    disk = sum(c["disk_mb"] * len(plan.runs[i].seeds) for i, c in costs.items()) / 1000
+    disk = sum(c.disk_mb * len(plan.runs[i].seeds) for i, c in costs.items()) / 1000
     console.print(
         f"widest point: {widest['jobs']} training jobs, {widest['gpus']} GPUs at a time; disk for weights: {disk:,.1f} GB"
     )
@@ -61,17 +61,17 @@ def print_plan(arguments: Namespace) -> int:
             cost = costs[run.id]
             names = ", ".join(sorted(run.names))
             console.print(
-                f"{run.id}  seeds {sorted(run.seeds)}  {cost['steps']} steps  {cost['seconds'] / 60:.1f} min  "
-                f"threads {cost['threads']}  mem_mb {cost['mem_mb']}  runtime {cost['runtime']}  gpu {cost['gpu']}  "
-                f"nodes {cost['nodes']}  GB on {'a GPU' if cost['gpu'] else 'the processor'} {cost['gpu_mem_mb'] / 1000:.1f}  ({names})"
+                f"{run.id}  seeds {sorted(run.seeds)}  {cost.steps} steps  {cost.seconds / 60:.1f} min  "
+                f"threads {cost.threads}  mem_mb {cost.mem_mb}  runtime {cost.runtime}  gpu {cost.gpu}  "
+                f"nodes {cost.nodes}  GB on {'a GPU' if cost.gpu else 'the processor'} {cost.gpu_mem_mb / 1000:.1f}  ({names})"
             )
     return 0
 
 
-def _totals(runs: list[Run], costs: dict[str, dict[str, Any]]) -> list[str]:
+def _totals(runs: list[Run], costs: dict[str, Resources]) -> list[str]:
     jobs = sum(len(run.seeds) for run in runs)
-    hours = sum(costs[run.id]["seconds"] * len(run.seeds) for run in runs) / 3600
-    disk = sum(costs[run.id]["disk_mb"] * len(run.seeds) for run in runs) / 1000
+    hours = sum(costs[run.id].seconds * len(run.seeds) for run in runs) / 3600
+    disk = sum(costs[run.id].disk_mb * len(run.seeds) for run in runs) / 1000
     shared = sum(len(run.papers) > 1 for run in runs)
     return [str(len(runs)), str(jobs), str(shared), f"{hours:,.2f}", f"{disk:,.2f}"]
 

@@ -20,11 +20,11 @@ from replica.cli.watch import EVERY, duration, line, picture
 from replica.config import Project, load_project
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.files import read_result
-from replica.jobs.planned import Job, jobs
 from replica.jobs.progress import Watcher
 from replica.paths import Layout
 from replica.plan import Plan, build_plan
 from replica.plan.outputs import claimed_papers, paper_inputs
+from replica.plan.planned_jobs import Job, planned_jobs
 
 #: Lines of Snakemake's output that are shown where it failed.
 SHOWN = 20
@@ -134,14 +134,14 @@ def _command(
 
 def _needed(project: Project, plan: Plan, papers: list[str]) -> list[Job]:
     """Return the jobs that the papers' claims need, and the jobs before them."""
-    known = {job.output: job for job in jobs(project, plan)}
-    waiting = [file for name in papers for file in paper_inputs(project, plan, name)]
+    known = {job.output: job for job in planned_jobs(project, plan)}
+    waiting = [file for name in papers for file in paper_inputs(plan, name)]
     needed: dict[str, Job] = {}
     while waiting:
         output = waiting.pop()
         if output in known and output not in needed:
             needed[output] = known[output]
-            waiting += known[output].before
+            waiting += known[output].inputs
     return [job for output, job in known.items() if output in needed]
 
 

@@ -18,10 +18,10 @@ from rich.text import Text
 from replica.cli.options import console, plan_options, planned, print_text
 from replica.config import Project
 from replica.errors import ConfigError, ReplicaError
-from replica.jobs.planned import jobs
 from replica.jobs.progress import Look, Running, Watcher
 from replica.paths import Layout
 from replica.plan import Plan
+from replica.plan.planned_jobs import planned_jobs
 
 #: Seconds between two looks: where the picture is renewed in place, and where each look is one more line of a log.
 EVERY = {True: 5.0, False: 60.0}
@@ -46,7 +46,7 @@ def watch(arguments: Namespace) -> int:
     if not every > 0:
         raise ConfigError(f"--every {every:g}: give seconds above 0")
     project, plan = planned(arguments)
-    watcher = Watcher(Layout(arguments.root), plan, jobs(project, plan))
+    watcher = Watcher(Layout(arguments.root), plan, planned_jobs(project, plan))
     with suppress(KeyboardInterrupt):
         if console.is_terminal and not arguments.once:
             with Live(console=console, auto_refresh=False) as live:
@@ -78,7 +78,7 @@ def progress_thread(
     A file that cannot be read is reported instead. A look never takes more than a fiftieth of the time: where it is slow (many jobs,
     a shared file system), the next comes later.
     """
-    watcher = Watcher(Layout(project.root), plan, jobs(project, plan))
+    watcher = Watcher(Layout(project.root), plan, planned_jobs(project, plan))
     ended = threading.Event()
 
     def follow() -> None:

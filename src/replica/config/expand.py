@@ -22,7 +22,7 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
     raw = {
         name: entry.model_dump(by_alias=True, exclude_unset=True) for name, entry in paper.runs.get(section, {}).items()
     }
-    where = f"config/papers/{paper.id}/paper.yaml: runs.{section}"
+    where = f"{paper.file}: runs.{section}"
     found: dict[str, RunEntry] = {}
     for name in raw:
         merged = _merge_base(raw, name, where, ())

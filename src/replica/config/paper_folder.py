@@ -24,6 +24,8 @@ FILE = "paper.yaml"
 _NAMES_OF_PAPER = ("measurements", "runs", "tables", "figures")
 _NAMES_OF_CLAIM = ("value", "ours", "tolerances", "not_run", "blocked", "explain")
 
+SetOfNames = list[str | int] | dict[str, str | int]
+
 
 def _optional(model: type[Strict], name: str, without: tuple[str, ...] = (), **more: Any) -> type[Strict]:
     """Return a model with the fields of another, none of them required."""
@@ -49,18 +51,20 @@ class Group(Strict):
     """Claims and the keys that they share; a claim's own value replaces a shared one, and null removes it."""
 
     all: SharedKeys = Field(description="`trend` holds keys for the trends of those claims that have one")  # type: ignore[valid-type]
-    claims: list[ClaimEntry | Group] = Field(min_length=1)  # type: ignore[valid-type]
+    claims: list[ClaimEntry] = Field(min_length=1)  # type: ignore[valid-type]
 
 
 class PaperFile(Paper):
     """`config/papers/<id>/paper.yaml`: a paper whose names may hold sets, and whose claims may come in groups."""
 
-    sets: dict[str, list[str | int]] = Field({}, description="name: members; `{name}` in a name stands for all of them")
+    sets: dict[str, SetOfNames] = Field(
+        {}, description="name: members, or label: member; `{name}` in a name is repeated for all of them"
+    )
     claims: list[ClaimEntry | Group]  # type: ignore[assignment,valid-type]
 
 
 class _Sets(Strict):
-    sets: dict[str, list[str | int]] = {}
+    sets: dict[str, SetOfNames] = {}
 
 
 class _Group(Strict):
@@ -78,7 +82,7 @@ def read_paper(folder: Path) -> Paper:
     _check_matrices(content.get("runs"), sets, where)
     content.update({key: spread(content[key], sets) for key in _NAMES_OF_PAPER if key in content})
     if isinstance(content.get("claims"), list):
-        content["claims"] = _Claims(folder, sets, where).read(content["claims"], {})
+        content["claims"] = _Claims(folder, sets, where).read(content["claims"])
     paper = validate(Paper, content, where)
     if paper.id != folder.name:
         raise ConfigError(f"{where}: id is '{paper.id}', but the folder is named '{folder.name}'")
@@ -91,23 +95,24 @@ class _Claims:
     def __init__(self, folder: Path, sets: Sets, where: str):
         self.folder, self.sets, self.where = folder, sets, where
 
-    def read(self, items: list[Any], shared: dict[str, Any], path: str = "claims") -> list[Claim]:
+    def read(self, items: list[Any]) -> list[Claim]:
         """Return the claims of a list, with those of its groups in place."""
         claims = []
         for index, item in enumerate(items):
-            where = f"{self.where}: {path}.{index}"
+            where = f"{self.where}: claims.{index}"
             if isinstance(item, dict) and ("claims" in item or "all" in item):
                 group = validate(_Group, item, where)
                 validate(SharedKeys, group.all, f"{where}.all")
-                trend = {**shared.get("trend", {}), **group.all.get("trend", {})}
-                claims += self.read(group.claims, {**shared, **group.all, "trend": trend}, f"{path}.{index}.claims")
-            elif isinstance(item, dict):
-                claims.append(self._claim(item, shared, where))
+                claims += [
+                    self._claim(claim, group.all, f"{where}.claims.{index}") for index, claim in enumerate(group.claims)
+                ]
             else:
-                raise ConfigError(f"{where}: expected a mapping, got {type(item).__name__}")
+                claims.append(self._claim(item, {}, where))
         return claims
 
-    def _claim(self, own: dict[str, Any], shared: dict[str, Any], where: str) -> Claim:
+    def _claim(self, own: Any, shared: dict[str, Any], where: str) -> Claim:
+        if not isinstance(own, dict):
+            raise ConfigError(f"{where}: expected a mapping, got {type(own).__name__}")
         if "id" in own:
             where = f"{self.where}: claims.{own['id']}"
         trend = own.get("trend")
@@ -120,7 +125,7 @@ class _Claims:
         if "csv" in claim:
             if "value" in claim:
                 raise ConfigError(f"{where}: give `value` or `csv`, not both")
-            table = read_table(self.folder, claim.pop("csv"), f"{where}: csv")
+            table = read_table(self.folder, claim.pop("csv"), self.sets, f"{where}: csv")
             claim["value"] = numbers(table)
         if "ours" in claim:
             claim["ours"] = expand_ours(claim["ours"], table, f"{where}: ours")

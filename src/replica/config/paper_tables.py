@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def numbers(table: Nested) -> Any:
     return [numbers(item) for item in table] if isinstance(table, list) else table.value
 
 
-def read_table(folder: Path, content: Any, where: str) -> Nested:
+def read_table(folder: Path, content: Any, sets: Container[str], where: str) -> Nested:
     """Return the rows and columns of a CSV file that `content` (a `CsvTable`) names; ConfigError names file and line or key."""
     spec = validate(CsvTable, content, where)
     path = folder / spec.file
@@ -97,6 +98,9 @@ def read_table(folder: Path, content: Any, where: str) -> Nested:
             column_words[row[0][:-1]] = cells
         else:
             rows[row] = cells
+    for word in (*keys, *(name[:-1] for name in row_words), *column_words):
+        if word in sets:
+            raise ConfigError(f"{where}: '{word}' is also a set of the paper; rename one of them")
     wanted = _choice(spec.rows, list(dict.fromkeys(row[0] for row in rows)), f"{where}: row")
     table: dict[str, Any] = {}
     for row in sorted((row for row in rows if row[0] in wanted), key=lambda row: wanted.index(row[0])):
@@ -117,14 +121,19 @@ def read_table(folder: Path, content: Any, where: str) -> Nested:
 def expand_ours(node: Any, table: Nested, where: str) -> Any:
     """Return `ours` with its templates filled: an expression for every cell of a table that a template with words covers.
 
-    `each` holds for every key of its level that has no entry of its own. What has neither words nor `each` stays as it is.
+    `each` holds for every key of its level that has no entry of its own, or leaves something out. What has neither words nor `each`
+    stays as it is.
     """
     if isinstance(node, dict):
         if not isinstance(table, dict):
             return node
-        inner = {key: expand_ours(node.get(key, node.get(EACH)), item, where) for key, item in table.items()}
-        unknown = {key: item for key, item in node.items() if key not in table and key != EACH}
-        return {**{key: item for key, item in inner.items() if item not in (None, {})}, **unknown}
+        own = {str(key): item for key, item in node.items() if key != EACH}
+        default = _checked(node.get(EACH), table.values(), f"{where}.{EACH}")
+        inner = {
+            key: expand_ours(_over(own.pop(str(key), None), default(item)), item, f"{where}.{key}")
+            for key, item in table.items()
+        }
+        return {**{key: item for key, item in inner.items() if item not in (None, {})}, **own}
     if not isinstance(node, str):
         return node
     named = [part for part in parts(node) if not part.isdigit()]
@@ -138,6 +147,24 @@ def expand_ours(node: Any, table: Nested, where: str) -> Any:
         if part not in words:
             raise ConfigError(f"{where}: '{{{part}}}' is neither a set nor a word of the table{nearest(part, words)}")
     return fill(node, words) if all(words[part] for part in named) else None
+
+
+def _over(own: Any, default: Any) -> Any:
+    """Return an entry of its own; what it leaves out is as in `each`."""
+    if isinstance(own, dict) and isinstance(default, dict):
+        return {**default, **own}
+    return default if own is None else own
+
+
+def _checked(node: Any, tables: Iterable[Nested], where: str) -> Callable[[Nested], Any]:
+    """Return `each` as a function of the table below it: without the keys that this table lacks and another one has."""
+    if not isinstance(node, dict):
+        return lambda table: node
+    known = {str(key) for table in tables if isinstance(table, dict) for key in table} | {EACH}
+    for key in node:
+        if str(key) not in known:
+            raise ConfigError(f"{where}: no row has '{key}'{nearest(str(key), known)}")
+    return lambda table: {key: item for key, item in node.items() if key == EACH or str(key) in map(str, table)}
 
 
 def _choice(wanted: str | list[str] | None, known: list[str], where: str) -> list[str]:

@@ -4,7 +4,8 @@ A **name** is dotted; its parts hold letters, digits, `_`, single dashes and, be
 is a word in braces anywhere in a name. Three things fill it:
 
 - a set of the paper (`sets: {task: [cola, rte]}`): the name is repeated for every member, separated by commas; two parts of one
-  set take the same member, two sets are multiplied out (`spread`);
+  set take the same member, two sets are multiplied out. A key of a mapping is repeated likewise, with its value; where the set
+  gives its members labels (`sets: {arm: {one adapter: single}}`), the key is the label and the value has the member (`spread`);
 - a word of the context: a run's `matrix`, the rows and columns of a CSV table, `{0}`, `{1}` for the keys of a cell (`fill`);
 - otherwise, in figures, every value that is stored at that place of the name (`matches`).
 """
@@ -21,7 +22,8 @@ _ATOM = r"(?:\w|`[^`]*`|\{\w+\})"
 #: A whole name, with or without parts in braces.
 NAME = re.compile(rf"{_ATOM}+(?:[.-]{_ATOM}+)*")
 
-Sets = Mapping[str, Sequence[Any]]
+#: Members by the set's name; a mapping gives each member a label.
+Sets = Mapping[str, Sequence[Any] | Mapping[str, Any]]
 
 
 def parts(text: str) -> list[str]:
@@ -55,15 +57,15 @@ def fill(value: Any, words: Mapping[str, Any]) -> Any:
 def spread(value: Any, sets: Sets) -> Any:
     """Repeat each name that holds parts of `sets` for every member: in a string separated by commas, in a list as items.
 
-    A mapping's key with such parts becomes a key for every member, and its value has the same member.
+    A mapping's key with such parts becomes a key for every member: its label, where the set has labels; its value has the member.
     """
     if isinstance(value, str):
         return NAME.sub(lambda name: ", ".join(map(str, _members(name.group(), sets))), value)
     if isinstance(value, dict):
         return {
-            fill(key, words): spread(fill(item, words), sets)
+            str(fill(key, labels)) if labels else key: spread(fill(item, words), sets)
             for key, item in value.items()
-            for words in _choices(str(key), sets)
+            for labels, words in _choices(str(key), sets)
         }
     if isinstance(value, list | tuple):
         return [each for item in value for each in _items(item, sets)]
@@ -90,9 +92,17 @@ def _items(item: Any, sets: Sets) -> list[Any]:
 
 
 def _members(name: str, sets: Sets) -> list[Any]:
-    return [fill(name, words) for words in _choices(name, sets)]
+    return [fill(name, words) for _, words in _choices(name, sets)]
 
 
-def _choices(name: str, sets: Sets) -> list[dict[str, Any]]:
+def _choices(name: str, sets: Sets) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Return the labels and the members of a name's sets, for every combination of them."""
     words = [word for word in parts(name) if word in sets]
-    return [dict(zip(words, values, strict=True)) for values in itertools.product(*(sets[word] for word in words))]
+    pairs = [
+        [*(s.items() if isinstance(s, Mapping) else zip(s, s, strict=True))] for s in (sets[word] for word in words)
+    ]
+    return [
+        tuple(dict(zip(words, values, strict=True)) for values in (labels, members))
+        for chosen in itertools.product(*pairs)
+        for labels, members in [zip(*chosen, strict=True) if chosen else ((), ())]
+    ]

@@ -12,6 +12,7 @@ from replica.config.hub_lock import apply_lock, read_lock
 from replica.config.paper_folder import FILE, read_paper
 from replica.config.schema import Paper
 from replica.config.settings import Scale, Settings
+from replica.config.task_files import read_tasks
 from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
@@ -27,6 +28,7 @@ class Project:
     datasets: dict[str, DatasetEntry]
     models: dict[str, ModelEntry]
     tasks: dict[str, Task]
+    task_groups: dict[str, list[str]]
     scales: dict[str, Scale]
 
     def paper(self, name: str) -> Paper:
@@ -107,12 +109,14 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
             values[key] = [name for name in values[key].replace(",", " ").split() if name]
     settings = validate(Settings, values, "config/config.yaml")
     lock = read_lock(root)
+    tasks, groups = read_tasks(config / "tasks")
     project = Project(
         root=root,
         settings=settings,
         datasets=apply_lock(_registry(config / "datasets.yaml", "datasets", DatasetEntry), lock.datasets, "datasets"),
         models=apply_lock(_registry(config / "models.yaml", "models", ModelEntry), lock.models, "models"),
-        tasks=_folder(config / "tasks", Task),
+        tasks=tasks,
+        task_groups=groups,
         scales=_folder(config / "scales", Scale),
     )
     _check_tasks(project)
@@ -150,7 +154,7 @@ def _folder(folder: Path, model: type) -> dict[str, Any]:
 
 def _check_tasks(project: Project) -> None:
     for task in project.tasks.values():
-        where = f"config/tasks/{task.name}.yaml"
+        where = f"config/tasks: task '{task.name}'"
         if task.dataset not in project.datasets:
             raise ConfigError(f"{where}: unknown data set '{task.dataset}'{nearest(task.dataset, project.datasets)}")
         for scale, standin in task.standins.items():

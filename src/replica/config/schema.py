@@ -277,6 +277,11 @@ class Paper(Strict):
     tables: list[Table] = []
     figures: list[Figure] = []
 
+    @property
+    def file(self) -> str:
+        """The paper's file, as messages name it."""
+        return f"config/papers/{self.id}/paper.yaml"
+
     @field_validator("claims")
     @classmethod
     def _claims_once(cls, claims: list[Claim]) -> list[Claim]:

@@ -1,1 +1,1 @@
-"""Programs of the workflow's jobs: how one starts in its allocation, what it records, and how far the jobs of a plan are."""
+"""Programs of the workflow's jobs: how one starts in its allocation, the records it leaves, and how far the jobs of a plan are."""

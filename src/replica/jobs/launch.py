@@ -1,9 +1,9 @@
-"""Starts a program of the DAG with the GPUs and the time that its job was given. Uses the standard library alone.
+"""Starts a program of the DAG with the GPUs and the time of its job. Uses the standard library alone.
 
 Every job of training, storing signals and scoring begins here (`scripts/launch.py`), with one program. How a training then spreads
 over the GPUs and nodes that it got is `replica.jobs.spread`.
 
-- Without a queue, a job takes the ids of GPUs that nobody else holds: a lock on a file for each id, which the kernel opens when the
+- Without a queue, a job takes the ids of GPUs that no other job holds: a lock on a file for each id, which the kernel opens when the
   last process that holds it ends, however it ends.
 - Under SLURM it sends SIGUSR1 when the time limit is near; a program that answers with a checkpoint (status 85) is put back into
   the queue, under its own number, and goes on. Its own clock also serves tasks of arrays, which `sbatch --signal` does not reach.
@@ -64,7 +64,7 @@ def lease(count: int, ids: Sequence[str], folder: Path) -> dict[str, IO[str]]:
 
     All are taken at once or none, so that two jobs that each need two never wait for each other with one in hand.
     """
-    said = False
+    waiting = False
     while True:
         held: dict[str, IO[str]] = {}
         for name in ids:
@@ -79,9 +79,9 @@ def lease(count: int, ids: Sequence[str], folder: Path) -> dict[str, IO[str]]:
                 return held
         for file in held.values():
             file.close()
-        if not said:
+        if not waiting:
             print(f"waiting for {count} of the GPUs {', '.join(ids)}: others hold them", file=sys.stderr, flush=True)
-            said = True
+            waiting = True
         time.sleep(WAIT)
 
 
@@ -117,7 +117,7 @@ def run(program: Sequence[str], gpus: int, nodes: int, minutes: float = 0.0) -> 
 
 
 def _seconds_left(job: str, limit: float) -> float:
-    """Ask SLURM how long the job may go on: its clock runs since the allocation, not since this program; `limit` where it does not say."""
+    """Ask SLURM how long the job may go on: its clock runs since the allocation, not since this program; else `limit`."""
     try:
         query = ["squeue", "--noheader", "--job", job, "--format=%L"]
         text = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
@@ -131,7 +131,7 @@ def _seconds_left(job: str, limit: float) -> float:
 
 
 def _own_number(environment: Mapping[str, str]) -> str:
-    """Return the job's number; of an array's task `17_2`, because the number of one of them stands for the whole array."""
+    """Return the job's number; of an array's task `17_2`, because the number of one of them means the whole array."""
     if "SLURM_ARRAY_JOB_ID" in environment:
         return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
     return environment["SLURM_JOB_ID"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import gc
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,52 +14,75 @@ from typing import TYPE_CHECKING
 from replica.errors import MISTAKE, ReplicaError
 
 if TYPE_CHECKING:
-    from replica.config.project import Project
-    from replica.plan.runs import Plan
+    from replica.plan.run_job import RunJob
 
 
-def run_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that name one seed of one run."""
+#: Options that several programs share.
+OPTIONS = {
+    "--paper": {"required": True, "help": "name of a folder in config/papers/"},
+    "--scale": {"required": True, "help": "smoke, laptop or paper"},
+    "--results": {"default": "results", "help": "folder of stored measurements (default: results)"},
+    "--claims": {"required": True, "help": "the paper's claims.json"},
+    "--root": {"default": ".", "help": "root of the checkout (default: here)"},
+}
+#: Environment variable with the file of the plan that Snakemake stored for its jobs; a program that a person starts has none.
+STORED_PLAN = "REPLICA_PLAN"
+
+
+def shared_parser(description: str, *options: str, out: str | None = None) -> argparse.ArgumentParser:
+    """Return a parser with `--root` and the named OPTIONS; `out` describes the file or folder that `--out` names."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", required=True, help="smoke, laptop or paper")
+    for option in (*options, "--root"):
+        parser.add_argument(option, **OPTIONS[option])
+    if out is not None:
+        parser.add_argument("--out", required=True, help=out)
+    return parser
+
+
+def run_parser(description: str, attempts: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that name one seed of one run; `attempts` adds the number of the job's submission."""
+    parser = shared_parser(description, "--scale")
     parser.add_argument("--run", required=True, help="the run's id, as `replica plan` prints it")
     parser.add_argument("--seed", type=int, default=0, help="which seed (default 0)")
-    parser.add_argument("--root", default=".", help="root of the checkout (default: here)")
+    if attempts:
+        parser.add_argument(
+            "--attempt",
+            type=int,
+            default=1,
+            metavar="N",
+            help="how often this job was submitted (default 1); a higher one after a kill without notice takes smaller micro-batches",
+        )
     return parser
 
 
-def attempt_option(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add `--attempt`, by which a job that comes back knows that one before it was killed."""
-    parser.add_argument(
-        "--attempt",
-        type=int,
-        default=1,
-        metavar="N",
-        help="how often this job was submitted (default 1); more than at the last start after a kill without notice: smaller micro-batches",
-    )
-    return parser
-
-
-def project_and_plan(root: str, scale: str, run: str) -> tuple[Project, Plan]:
-    """Read the configuration below `root` and return it with a plan that holds `run`.
+def run_job(arguments: argparse.Namespace) -> RunJob:
+    """Return the seed of the run that a program's arguments name: from the stored plan, else planned here.
 
     The enabled papers are planned first; a run of a paper that was enabled for one call only is found among all papers' files.
     """
+    from replica.paths import Layout
+    from replica.plan.run_job import job_of, read_job
+
+    layout = Layout(arguments.root)
+    if STORED_PLAN in os.environ:
+        path = layout.root / os.environ[STORED_PLAN]
+        job = read_job(path, arguments.scale, arguments.run, arguments.seed, layout)
+        if job is not None:
+            return job
     from replica.config import load_project
     from replica.plan import build_plan
 
-    project = load_project(root, quick=False)
-    plan = build_plan(project, scale)
-    if run not in plan.runs:
-        project = load_project(root, quick=False, papers=list(project.paper_folders))
-        plan = build_plan(project, scale)
-        plan.run(run)  # ConfigError with the nearest id
-    return project, plan
+    project = load_project(arguments.root, quick=False)
+    plan = build_plan(project, arguments.scale)
+    if arguments.run not in plan.runs:
+        project = load_project(arguments.root, quick=False, papers=list(project.paper_folders))
+        plan = build_plan(project, arguments.scale)
+    return job_of(project, plan, arguments.run, arguments.seed, layout)
 
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Import libraries in the block: the garbage collector neither runs meanwhile nor looks at what they made ever after.
+    """Import libraries in the block: the garbage collector does not run meanwhile and ignores their objects from then on.
 
     The libraries of a training program make about a million objects that live as long as the process; walking them again and
     again while they are made costs a third of its start.
@@ -93,13 +117,13 @@ def main(program: Callable[[], int | None]) -> None:
         gc.freeze()
 
 
-#: What torch.save says where the disk is full, by how much of a block was still written.
+#: Messages of torch.save where the disk is full, by how much of a block was still written.
 _TORCH_SAVE = ("] . unexpected pos ", "PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
 
 
 def _disk_is_full(error: Exception) -> bool:
-    """Whether an error, of Python or of a library that wraps it in its own type, says that the disk is full."""
+    """Return whether the disk is full by an error, of Python or of a library that wraps it in its own type."""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return True
-    # torch.save says only how its writer noticed
+    # torch.save reports only how its writer noticed
     return any(mark in str(error) for mark in _TORCH_SAVE)

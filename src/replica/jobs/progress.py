@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replica.files import read_result
-from replica.jobs.planned import Job
 from replica.jobs.run_state import state_of
-from replica.jobs.snakemake_records import SnakemakeRecords
-from replica.paths import Layout
+from replica.jobs.snakemake_records import Records
+from replica.paths import PROCESS, Layout
 from replica.plan import Plan
+from replica.plan.planned_jobs import Job
 from replica.training import steps
 
 
 @dataclass(frozen=True)
 class Running:
-    """A job at work: for how many seconds, where as far as it says so, how far as far as its log says."""
+    """A job at work: seconds since its start; host and step where its record and log have them."""
 
     job: Job
     seconds: float
@@ -32,7 +32,7 @@ class Running:
 
 @dataclass
 class Look:
-    """What one look found; `left` is the seconds until the last job ends, None where nothing is left."""
+    """The state of all jobs at one moment; `left` is the seconds until the last job ends, None where all are done."""
 
     total: int
     done: int = 0
@@ -45,7 +45,7 @@ class Look:
 
     @property
     def over(self) -> bool:
-        """Whether nothing runs and nobody is there who would start anything."""
+        """Whether no job runs and no Snakemake is there to start one."""
         return not self.running and not self.at_work
 
 
@@ -54,30 +54,30 @@ class Watcher:
 
     def __init__(self, layout: Layout, plan: Plan, jobs: list[Job]):
         self.layout, self.plan, self.jobs = layout, plan, jobs
-        self._records = SnakemakeRecords(layout.root)
+        self._records = Records(layout.root)
 
     def look(self, now: float | None = None) -> Look:
         """Look once."""
         now = time.time() if now is None else now
         root = self.layout.root
-        found = Look(total=len(self.jobs), at_work=any((root / ".snakemake" / "locks").glob("*.lock")))
-        marked = self._records.unfinished(job.output for job in self.jobs) if found.at_work else {}
+        look = Look(total=len(self.jobs), at_work=any((root / ".snakemake" / "locks").glob("*.lock")))
+        marked = self._records.unfinished(job.output for job in self.jobs) if look.at_work else {}
         waiting, done = [], []
         for job in self.jobs:
             running = self._running(job, marked.get(job.output), now)
             if running is not None:
-                found.running.append(running)
+                look.running.append(running)
             elif job.output in marked:
-                found.submitted.append(job)
+                look.submitted.append(job)
             elif (root / job.output).exists():
-                found.done += 1
+                look.done += 1
                 done.append(job)
                 continue
             elif job.run and self._state(job) == "failed":
-                found.failed.append(job)
+                look.failed.append(job)
             waiting.append(job)
-        found.left = self._left(found, waiting, self._expected(done))
-        return found
+        look.left = self._left(look, waiting, self._expected(done))
+        return look
 
     def _state(self, job: Job) -> str:
         run_id, seed = job.run or ("", 0)
@@ -85,9 +85,9 @@ class Watcher:
 
     def _running(self, job: Job, marked: float | None, now: float) -> Running | None:
         """Return how a job is at work: by its process's own record, or by Snakemake's mark and a log begun after it."""
-        log = self.layout.root / job.log
+        log = self.layout.log(job.rule, job.name)
         if job.run:
-            record = self.layout.resume(self.plan.scale, *job.run) / "process.json"
+            record = self.layout.resume(self.plan.scale, *job.run) / PROCESS
             state = self._state(job)
             if state == "running" or state.startswith("started on "):
                 try:
@@ -110,7 +110,7 @@ class Watcher:
         taken: dict[str, float] = defaultdict(float)
         planned: dict[str, float] = defaultdict(float)
         for job in done:
-            seconds = measured(self.layout.root / job.benchmark)
+            seconds = measured(self.layout.benchmark(job.rule, job.name))
             if seconds is not None and job.seconds > 0:
                 own[job.rule, _stem(job)].append(seconds)
                 taken[job.rule] += seconds
@@ -124,12 +124,12 @@ class Watcher:
         return expected
 
     @staticmethod
-    def _left(found: Look, waiting: list[Job], expected: Callable[[Job], float]) -> float | None:
+    def _left(look: Look, waiting: list[Job], expected: Callable[[Job], float]) -> float | None:
         """Return the longer of two: all that is left shared by as many jobs at a time as run now, and the longest chain of it."""
         if not waiting:
             return None
         rest = {job.output: expected(job) for job in waiting}
-        for running in found.running:
+        for running in look.running:
             known = running.step.left if running.step else rest[running.job.output] - running.seconds
             rest[running.job.output] = max(0.0, known)
         by_output = {job.output: job for job in waiting}
@@ -139,10 +139,10 @@ class Watcher:
             if output not in by_output:
                 return 0.0
             if output not in chains:
-                chains[output] = rest[output] + max((chain(name) for name in by_output[output].before), default=0.0)
+                chains[output] = rest[output] + max((chain(name) for name in by_output[output].inputs), default=0.0)
             return chains[output]
 
-        return max(sum(rest.values()) / max(1, len(found.running)), max(chain(output) for output in by_output))
+        return max(sum(rest.values()) / max(1, len(look.running)), max(chain(output) for output in by_output))
 
 
 def measured(benchmark: Path) -> float | None:

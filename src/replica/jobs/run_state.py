@@ -6,7 +6,7 @@ import os
 import socket
 
 from replica.files import read_result
-from replica.paths import Layout
+from replica.paths import FAILED, MANIFEST, PROCESS, Layout, job_name
 from replica.plan import Plan, Run
 
 
@@ -15,9 +15,9 @@ def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
 
     A process on this machine is looked up by its number; one on another machine is taken at its record's word.
     """
-    if (layout.run(plan.scale, run.id, seed) / "manifest.json").exists():
+    if (layout.run(plan.scale, run.id, seed) / MANIFEST).exists():
         return "done"
-    record = layout.resume(plan.scale, run.id, seed) / "process.json"
+    record = layout.resume(plan.scale, run.id, seed) / PROCESS
     if record.exists():
         facts = read_result(record, ["pid", "host"])
         if "stopped" in facts:
@@ -31,10 +31,9 @@ def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
             return "interrupted"
         except PermissionError:
             return "running"
-    if (record.parent / "failed.json").exists():
+    if (record.parent / FAILED).exists():
         return "failed"
-    stage = "train" if run.stage in ("pretrain", "teacher") else run.stage
-    log = layout.root / "logs" / stage / plan.scale / f"{run.id}-seed{seed}.log"
+    log = layout.log(run.rule, job_name(plan.scale, run.id, seed))
     if not log.exists():
         return "not run"
-    return "failed" if log.stat().st_size else "starting"  # a job that fails says why
+    return "failed" if log.stat().st_size else "starting"  # a job that fails prints the reason

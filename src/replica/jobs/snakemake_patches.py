@@ -1,4 +1,4 @@
-"""What this workflow changes in Snakemake (seen with 9.27.1), so that a long DAG costs the cores its jobs need and no more."""
+"""Changes of this workflow to Snakemake (made for 9.27.1), so that a long DAG costs the cores its jobs need and no more."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def schedule_look(scheduler: Any, delay: float) -> None:
 
 
 def patch_snakemake() -> None:
-    """Apply the changes to this process. Raises AttributeError where a new Snakemake lacks what is changed."""
+    """Apply the changes to this process. Raises AttributeError where a new Snakemake lacks a changed name."""
     import snakemake.benchmark
     import snakemake.common
     import snakemake.jobs
     import snakemake.rules
     from snakemake.scheduling.job_scheduler import JobScheduler
 
-    getattr(JobScheduler, "_schedule_reevalutation")  # noqa: B009 - renamed, it would be set beside the one in use
+    getattr(JobScheduler, "_schedule_reevalutation")  # noqa: B009 - renamed, the one in use would stay
     JobScheduler._schedule_reevalutation = schedule_look
     getattr(snakemake.benchmark, "BENCHMARK_INTERVAL_SHORT")  # noqa: B009
     snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = BENCHMARK_INTERVAL

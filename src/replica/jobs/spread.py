@@ -1,7 +1,7 @@
 """One training process for each GPU, on one node or on several, and one exit status for all of them. Imports no torch.
 
-`scripts/train.py` calls it, inside a job that has its GPUs and nodes (`replica.jobs.launch` got them). It does what torchrun does, and
-adds what a job needs: a signal reaches every process and all have the time of the job's end to write their checkpoint, and the status is
+`scripts/train.py` calls it, inside a job that has its GPUs and nodes (`replica.jobs.launch` got them). It replaces torchrun, and
+adds, for jobs: a signal reaches every process and all have the time of the job's end to write their checkpoint, and the status is
 that of the process that failed first for a reason, not of those that lost it. On several nodes the program starts itself once more on
 each through `srun`, which hands signals on.
 """
@@ -26,7 +26,7 @@ from replica.training.interruption import SIGNALS
 NODES = "REPLICA_NODES"
 #: Seconds between the end of one process and that of the others, which cannot go on without it.
 GRACE = 10.0
-#: Which status stands for all, where processes end with different ones.
+#: The status of all, where processes end with different ones: the first of these.
 ORDER = (DIVERGED, MISTAKE, OUT_OF_MEMORY, INTERRUPTED)
 
 
@@ -48,15 +48,15 @@ def inside(environment: Mapping[str, str] = os.environ) -> bool:
     return "RANK" in environment and "WORLD_SIZE" in environment
 
 
-def shape(gpus: int, asked: int | None = None, environment: Mapping[str, str] = os.environ) -> Shape:
+def shape(gpus: int, processes: int | None = None, environment: Mapping[str, str] = os.environ) -> Shape:
     """Return how a run on `gpus` GPUs is spread: over the nodes of its SLURM job, a process for each GPU that is there.
 
-    `asked` processes on this node where a person says so. Without a GPU it is one process.
+    `processes` on this node where a person sets them. Without a GPU it is one process.
     """
     if NODES in environment:
-        return Shape(int(environment[NODES]), asked or 1)
-    if asked is not None:
-        return Shape(1, asked)
+        return Shape(int(environment[NODES]), processes or 1)
+    if processes is not None:
+        return Shape(1, processes)
     if gpus <= 1:
         return Shape()
     nodes = int(environment.get("SLURM_JOB_NUM_NODES", "1")) if "SLURM_JOB_ID" in environment else 1
@@ -112,7 +112,7 @@ def launch(command: Sequence[str], shape: Shape) -> int:
 def wait(started: Sequence[subprocess.Popen]) -> int:
     """Wait for processes that need each other; where one fails, the others have GRACE seconds to end and are then killed.
 
-    One that somebody else killed without notice, while this process lives on, is taken to have been too large.
+    One that was killed from outside without notice, while this process lives on, is taken to have been too large.
     """
     deadline, large = None, False
     while True:
@@ -130,7 +130,7 @@ def wait(started: Sequence[subprocess.Popen]) -> int:
 
 
 def together(statuses: Sequence[int]) -> int:
-    """Return the status that stands for those of all processes: a reason before the loss of a neighbour; a signal as 128 + number."""
+    """Return one status for all processes: a reason before the loss of a neighbour; a signal as 128 + number."""
     for status in ORDER:
         if status in statuses:
             return status

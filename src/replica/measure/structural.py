@@ -38,7 +38,7 @@ def measure_paper(project: Project, paper_id: str, report: Callable[[str], None]
     run, and the paper's others are measured. Raises ConfigError naming the measurement for an unknown model, method, meter or option.
     """
     paper = project.paper(paper_id)
-    where = f"config/papers/{paper_id}/paper.yaml: measurements"
+    where = f"{paper.file}: measurements"
     checked = {name: meters_of(m, f"{where}.{name}.meters") for name, m in paper.measurements.items()}
     results = {}
     for name, measurement in paper.measurements.items():

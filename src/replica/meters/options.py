@@ -24,6 +24,8 @@ PARTS = (
 )  # fmt: skip
 #: The parts of a forward pass, for FLOPs.
 FLOP_PARTS = ("transformer", "embeddings", "pooler", "head", "other")
+#: The counts that a method may expect of a prepared model.
+EXPECTED = ("trainable_parameters", "total_parameters", "nonzero_parameters", "storage_bits")
 #: The kinds of tensors that fill memory.
 CATEGORIES = ("parameter", "buffer", "input", "forward", "backward", "gradient", "optimizer")
 
@@ -32,7 +34,7 @@ class Options(BaseModel):
     """Base of every meter's options: unknown keys are errors.
 
     `assumption` is stored with the results. `results` maps the key of each number to its meaning: `<part>` is each of the parts
-    of a model, `<method>` each method of the measurement, and `*` any key or keys below.
+    of a model, `<method>` each method of the measurement, `<field>` each field of its configuration, and `*` any key or keys below.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,7 +77,7 @@ class ParametersOptions(Options):
         "trainable_by_part.<part>": "trainable parameters of each part",
         "base_total": "parameters before the methods changed the model",
         "added": "total - base_total",
-        "expected.<method>.*": "the counts that a method expects",
+        **{f"expected.<method>.{key}": f"{key} that a method expects" for key in EXPECTED},
     }
 
 
@@ -263,11 +265,16 @@ class ConfigOptions(Options):
     assumption = "the methods' configuration as it is run"
     results = {
         "model.*": "numbers of the model's configuration",
-        "<method>.*": "fields of the method's configuration; of a measurement's only method also without its name",
+        "<method>.<field>": "fields of the method's configuration; of a measurement's only method also without its name",
+        "<method>.<field>.*": "entries of a field that is a list or a mapping",
         "<method>.schedule.*": "with `total_steps`: the method's schedule",
     }
 
     total_steps: int | None = Field(None, ge=1, description="steps of the training whose schedule is computed")
+
+    def result_keys(self) -> list[str]:
+        """Return the keys, those of a schedule only for a number of steps."""
+        return [key for key in self.results if self.total_steps is not None or ".schedule." not in key]
 
 
 class LinearPathOptions(Options):

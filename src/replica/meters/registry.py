@@ -88,27 +88,35 @@ def check_splits(project: Project, names: list[str], options: RowsOptions) -> li
     return splits
 
 
-def result_names(project: Project, measurement: Measurement) -> list[str]:
+def result_names(
+    project: Project, datasets: list[str], meters: Mapping[str, Options], methods: Mapping[str, list[str]]
+) -> list[str]:
     """Return the dotted names of a measurement's results, `<meter>.<key>`, where `*` is any key or keys below.
 
-    Raises ConfigError for unknown meters, options, data sets and splits.
+    `methods` has the fields of each method's configuration. Raises ConfigError for an unknown data set or split.
     """
-    names: list[str] = []
-    methods = [reference if isinstance(reference, str) else reference["name"] for reference in measurement.methods]
-    for meter, options in meters_of(measurement).items():
+    names = []
+    for meter, options in meters.items():
         if isinstance(options, RowsOptions):
-            keys = options.keys_of(check_splits(project, measurement.datasets, options))
+            keys = options.keys_of(check_splits(project, datasets, options))
         else:
-            keys = [full for key in options.result_keys() for full in _filled(key, methods)]
+            keys = [filled for key in options.result_keys() for filled in _filled(key, methods)]
         names += [f"{meter}.{key}" for key in keys]
     return names
 
 
-def _filled(key: str, methods: list[str]) -> list[str]:
-    """Return a key with every placeholder replaced by each name that it stands for."""
-    names = {"<part>": PARTS, "<flop_part>": FLOP_PARTS, "<category>": CATEGORIES, "<method>": methods}
-    for placeholder, values in names.items():
+def _filled(key: str, methods: Mapping[str, list[str]]) -> list[str]:
+    """Return a key with its placeholder replaced by each name that it stands for."""
+    for placeholder, values in (("<part>", PARTS), ("<flop_part>", FLOP_PARTS), ("<category>", CATEGORIES)):
         if placeholder in key:
-            single = [key.replace(f"{placeholder}.", "")] if key.startswith("<method>") and len(methods) == 1 else []
-            return [key.replace(placeholder, value) for value in values] + single
-    return [key]
+            return [key.replace(placeholder, value) for value in values]
+    if "<method>" not in key:
+        return [key]
+    keys = [
+        key.replace("<method>", method.replace(".", "_")).replace("<field>", field)
+        for method, fields in methods.items()
+        for field in (fields if "<field>" in key else [""])
+    ]
+    if key.startswith("<method>.") and len(methods) == 1:  # the only method's keys are also at the top
+        keys += [name.partition(".")[2] for name in keys]
+    return keys

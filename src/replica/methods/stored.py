@@ -1,4 +1,4 @@
-"""Models on disk: `model.safetensors` with plain tensors, and `model.json` that says how to rebuild what holds them."""
+"""Models on disk: `model.safetensors` with plain tensors, and `model.json` that describes the modules to rebuild."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from replica.errors import AssetError, ConfigError
 from replica.files import atomic_path, read_json, write_json
 from replica.methods.registry import parse
-from replica.models.auto_classes import LABELLED, is_head_key
 from replica.models.factory import WEIGHTS, body_prefix, check_weights, from_config, make_config
+from replica.models.heads import LABELLED, is_head_key
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,8 +104,8 @@ def load_model(
     from safetensors.torch import load_file
 
     tensors = load_file(folder / WEIGHTS)
-    for name, kept in description["tied"].items():
-        tensors[name] = tensors[kept]
+    for name, first in description["tied"].items():
+        tensors[name] = tensors[first]
     same = _same_head(stored_head, head) and (stored_labels == labels or head not in LABELLED)
     if same:
         _load_tensors(model, tensors, set(model.state_dict()), folder / WEIGHTS, exact=True)
@@ -126,7 +126,7 @@ def _same_head(stored: str, wanted: str) -> bool:
 
 
 def _split_tied(state: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return the tensors to write, and the names that stand for the same memory as one of them."""
+    """Return the tensors to write, and the names that share memory with one of them."""
     first: dict[tuple, str] = {}
     tensors, tied = {}, {}
     for name, tensor in state.items():
@@ -147,8 +147,8 @@ def _load_tensors(
     missing = sorted(wanted - set(tensors))
     extra = sorted(set(tensors) - wanted) if exact else []
     if missing or extra:
-        says = [f"lacks {_shown(missing)}"] * bool(missing) + [f"has the unknown {_shown(extra)}"] * bool(extra)
-        raise AssetError(f"{path} does not fit the model that {DESCRIPTION} describes: it {' and '.join(says)}")
+        faults = [f"lacks {_shown(missing)}"] * bool(missing) + [f"has the unknown {_shown(extra)}"] * bool(extra)
+        raise AssetError(f"{path} does not fit the model that {DESCRIPTION} describes: it {' and '.join(faults)}")
     for name in sorted(wanted):
         have, need = tensors[name], state[name]
         if have.shape != need.shape or have.is_floating_point() != need.is_floating_point():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from replica.models.architectures import body, encoder_layers
+from replica.models.architectures import body
+from replica.models.sublayers import encoder_layers
 
 #: Functions that need torch, imported on first use: plans read `architectures` without it.
 _WITH_TORCH = {

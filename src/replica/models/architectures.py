@@ -1,8 +1,8 @@
 """Architectures, one row each: where a model keeps its layers, their attentions, feed-forward networks and norms.
 
-A row is found by the `model_type` of a transformers configuration. Paths lead from a transformer layer to a module, unless a field
-says otherwise; a number in a path is a place in a list, negative from the end. A field that is empty is unknown or absent: `require`
-writes the refusal of a method that needs it. Imports no torch, so that plans can read the rows.
+A row is found by the `model_type` of a transformers configuration. Paths lead from a transformer layer to a module, unless a field's
+description gives another start; a number in a path is an index of a list, negative from the end. An empty field is unknown or absent:
+`require` writes the refusal of a method that needs it. Imports no torch, so that plans can read the rows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Architecture:
         dropout: Whether models are trained with dropout by default.
         mask: Whether the model takes a mask of padding.
         padded_positions: Whether the positions of words are counted from the padding token's id + 1.
-        note: What a measurement of it takes for granted, for the meters.
+        note: Assumptions of the meters when they measure it.
     """
 
     name: str
@@ -329,7 +329,7 @@ def require(model: Any, *parts: str, like: str = "", copies: bool = True, method
 
     `like` names families, separated by spaces: the layers must be those of one of them; without `copies` the architecture itself must
     be one of them. `method` is the registered name that the message begins with.
-    Raises ConfigError naming the architecture, what it lacks, and the architectures that have it.
+    Raises ConfigError naming the architecture, the missing part, and the architectures that have it.
     """
     row = architecture_of(model)
     who = f"method '{method}': " if method else ""
@@ -355,126 +355,9 @@ def body(model: nn.Module) -> nn.Module:
     return model.base_model
 
 
-def encoder_layers(model: nn.Module) -> list[nn.Module]:
-    """Return the transformer layers in order (for T5 and BART the encoder's, then the decoder's).
-
-    Raises ConfigError for an architecture whose layers are unknown.
-    """
-    inner = body(model)
-    return [layer for stack in require(model, "stacks").stacks for layer in inner.get_submodule(stack.path)]
-
-
-def upper_layers(model: Any, skip_layers: int = 0) -> list[tuple[int, str, nn.Module]]:
-    """Return number, stack and module of each transformer layer but the first `skip_layers` of each stack, in order."""
-    depth = body(model).config.num_hidden_layers
-    numbered = [
-        (number, "encoder", layer) if number < depth else (number - depth, "decoder", layer)
-        for number, layer in enumerate(encoder_layers(model))
-    ]
-    return [entry for entry in numbered if entry[0] >= skip_layers]
-
-
-def part_of(layer: Any, path: str) -> Any:
-    """Return the module at a row's path in a transformer layer."""
-    for step in path.split("."):
-        layer = layer[int(step)] if step.lstrip("-").isdigit() else getattr(layer, step)
-    return layer
-
-
-def ups(layer: Any, row: Architecture) -> list[str]:
-    """Return the paths of a layer's feed-forward input layers: one, or the activated and the other of a gated network."""
-    return [path for path in row.feed_forward.up if _has(layer, path)]
-
-
-def _has(layer: Any, path: str) -> bool:
-    owner, _, name = path.rpartition(".")
-    return hasattr(part_of(layer, owner) if owner else layer, name)
-
-
-@dataclass(frozen=True)
-class Place:
-    """The output layer of a sublayer: of layer `index` (from 0) of its `stack` (encoder or decoder).
-
-    `sublayer` is attention, cross-attention or feed-forward.
-    """
-
-    index: int
-    sublayer: str
-    module: nn.Module
-    stack: str = "encoder"
-
-
-def sublayer_outputs(
-    model: Any, places: str = "both", skip_layers: int = 0, cross_attention: bool = False
-) -> list[Place]:
-    """Return the output layers of the sublayers, in order; dropout and the residual sum follow them.
-
-    Of an encoder-decoder model both stacks are counted from 0; cross-attention has a place only with `cross_attention`, and only where
-    `places` is `both`. Raises ConfigError for an architecture whose sublayers are unknown, or that has no cross-attention to adapt.
-    """
-    row = require(model, "attention.output", "feed_forward.down", "linear")
-    if cross_attention:
-        require(model, "cross_attention.output")
-    outputs = []
-    for index, stack, layer in upper_layers(model, skip_layers):
-        paths = {"attention": row.attention.output}
-        if cross_attention and stack == "decoder":
-            paths["cross-attention"] = row.cross_attention.output
-        paths["feed-forward"] = row.feed_forward.down
-        outputs += [
-            Place(index, sublayer, part_of(layer, path), stack)
-            for sublayer, path in paths.items()
-            if places in ("both", sublayer)
-        ]
-    return outputs
-
-
-def query_value(model: Any) -> list[tuple[nn.Module, nn.Linear, nn.Linear]]:
-    """Return each transformer layer with its query and value projection, in order.
-
-    Raises ConfigError for an architecture whose projections are unknown, or whose layers have more than one of each.
-    """
-    row = require(model, "attention.query", "attention.value", "linear")
-    paths = (row.attention.query, row.attention.value)
-    layers = encoder_layers(model)
-    for layer in layers:
-        names = [name.rpartition(".")[2] for name, _ in layer.named_modules()]
-        counts = [names.count(path.rpartition(".")[2]) for path in paths]
-        if counts != [1, 1]:
-            raise ConfigError(f"a layer of architecture '{row.name}' has not one query and one value but {counts}")
-    return [(layer, *(part_of(layer, path) for path in paths)) for layer in layers]
-
-
 def position_limit(config: Any) -> int | None:
     """Return how many positions of words a configuration's embeddings hold; None where they do not limit the length."""
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and architecture(config.model_type).padded_positions:
         limit -= (config.pad_token_id or 0) + 1
     return limit
-
-
-#: Parts of a path that do not tell one place in a layer from another.
-_SILENT = ("self", "dense", "layer", "weight")
-#: Place of a module outside the layers.
-OUTSIDE = "other"
-
-
-def place_in_layers(model: nn.Module, name: str) -> tuple[str, str]:
-    """Return the number of the layer that holds a module or parameter, and its path there: `("3", "attention-output")`.
-
-    `name` is its dotted path in the model; layers are numbered as in `encoder_layers`, and `other` is outside all layers. Neither
-    word has dots, so that they can be parts of a reported number's name.
-    """
-    inner = body(model)
-    paths = {id(module): path for path, module in model.named_modules()}
-    for number, layer in enumerate(encoder_layers(model)):
-        start = f"{paths[id(layer)]}."
-        if name.startswith(start):
-            return str(number), _short(name.removeprefix(start))
-    start = paths.get(id(inner), "")
-    return OUTSIDE, _short(name.removeprefix(f"{start}.") if start else name)
-
-
-def _short(path: str) -> str:
-    parts = [part for part in path.split(".") if part not in _SILENT]
-    return "-".join(parts) or path.replace(".", "-")

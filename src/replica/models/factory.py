@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 
 from replica.errors import AssetError, ConfigError, nearest
 from replica.files import read_json
-from replica.models.auto_classes import auto_class, check_head, is_head_key, output_count, supported_attention
+from replica.models.heads import auto_class, check_head, is_head_key, output_count, supported_attention
 
 if TYPE_CHECKING:
     from replica.config.asset_schema import ModelEntry
@@ -95,7 +95,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _check_shape(config: PretrainedConfig, fields: dict[str, Any]) -> None:
-    """Raise ConfigError for sizes below 1 and for heads that do not divide the width, where their own width is not given."""
+    """Raise ConfigError for sizes below 1 and for heads that do not divide the width, unless heads have a width of their own."""
     sizes = {name: getattr(config, name, None) for name in _SIZES}
     sizes = {name: size for name, size in sizes.items() if isinstance(size, int)}
     for name, size in sizes.items():
@@ -130,7 +130,7 @@ def from_config(
 ) -> PreTrainedModel:
     """Build the head's model of a configuration in float32; weights depend on the seed alone.
 
-    An architecture without a fused attention kernel is built with its own, whatever `attention` says.
+    An architecture without a fused attention kernel is built with its own kernel for any `attention`.
     Raises ConfigError for a head that the architecture does not have.
     """
     check_head(config, head)
@@ -166,7 +166,7 @@ def build(
 ) -> PreTrainedModel:
     """Build a registered model with random weights, in eval mode.
 
-    `head` is one of `replica.models.auto_classes`, `none` for the bare encoder; `device="meta"` builds it without memory;
+    `head` is one of `replica.models.heads`, `none` for the bare encoder; `device="meta"` builds it without memory;
     `attention` is `eager` or `sdpa` (where the architecture has it); `changes` replaces fields of the registered
     configuration. Equal arguments give equal weights. Raises ConfigError for unknown heads, architectures and fields.
     """
@@ -183,7 +183,7 @@ def from_asset(
     seed: int = 0,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """Load the weights in a retrieved model's folder under a head; what the head lacks is drawn by the seed.
+    """Load the weights in a retrieved model's folder under a head; the seed draws weights that the folder lacks.
 
     The folder's `config.json` gives the fields that the registry does not. Raises AssetError when the weights cannot be
     read, do not have the architecture's shapes, or lack a weight of the body (poolers excepted); ConfigError for a head that
@@ -201,7 +201,7 @@ def from_asset(
         stored = {"model_type": entry.architecture, **stored[part]}  # one tower of a model of two
     architecture = stored.pop("model_type", entry.architecture)
     if architecture != entry.architecture:
-        raise AssetError(f"{config_file} says model_type '{architecture}', the registry '{entry.architecture}'")
+        raise AssetError(f"{config_file} has model_type '{architecture}', the registry '{entry.architecture}'")
     known = known_fields(entry.architecture)
     stored = {key: value for key, value in stored.items() if key in known}
     config = make_config(entry.architecture, {**stored, **entry.config}, head=head, labels=labels)
@@ -241,7 +241,7 @@ def grown(
 ) -> PreTrainedModel:
     """Build a model that starts with the weights of a smaller one (`source`, retrieved into the folder).
 
-    What it has besides, and the rows and columns beyond the source's, are drawn by the seed. Raises AssetError where the source has
+    The seed draws its further weights, and the rows and columns beyond the source's. Raises AssetError where the source has
     a weight that it lacks or that is larger than its own.
     """
     model = build(entry, head=head, labels=labels, seed=seed)
@@ -256,7 +256,7 @@ def grown(
 
 
 def body_prefix(model: PreTrainedModel) -> str:
-    """Return the name under which the body stands in a model with a head; empty when the model is the body."""
+    """Return the body's attribute name in a model with a head; empty when the model is the body."""
     return "" if model.base_model is model else model.base_model_prefix
 
 
@@ -274,7 +274,7 @@ def check_weights(path: Path) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """Read a model's config.json without the entries that say how it was stored."""
+    """Read a model's config.json without the entries on how it was stored."""
     try:
         stored = read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

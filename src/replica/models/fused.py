@@ -36,18 +36,18 @@ class SeparateProjections(nn.Module):
 
 
 def to_linear(model: Any) -> bool:
-    """Make linear layers of a model's transposed ones (those of GPT-2; others have none), in place; say whether there were any.
+    """Make linear layers of a model's transposed ones (those of GPT-2; others have none), in place; return whether there were any.
 
     The fused projection of an attention becomes `SeparateProjections`.
     """
-    found = [entry for entry in _children(model) if isinstance(entry[2], Conv1D)]
-    for parent, name, layer in found:
+    transposed = [entry for entry in _children(model) if isinstance(entry[2], Conv1D)]
+    for parent, name, layer in transposed:
         if name == _FUSED and layer.nf == 3 * layer.nx:
             setattr(parent, name, SeparateProjections(layer))
         else:
             linear = _linear(layer.weight.detach(), layer.bias.detach(), layer.weight.requires_grad)
             setattr(parent, name, linear)
-    return bool(found)
+    return bool(transposed)
 
 
 def to_transposed(model: Any) -> None:
@@ -59,8 +59,8 @@ def to_transposed(model: Any) -> None:
         if isinstance(layer, SeparateProjections):
             setattr(parent, name, layer.fused())
         elif isinstance(layer, nn.Linear) and id(layer) not in separate:
-            made = _transposed(layer.weight.detach(), layer.bias.detach(), layer.weight.requires_grad)
-            setattr(parent, name, made)
+            transposed = _transposed(layer.weight.detach(), layer.bias.detach(), layer.weight.requires_grad)
+            setattr(parent, name, transposed)
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor, trained: bool) -> nn.Linear:

@@ -90,7 +90,7 @@ class LongConvolution(nn.Module):
 
 
 class SequenceMixer(nn.Module):
-    """Three projections through short convolutions, a gated long convolution, and a second one of the input itself beside it."""
+    """Three projections through short convolutions, a gated long convolution, plus a second one of the input itself."""
 
     def __init__(self, config: M2BertConfig):
         super().__init__()

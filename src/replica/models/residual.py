@@ -20,7 +20,7 @@ class ResidualConfig(PretrainedConfig):
 
     `widths` are the stages' output widths. `blocks` lists each stage's blocks by the channels that their convolutions read and write on
     the way: [in, inner] of a basic block (two 3x3 convolutions), [in, first, second] of a bottleneck (1x1, 3x3, 1x1); `in` below the width
-    of what arrives means that the block reads that many of its channels. An empty list is a block whose branch was removed: its
+    of the block's input means that the block reads that many of its channels. An empty list is a block whose branch was removed: its
     shortcut is left. A stage's first block has a projecting shortcut where the shape changes (`projection`), or pads with zeros
     (`padding`); a bottleneck strides in its 3x3 convolution. `stem` is a 7x7 convolution with stride 2 and pooling, or a 3x3 one.
     """
@@ -59,7 +59,7 @@ class ResidualConfig(PretrainedConfig):
 
 
 class ResidualBlock(nn.Module):
-    """ReLU of a branch of convolutions, each with its norm, beside a shortcut."""
+    """ReLU of a branch of convolutions, each with its norm, plus a shortcut."""
 
     def __init__(self, arriving: int, inner: list[int], width: int, stride: int, config: ResidualConfig):
         super().__init__()
@@ -77,15 +77,15 @@ class ResidualBlock(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (batch, channels, side, side) to (batch, width, side / stride, side / stride)."""
-        beside = self._padded(hidden) if self.shortcut is None else self.shortcut(hidden)
+        shortcut = self._padded(hidden) if self.shortcut is None else self.shortcut(hidden)
         if not len(self.branch):
-            return torch.relu(beside)
+            return torch.relu(shortcut)
         inner = hidden[:, : self.reads]
         for place, convolution in enumerate(self.branch):
             inner = convolution(inner)
             if place < len(self.branch) - 1:
                 inner = torch.relu(inner)
-        return torch.relu(inner + beside)
+        return torch.relu(inner + shortcut)
 
     def _padded(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.stride > 1:

@@ -51,15 +51,15 @@ class SelectiveScan(nn.Module):
         self.D = nn.Parameter(torch.ones(inner))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map (batch, length, inner) to the same shape; what a token gives depends on itself and those before it."""
+        """Map (batch, length, inner) to the same shape; a token's output depends on it and on those before it."""
         x = functional.silu(self.conv1d(x.transpose(1, 2))[..., : x.shape[1]]).transpose(1, 2)
         step, b, c = self.x_proj(x).split([self.rank, self.A_log.shape[1], self.A_log.shape[1]], -1)
         step = functional.softplus(self.dt_proj(step))
         decay = torch.exp(step.unsqueeze(-1) * -torch.exp(self.A_log))
-        given = (step * x).unsqueeze(-1) * b.unsqueeze(-2)
-        state, states = torch.zeros_like(given[:, 0]), []
+        added = (step * x).unsqueeze(-1) * b.unsqueeze(-2)
+        state, states = torch.zeros_like(added[:, 0]), []
         for token in range(x.shape[1]):
-            state = decay[:, token] * state + given[:, token]
+            state = decay[:, token] * state + added[:, token]
             states.append(state)
         return (torch.stack(states, 1) * c.unsqueeze(-2)).sum(-1) + self.D * x
 
@@ -96,7 +96,7 @@ class VimEmbeddings(nn.Module):
         self.middle = patches // 2
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Map (batch, channels, side, side) to (batch, patches + 1, width); the class token stands at `middle`."""
+        """Map (batch, channels, side, side) to (batch, patches + 1, width); the class token is at `middle`."""
         patches = self.patches(pixel_values).flatten(2).transpose(1, 2)
         token = self.class_token.expand(patches.shape[0], -1, -1)
         return torch.cat([patches[:, : self.middle], token, patches[:, self.middle :]], 1) + self.positions
@@ -128,7 +128,7 @@ class VimModel(ImageModel):
             module.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is the step
 
     def forward(self, pixel_values: torch.Tensor, **_) -> BaseModelOutputWithNoAttention:
-        """Return what the class token holds after the last block, normed, as `last_hidden_state` (batch, width)."""
+        """Return the class token's normed state after the last block as `last_hidden_state` (batch, width)."""
         hidden = self.embeddings(pixel_values)
         for layer in self.layers:
             hidden = layer(hidden)

@@ -64,7 +64,7 @@ class WideResNetConfig(PretrainedConfig):
 
 
 class ImageModel(PreTrainedModel):
-    """What the bodies and classifiers here share: images (batch, channels, side, side) in, He's initialisation."""
+    """Base of the bodies and classifiers here: they read images (batch, channels, side, side) and start with He's initialisation."""
 
     main_input_name = "pixel_values"
     base_model_prefix = "body"
@@ -133,7 +133,7 @@ class LeNetModel(Body):
 
 
 class WideBlock(nn.Module):
-    """Norm, ReLU and 3x3 convolution, twice, beside the input or its 1x1 projection where the shape changes."""
+    """Norm, ReLU and 3x3 convolution, twice, plus the input or its 1x1 projection where the shape changes."""
 
     def __init__(self, channels: int, width: int, stride: int, dropout: float):
         super().__init__()
@@ -148,10 +148,10 @@ class WideBlock(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (batch, channels, side, side) to (batch, width, side / stride, side / stride)."""
         active = torch.relu(self.first_norm(hidden))
-        beside = hidden if self.shortcut is None else self.shortcut(active)
+        shortcut = hidden if self.shortcut is None else self.shortcut(active)
         inner = self.first(active)
         inner = self.second(self.dropout(torch.relu(self.second_norm(inner))))
-        return inner + beside
+        return inner + shortcut
 
 
 class WideResNetModel(Body):

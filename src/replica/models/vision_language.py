@@ -1,7 +1,6 @@
 """CLIP-BART: BART whose encoder also reads the features of an image, as VL-Adapter (Sung et al. 2022) and VL-BART use it.
 
-What it shares with CLIP-T5 (`vision_language_t5`) stands here: the embedding of regions, their mask, and how images reach encoder and
-decoder.
+CLIP-T5 (`vision_language_t5`) uses its embedding of regions, their mask, and the way images reach encoder and decoder.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from replica.errors import ConfigError
 
 #: A box is its left, top, right and bottom edge; its area is computed.
 BOX = 4
-#: Arguments that say what is seen in images.
+#: Arguments of a forward pass that hold images or their regions.
 SEEN = ("features", "boxes", "images", "pixel_values", "image_mask")
 
 
@@ -91,7 +90,7 @@ class VisualEmbedding(nn.Module):
     ) -> torch.Tensor:
         """Map features (batch, regions, feature_size) and boxes (batch, regions, 4) to (batch, regions, width).
 
-        `images` (batch, regions) says which image a region is of; the first when absent. Features (batch, images, regions,
+        `images` (batch, regions) are the numbers of the regions' images; 0 when absent. Features (batch, images, regions,
         feature_size) become (batch, images x regions, width): each image's places are counted from its first, and without boxes its
         regions are the cells of a square grid.
         """
@@ -122,8 +121,8 @@ def region_mask(
         return None
     if features is not None and features.dim() == 3:
         return torch.ones(features.shape[:2], dtype=torch.long, device=features.device)
-    given = pixel_values if features is None else features
-    seen = torch.ones(given.shape[:2], dtype=torch.long, device=given.device) if image_mask is None else image_mask
+    images = pixel_values if features is None else features
+    seen = torch.ones(images.shape[:2], dtype=torch.long, device=images.device) if image_mask is None else image_mask
     return seen.repeat_interleave(config.regions if features is None else features.shape[2], 1)
 
 
@@ -158,8 +157,8 @@ class Looking:
         seen = region_mask(self.config, features, pixel_values, image_mask)
         if seen is not None:
             if attention_mask is None:
-                given = input_ids if inputs_embeds is None else inputs_embeds
-                words = encoder_outputs[0].shape[1] - seen.shape[1] if given is None else given.shape[1]
+                text = input_ids if inputs_embeds is None else inputs_embeds
+                words = encoder_outputs[0].shape[1] - seen.shape[1] if text is None else text.shape[1]
                 attention_mask = seen.new_ones(seen.shape[0], words)
             attention_mask = torch.cat([attention_mask, seen.to(attention_mask.dtype)], 1)
         return super().forward(
@@ -168,7 +167,7 @@ class Looking:
 
 
 class Answering:
-    """Of a model with an output layer: it takes images beside words and labels, and in every step of generating."""
+    """Of a model with an output layer: it takes images with words and labels, and in every step of generating."""
 
     def forward(
         self,
@@ -182,7 +181,7 @@ class Answering:
         image_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Return the decoder's output for words and images, with the loss where labels are given."""
+        """Return the decoder's output for words and images, with the loss where there are labels."""
         seen = {"features": features, "boxes": boxes, "images": images, "pixel_values": pixel_values}
         seen = {name: value for name, value in {**seen, "image_mask": image_mask}.items() if value is not None}
         return super().forward(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **seen, **kwargs)

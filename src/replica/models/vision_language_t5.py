@@ -37,7 +37,7 @@ class ClipT5Config(T5Config):
 
 
 def joint_bias(attention: T5Attention, words: int, length: int) -> torch.Tensor:
-    """Return position biases (1, heads, length, length): T5's own among the first `words`, and none from or to what comes after."""
+    """Return position biases (1, heads, length, length): T5's own among the first `words`, and none from or to later positions."""
     rest = length - words
     return nn.functional.pad(attention.compute_bias(words, words), (0, rest, 0, rest))
 

@@ -1,7 +1,7 @@
 """Peak memory of training and evaluating a transformer in closed form, from its configuration alone. Imports no torch.
 
 The terms are those that the structural memory meter measures operation by operation (`replica measure`), for float32 and attention
-that keeps its maps: what a device without bfloat16 needs, and an upper bound where the kernel is fused or fewer weights are trained.
+that keeps its maps: the memory of a device without bfloat16, and an upper bound where the kernel is fused or fewer weights are trained.
 Tests hold them against the meter: within `ERROR` of it for encoders, encoder-decoders and image transformers.
 """
 
@@ -85,30 +85,30 @@ def saved_activations(shape: Shape, batch: float, length: float, *, masked_share
     """Return the bytes that the forward pass of a micro-batch keeps for the backward pass.
 
     A layer keeps, per token: the inputs of its four attention matrices and of its two others (one, three, one, one and `inner`
-    values), what its non-linearity and its two normalisations were given, and the masks of its dropouts; and per pair of tokens and
+    values), the inputs of its non-linearity and its two normalisations, and the masks of its dropouts; and per pair of tokens and
     head the attention before and after dropout with its mask. `masked_share` is the share of tokens at which a masked-language head
     is computed (None: there is none); an encoder-decoder's head is computed at every token of the decoder.
     """
-    said = batch * (shape.image_tokens or length)
-    read = said + batch * shape.regions
+    tokens = batch * (shape.image_tokens or length)
+    read = tokens + batch * shape.regions
     hidden, attention, inner = shape.hidden, shape.inner_attention, shape.inner
-    norm = 3 if shape.normed else 2  # a root-mean-square norm of separate operations keeps what it scales, too
+    norm = 3 if shape.normed else 2  # a root-mean-square norm of separate operations keeps its scaled input, too
     mask, maps = (MASK, 2 * FLOAT + MASK) if shape.dropout else (0, FLOAT)
 
     def mixing(queries: float, keys: float) -> float:
-        kept = FLOAT * (queries * (norm * hidden + 2 * attention) + keys * 2 * attention) + mask * queries * hidden
-        return kept + maps * shape.heads * queries * keys / batch
+        saved = FLOAT * (queries * (norm * hidden + 2 * attention) + keys * 2 * attention) + mask * queries * hidden
+        return saved + maps * shape.heads * queries * keys / batch
 
-    def feeding(tokens: float) -> float:
-        return FLOAT * tokens * (norm * hidden + 2 * inner) + mask * tokens * (hidden + inner * shape.normed)
+    def feeding(count: float) -> float:
+        return FLOAT * count * (norm * hidden + 2 * inner) + mask * count * (hidden + inner * shape.normed)
 
     total = shape.layers * (mixing(read, read) + feeding(read))
-    total += shape.decoder * (mixing(said, said) + mixing(said, read) + feeding(said))
-    total += (read + (said if shape.decoder else 0)) * hidden * (2 * FLOAT + MASK)
+    total += shape.decoder * (mixing(tokens, tokens) + mixing(tokens, read) + feeding(tokens))
+    total += (read + (tokens if shape.decoder else 0)) * hidden * (2 * FLOAT + MASK)
     if shape.decoder:
-        total += 3 * FLOAT * said * shape.vocabulary  # logits, their logarithm of softmax and its gradient
+        total += 3 * FLOAT * tokens * shape.vocabulary  # logits, their logarithm of softmax and its gradient
     elif masked_share:
-        total += masked_share * said * FLOAT * (3 * shape.vocabulary + 4 * hidden)
+        total += masked_share * tokens * FLOAT * (3 * shape.vocabulary + 4 * hidden)
     return total
 
 
@@ -124,7 +124,7 @@ def training_bytes(
 ) -> float:
     """Return the peak bytes of one process that trains all weights with AdamW on micro-batches of `batch` rows.
 
-    Weights and two moments stay; beside them are either the saved activations with the largest gradient in flight, or the gradients
+    Weights and two moments stay; added to them are either the saved activations with the largest gradient in flight, or the gradients
     with the temporaries of the update. A `teacher` adds its weights, and its hidden states and attention maps of a batch.
     `extra_tensors` counts values that methods keep for each weight of the layers (masks, start values); several `processes` keep
     their gradients once more, for the exchange.
@@ -146,7 +146,7 @@ def training_bytes(
 
 
 def inference_bytes(shape: Shape, batch: float, length: float) -> float:
-    """Return the peak bytes of a model that scores a batch: weights, and what two layers hold at a time."""
+    """Return the peak bytes of a model that scores a batch: weights, and the activations of two layers."""
     length = (shape.image_tokens or length) + shape.regions
     tokens, pairs = batch * length, shape.heads * batch * length * length
     live = tokens * (6 * shape.hidden + 2 * shape.inner) + 2 * pairs

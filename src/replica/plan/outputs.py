@@ -1,45 +1,103 @@
-"""What the DAG must make for the enabled papers: which seeds are scored, what a paper's comparison reads, when it is stale."""
+"""The files of a plan: inputs and outputs of each rule, and the fingerprints whose change makes outputs again. Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from replica.assets.at_hand import presence
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.project import Project
 from replica.config.schema import Paper
-from replica.plan.runs import Plan
+from replica.methods import registry
+from replica.paths import CLAIMS, MANIFEST, MEASURES, METRICS, Layout
+from replica.plan.plan import Plan
+
+#: Snakemake runs in the root of the checkout.
+HERE = Layout()
+
+
+def run_file(plan: Plan, run_id: str, seed: int, name: str = MANIFEST) -> str:
+    """Return a file of one seed of a run, by default its manifest, on which children wait."""
+    return str(HERE.run(plan.scale, run_id, seed) / name)
+
+
+def prepared_files(names: Iterable[str]) -> list[str]:
+    """Return the manifests of tokenized data."""
+    return [str(HERE.prepared(name) / MANIFEST) for name in names]
+
+
+def run_inputs(plan: Plan, run_id: str, seed: int) -> dict[str, str | list[str]]:
+    """Return the inputs of one seed of a run by role: parents, candidates, tokenized data, models."""
+    run = plan.run(run_id)
+    spec = run.spec
+    inputs: dict[str, str | list[str]] = {
+        role: run_file(plan, parent, plan.parent_seed(parent, seed)) for role, parent in run.parents.items()
+    }
+    inputs["candidates"] = [run_file(plan, name, 0) for name in run.candidates]
+    [inputs["data"]] = prepared_files([run.data])
+    inputs["beside"] = prepared_files([spec.beside.data] if spec.beside else [])
+    inputs["together"] = prepared_files(task.data for task in spec.together)
+    inputs["models"] = [str(HERE.model(name) / MANIFEST) for name in run.models]
+    return {role: files for role, files in inputs.items() if files}
+
+
+def evaluation_inputs(plan: Plan, run_id: str, seed: int) -> dict[str, str | list[str]]:
+    """Return a finished run's manifest and the tokenized data of every task that it is scored on."""
+    data = prepared_files(sorted(plan.run(run_id).evaluate.values()))
+    return {"run": run_file(plan, run_id, seed), "data": data}
+
+
+def prepare_inputs(plan: Plan, name: str) -> dict[str, str]:
+    """Return data set and tokenizer of tokenized data."""
+    prepared = plan.prepared[name]
+    return {
+        "dataset": str(HERE.dataset(prepared.dataset) / MANIFEST),
+        "tokenizer": str(HERE.model(prepared.tokenizer) / MANIFEST),
+    }
+
+
+def asset_files(plan: Plan) -> list[str]:
+    """Return the manifests of all data sets and models that the plan's runs read."""
+    prepared = plan.prepared.values()
+    models = {item.tokenizer for item in prepared} | {name for run in plan.runs.values() for name in run.models}
+    folders = [HERE.dataset(name) for name in sorted({item.dataset for item in prepared})]
+    folders += [HERE.model(name) for name in sorted(models)]
+    return [str(folder / MANIFEST) for folder in folders]
 
 
 def evaluated_runs(plan: Plan, paper: str | None = None) -> list[tuple[str, int]]:
-    """Return (run, seed) of everything that claims of a paper (or of all) read metrics of."""
-    found = []
-    for name, wanted in plan.wanted.items():
-        if paper is None or name == paper:
-            for run_id in wanted:
-                run = plan.runs[run_id]
-                if run.evaluate:
-                    found += [(run_id, seed) for seed in sorted(run.seeds)]
-    return sorted(set(found))
+    """Return (run, seed) of all metrics that the claims of a paper (or of all) read."""
+    wanted = {run_id for name, runs in plan.wanted.items() if paper in (None, name) for run_id in runs}
+    return sorted((run_id, seed) for run_id in wanted if plan.runs[run_id].evaluate for seed in plan.runs[run_id].seeds)
 
 
-def measured_runs(plan: Plan, paper: str) -> list[tuple[str, int]]:
-    """Return (run, first seed) of the paper's wanted runs whose cost is measured."""
-    return [(run_id, 0) for run_id in plan.wanted.get(paper, []) if plan.runs[run_id].measure]
+def measured_runs(plan: Plan, paper: str | None = None) -> list[tuple[str, int]]:
+    """Return (run, first seed) of the runs that a paper's claims (or all) read and whose cost is measured."""
+    wanted = {run_id for name, runs in plan.wanted.items() if paper in (None, name) for run_id in runs}
+    return sorted((run_id, 0) for run_id in wanted if plan.runs[run_id].measure)
 
 
-def paper_inputs(project: Project, plan: Plan, paper: str) -> list[str]:
+def metrics_files(plan: Plan, paper: str | None = None) -> list[str]:
+    """Return the metrics that the claims of a paper (or of all) read."""
+    return [run_file(plan, run, seed, METRICS) for run, seed in evaluated_runs(plan, paper)]
+
+
+def paper_inputs(plan: Plan, paper: str) -> list[str]:
     """Return the files that the paper's claims are computed from at the plan's scale."""
-    folder = f"results/{plan.scale}/runs"
-    files = [f"{folder}/{run}/seed{seed}/metrics.json" for run, seed in evaluated_runs(plan, paper)]
-    files += [f"{folder}/{run}/seed{seed}/measures.json" for run, seed in measured_runs(plan, paper)]
-    return [f"results/structural/{paper}.json", *files]
+    measures = [run_file(plan, run, seed, MEASURES) for run, seed in measured_runs(plan, paper)]
+    return [str(HERE.structural(paper)), *metrics_files(plan, paper), *measures]
+
+
+def paper_files(scale: str, paper: str, *names: str) -> list[str]:
+    """Return the files or folders of a paper's results: `claims.json` by default, `tables`, `figures`."""
+    return [str(HERE.paper(scale, paper) / name) for name in names or (CLAIMS,)]
 
 
 def claimed_papers(project: Project) -> list[str]:
-    """Return the enabled papers that have a claim which was asked for by name (`--config claims=`)."""
+    """Return the enabled papers with a claim that `--config claims=` names."""
     wanted = set(project.settings.claims or [])
     return [name for name, paper in project.papers.items() if any(claim.id in wanted for claim in paper.claims)]
 
@@ -47,8 +105,8 @@ def claimed_papers(project: Project) -> list[str]:
 def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
     """Return a hash of the part of a paper's file that a rule depends on: `claims`, `measurements` or `layout`.
 
-    The hash of measurements that count a data set's rows covers whether its files are here.
-    With a project the hash of the claims covers what the settings say of them: default tolerances and confidence level.
+    The hash of measurements that count a data set's rows covers whether its files are here. With a project the hash of the claims
+    covers the settings that decide verdicts: default tolerances and confidence level.
     """
     if part == "claims":
         value: Any = [claim.model_dump(mode="json", exclude_defaults=True) for claim in paper.claims]
@@ -57,35 +115,23 @@ def fingerprint(paper: Paper, part: str, project: Project | None = None) -> str:
         if project is not None:
             value = [value, project.settings.model_dump(mode="json", include={"tolerances", "confidence_level"})]
     elif part == "measurements":
-        models = {item.model for item in paper.measurements.values() if item.model is not None}
-        counted = {name for item in paper.measurements.values() for name in item.datasets}
+        items = paper.measurements
+        models = sorted({item.model for item in items.values() if item.model is not None})
+        counted = sorted({name for item in items.values() for name in item.datasets})
+        methods = [registry.parse(reference)[0] for item in items.values() for reference in item.methods]
         value = [
-            {name: item.model_dump(mode="json", exclude_defaults=True) for name, item in paper.measurements.items()},
-            {
-                name: project.model(name).model_dump(mode="json", include={"architecture", "config"})
-                for name in sorted(models)
-            },
-            _method_versions(paper),
+            {name: item.model_dump(mode="json", exclude_defaults=True) for name, item in items.items()},
+            {name: project.model(name).model_dump(mode="json", include={"architecture", "config"}) for name in models},
+            {method.name: method.version for method in methods},
         ]
         if counted:
-            value.append({n: [asset_fingerprint(project.dataset(n)), presence(project, n)] for n in sorted(counted)})
+            value.append({n: [asset_fingerprint(project.dataset(n)), presence(project, n)] for n in counted})
     else:
         value = paper.model_dump(mode="json", exclude={"claims", "measurements", "runs", "seeds"})
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def asset_fingerprint(entry: DatasetEntry | ModelEntry) -> str:
-    """Return a hash of what a registry's entry says of its content: sources, pins and size, not titles and stand-ins."""
+    """Return a hash of the keys of a registry's entry that decide its content: sources, pins and size, not titles and stand-ins."""
     value = entry.model_dump(mode="json", include={"sources", "build", "splits", "files", "architecture", "config"})
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _method_versions(paper: Paper) -> dict[str, int]:
-    from replica.methods import registry
-
-    found = {}
-    for item in paper.measurements.values():
-        for reference in item.methods:
-            entry, _ = registry.parse(reference)
-            found[entry.name] = entry.version
-    return found

@@ -1,4 +1,4 @@
-"""What a plan holds: runs, tokenized data, and the names that papers know them by. Imports no torch."""
+"""A plan: runs, tokenized data, and the names by which papers know them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,43 +6,81 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from replica.errors import ConfigError, nearest
+from replica.plan.run_spec import RunSpec
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The resources that a job requests, and the estimates behind them.
+
+    Requested: `threads`, `mem_mb` and `gpu` (over all of a job's processes; the first two of each node), `nodes` (None where the rule
+    does not set it), `runtime` in minutes. Estimated: `seconds`, and of training `gpu_mem_mb` of one GPU (on a processor: of the
+    process), `steps`, `flops` and `disk_mb`.
+    """
+
+    threads: int
+    mem_mb: int
+    runtime: int
+    gpu: int = 0
+    nodes: int | None = None
+    seconds: float = 0.0
+    gpu_mem_mb: int = 0
+    steps: int = 0
+    flops: float = 0.0
+    disk_mb: float = 0.0
 
 
 @dataclass
 class Run:
-    """One run of the plan: what is trained from what, and who asked for it."""
+    """One run of the plan: its specification, its parents, and the papers and seeds that it is for."""
 
     id: str
-    stage: str
-    spec: dict[str, Any]
+    spec: RunSpec
+    #: role (init, teacher, targets) → run id
     parents: dict[str, str]
-    candidates: list[str]
-    single: bool
-    data: str | None
-    models: list[str]
-    seeds: set[int] = field(default_factory=set)
-    names: set[str] = field(default_factory=set)
-    papers: set[str] = field(default_factory=set)
+    #: ids of the runs that try values for this one
+    candidates: list[str] = field(default_factory=list)
+    single: bool = False
+    #: registered models whose weights are read
+    models: list[str] = field(default_factory=list)
+    #: scored task → id of its tokenized data
     evaluate: dict[str, str] = field(default_factory=dict)
     measure: dict[str, Any] | None = None
     gpus: int = 0
-    cost: dict[str, float] = field(default_factory=dict)
+    seeds: set[int] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    papers: set[str] = field(default_factory=set)
+
+    @property
+    def stage(self) -> str:
+        """The stage, by which the id begins."""
+        return self.spec.stage
+
+    @property
+    def rule(self) -> str:
+        """The rule that makes the run."""
+        return "train" if self.stage in ("pretrain", "teacher") else self.stage
+
+    @property
+    def data(self) -> str:
+        """Id of the tokenized data of the first task."""
+        return self.spec.task.data
 
     @property
     def prepared(self) -> set[str]:
         """Ids of all tokenized data that training and scoring the run read."""
-        more = [*self.spec.get("together", []), *([self.spec["beside"]] if "beside" in self.spec else [])]
-        return {self.data, *self.evaluate.values(), *(other["data"] for other in more)} - {None}
+        own = [*self.spec.tasks, *([self.spec.beside] if self.spec.beside else [])]
+        return {*self.evaluate.values(), *(task.data for task in own)}
 
     @property
     def trained_data(self) -> list[str]:
         """Ids of the tokenized data of `tasks`, in their order."""
-        return [self.data, *(other["data"] for other in self.spec.get("together", []))]
+        return [task.data for task in self.spec.tasks]
 
     @property
     def tasks(self) -> list[str]:
         """Names of the tasks that the run trains, in the order in which adapters count them."""
-        return [self.spec["task"][0], *(other["task"][0] for other in self.spec.get("together", []))]
+        return [task.name for task in self.spec.tasks]
 
     @property
     def stored(self) -> str:
@@ -63,7 +101,7 @@ class Prepared:
 
 @dataclass
 class Plan:
-    """Every run that the enabled papers ask for at one scale, and the names that papers know them by."""
+    """Every run that the enabled papers need at one scale, and the names by which papers know them."""
 
     scale: str
     runs: dict[str, Run] = field(default_factory=dict)
@@ -72,6 +110,8 @@ class Plan:
     named: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
     #: paper → ids of the runs that its claims read
     wanted: dict[str, list[str]] = field(default_factory=dict)
+    #: run id → its training resources, once they are estimated
+    estimates: dict[str, Resources] = field(default_factory=dict)
 
     def run(self, run_id: str) -> Run:
         """Return a run by id; raises ConfigError with the nearest known id."""

@@ -1,7 +1,8 @@
-"""A profile's limits, and what of a plan would not fit them. Imports no torch."""
+"""A profile's limits, and the jobs of a plan that exceed them. Imports no torch."""
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 from replica.config.project import Project
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest
-from replica.plan.resources import jobs_of, resources_of
-from replica.plan.runs import Plan
+from replica.plan.plan import Plan, Resources
+from replica.plan.planned_jobs import planned_jobs
 
 #: Where a checkout keeps its profiles.
 FOLDER = Path("workflow") / "profiles"
@@ -22,7 +23,7 @@ PREFIXES = ("slurm-", "replica-slurm-")
 
 @dataclass
 class Profile:
-    """What a profile says of the machines: partitions by name (of a cluster), GPUs and memory of one machine, memory of a GPU."""
+    """A profile's machines: partitions of a cluster; memory in MB of a GPU; GPUs and memory in MB of one machine."""
 
     name: str
     partitions: list[Any] = field(default_factory=list)
@@ -33,7 +34,7 @@ class Profile:
 
 @dataclass
 class Fit:
-    """How a plan's jobs fall on a profile: partition → [jobs, GPU hours], and what would not fit, one line each."""
+    """A plan's jobs on a profile: partition → [jobs, GPU hours], and a warning for each kind of job that exceeds a limit."""
 
     partitions: dict[str, list[float]]
     warnings: list[str]
@@ -55,11 +56,9 @@ def read_profile(root: Path | str, name: str) -> Profile:
     settings: dict[str, Any] = {}
     for prefix in PREFIXES:
         settings.update({key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)})
-    limits, found = content.get("resources") or {}, Profile(path.parent.name, gpu_mem_mb=settings.get("gpu-mem-mb"))
-    found.gpus, found.mem_mb = limits.get("gpu"), limits.get("mem_mb")
-    if "partition-config" in settings:
-        found.partitions = _partitions(path.parent / settings["partition-config"])
-    return found
+    limits = content.get("resources") or {}
+    partitions = _partitions(path.parent / settings["partition-config"]) if "partition-config" in settings else []
+    return Profile(path.parent.name, partitions, settings.get("gpu-mem-mb"), limits.get("gpu"), limits.get("mem_mb"))
 
 
 def _partitions(path: Path) -> list[Any]:
@@ -73,39 +72,38 @@ def _partitions(path: Path) -> list[Any]:
         raise ConfigError(f"{path}: {error}") from None
 
 
-def partition_of(profile: Profile, asked: dict[str, Any]) -> str | None:
+def partition_of(profile: Profile, job: Resources) -> str | None:
     """Return the partition that the executor takes for a job, or None where none takes it."""
-    resources = {key: asked[key] for key in ("mem_mb", "runtime", "gpu", "nodes") if asked.get(key)}
-    job = SimpleNamespace(threads=asked["threads"], resources=resources)
-    scored = [(part.score_job_fit(job), part.name) for part in profile.partitions]
+    resources = {key: getattr(job, key) for key in ("mem_mb", "runtime", "gpu", "nodes") if getattr(job, key)}
+    request = SimpleNamespace(threads=job.threads, resources=resources)
+    scored = [(part.score_job_fit(request), part.name) for part in profile.partitions]
     fitting = [item for item in scored if item[0] is not None]
     return max(fitting, key=lambda item: item[0])[1] if fitting else None
 
 
 def fit(project: Project, plan: Plan, profile: Profile) -> Fit:
-    """Place every job of a plan on a profile's partitions, and say what is more than the profile's limits."""
+    """Place every job of a plan on a profile's partitions; warns of each request above the profile's limits."""
     placed: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
-    problems: dict[str, list[str]] = defaultdict(list)
-    for rule, name, count, asked in jobs_of(project, plan):
+    problems: dict[str, dict[str, None]] = defaultdict(dict)
+    partitions = functools.cache(functools.partial(partition_of, profile))
+    for job in planned_jobs(project, plan):
+        resources, name = job.resources, f"{job.rule} {job.subject}"
         if profile.partitions:
-            partition = partition_of(profile, asked)
+            partition = partitions(resources)
             if partition is None:
-                problems[_nearest_miss(profile, asked)].append(f"{rule} {name}")
+                problems[_nearest_miss(profile, resources)][name] = None
             else:
-                placed[partition][0] += count
-                placed[partition][1] += count * asked["gpu"] * asked.get("seconds", 0.0) / 3600
-        for problem in _machine(profile, asked):
-            problems[problem].append(f"{rule} {name}")
-    if profile.gpu_mem_mb:
-        for run in plan.runs.values():
-            asked = resources_of(project, plan, run.id) if run.seeds else {"gpu": 0}
-            if asked["gpu"] and asked["gpu_mem_mb"] > profile.gpu_mem_mb:
-                problems[
-                    f"about {asked['gpu_mem_mb'] / 1000:.0f} GB of a GPU in float32, the profile has {profile.gpu_mem_mb / 1000:.0f}: "
-                    "where it does not fit, the next attempt halves the micro-batch"
-                ].append(f"{'train' if run.stage in ('pretrain', 'teacher') else run.stage} {run.id}")
+                placed[partition][0] += 1
+                placed[partition][1] += resources.gpu * resources.seconds / 3600
+        for problem in _machine(profile, resources):
+            problems[problem][name] = None
+        if profile.gpu_mem_mb and resources.gpu and resources.gpu_mem_mb > profile.gpu_mem_mb:
+            problems[
+                f"about {resources.gpu_mem_mb / 1000:.0f} GB of a GPU in float32, the profile has {profile.gpu_mem_mb / 1000:.0f}: "
+                "where it does not fit, the next attempt halves the micro-batch"
+            ][name] = None
     warnings = [
-        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {problem}"
+        f"{next(iter(names))}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {problem}"
         for problem, names in sorted(problems.items())
     ]
     return Fit(dict(placed), warnings)
@@ -121,24 +119,24 @@ _LIMITS = {
 }
 
 
-def _nearest_miss(profile: Profile, asked: dict[str, Any]) -> str:
-    """Say what a job asks for that the partition nearest to it does not give."""
+def _nearest_miss(profile: Profile, job: Resources) -> str:
+    """Name the requests of a job that exceed the limits of the partition nearest to it."""
     misses = []
     for part in profile.partitions:
         over = [
-            f"{asked[key]} {unit} (at most {getattr(part.limits, limit):g})"
+            f"{getattr(job, key)} {unit} (at most {getattr(part.limits, limit):g})"
             for key, (limit, unit) in _LIMITS.items()
-            if asked.get(key) and asked[key] > getattr(part.limits, limit)
+            if (getattr(job, key) or 0) > getattr(part.limits, limit)
         ]
         misses.append((len(over), f"asks for {', '.join(over)} of partition {part.name}"))
     return f"fits no partition; it {min(misses)[1]}"
 
 
-def _machine(profile: Profile, asked: dict[str, Any]) -> list[str]:
-    """Say what a job asks for beyond a single machine's GPUs and memory, which Snakemake cuts to what there is."""
-    found = []
-    if profile.gpus is not None and asked["gpu"] > profile.gpus:
-        found.append(f"planned for {asked['gpu']} GPUs, the profile has {profile.gpus}: runs on those, and longer")
-    if profile.mem_mb is not None and asked["mem_mb"] > profile.mem_mb:
-        found.append(f"asks for {asked['mem_mb']} MB of memory, the profile has {profile.mem_mb}")
-    return found
+def _machine(profile: Profile, job: Resources) -> list[str]:
+    """Name the requests of a job that exceed a single machine's GPUs and memory; Snakemake reduces them to those limits."""
+    problems = []
+    if profile.gpus is not None and job.gpu > profile.gpus:
+        problems.append(f"planned for {job.gpu} GPUs, the profile has {profile.gpus}: runs on those, and longer")
+    if profile.mem_mb is not None and job.mem_mb > profile.mem_mb:
+        problems.append(f"asks for {job.mem_mb} MB of memory, the profile has {profile.mem_mb}")
+    return problems

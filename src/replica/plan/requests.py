@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from replica.claims.cells import cells
+from replica.claims.checks import COUNTS, HISTORY, MEASURES, ONNX_MEASURES, Names, check_names
 from replica.claims.expressions import names, split_run
 from replica.config.project import Project
 from replica.config.schema import Claim, Paper, RunEntry
 from replica.config.settings import Scale
 from replica.errors import ConfigError, nearest
-from replica.meters.registry import check_splits, meters_of
+from replica.meters.registry import meters_of, result_names
 from replica.methods import registry
 from replica.tasks import kinds
 
@@ -20,7 +21,7 @@ Entries = Mapping[str, RunEntry]
 def requested_runs(project: Project, paper: Paper, section: str, entries: Entries, scale: Scale) -> dict[str, int]:
     """Return the names of the runs of a section that the paper's claims read, with the number of seeds each needs.
 
-    Where claims were asked for by name, only what their verdicts need: not the arms that a trend shows beside its effect.
+    With `--config claims=`, only the runs that their verdicts need: not the arms that a trend shows in addition to its effect.
     """
     requests: dict[str, int] = {}
     settings = project.settings
@@ -51,52 +52,50 @@ def requested_runs(project: Project, paper: Paper, section: str, entries: Entrie
 
 
 def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries]) -> None:
-    """Check every name in every claim of a paper before anything runs; `entries` are its runs by section.
+    """Check every name in the paper's claims, tables and figures before anything runs; `entries` are its runs by section.
 
-    Raises ConfigError naming the claim and the nearest name for an unknown run, measurement, task or metric, and for a metric of
-    a task that the run is not scored on or a measure of a run that is not measured.
+    Raises ConfigError with file, key and the nearest name.
     """
-    where = f"config/papers/{paper.id}/paper.yaml: claims."
-    for claim in paper.claims:
-        try:
-            for name in _names(_ours(claim)):
-                _check(project, paper, name, entries["paper"])
-            for name in _names(_trend(claim)):
-                _check(project, paper, name, entries["laptop"])
-        except ConfigError as error:
-            raise ConfigError(f"{where}{claim.id}: {error}") from None
-    try:
-        for name in _names(_arms(paper)):
-            _check(project, paper, name, entries["laptop"])
-    except ConfigError as error:
-        raise ConfigError(f"config/papers/{paper.id}/paper.yaml: tables: {error}") from None
-    known = {claim.id for claim in paper.claims}
-    for table in paper.tables:
-        for name in table.claims:
-            if name not in known:
-                where = f"config/papers/{paper.id}/paper.yaml: tables.{table.id}"
-                raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, known)}")
+    measurements = {}
     for name, measurement in paper.measurements.items():
-        where = f"config/papers/{paper.id}/paper.yaml: measurements.{name}"
-        options = meters_of(measurement, f"{where}.meters")
-        try:
-            if measurement.datasets:
-                check_splits(project, measurement.datasets, options["rows"])
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}") from None
+        where = f"{paper.file}: measurements.{name}"
         if measurement.model is not None and measurement.model not in project.models:
             raise ConfigError(
                 f"{where}: unknown model '{measurement.model}'{nearest(measurement.model, project.models)}"
             )
-        for reference in measurement.methods:
-            try:
-                registry.parse(reference)
-            except ConfigError as error:
-                raise ConfigError(f"{where}: {error}") from None
+        meters = meters_of(measurement, f"{where}.meters")
+        try:
+            methods = [registry.parse(reference) for reference in measurement.methods]
+            fields = {entry.name: list(entry.config.model_fields) for entry, _ in methods}
+            measurements[name] = result_names(project, measurement.datasets, meters, fields)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    runs = {
+        section: {name: _numbers(project, entry) for name, entry in runs.items()} for section, runs in entries.items()
+    }
+    check_names(paper, Names(measurements, runs, project.tasks))
+
+
+def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
+    """Return the keys of a run's numbers by their first part, as `replica.claims.checks.Names` has them."""
+    methods = [item if isinstance(item, str) else item["name"] for item in entry.methods]
+    scored = entry.evaluate
+    if scored is None:
+        scored = [name for name in (entry.task, *entry.together) if name in project.tasks]
+        scored = [name for name in scored if kinds.of(project.tasks[name]).scored]
+    numbers = {
+        name: [metric.name for metric in project.tasks[name].metrics] for name in scored if name in project.tasks
+    }
+    numbers |= {"counts": list(COUNTS), "history": [*HISTORY, *(["*"] if methods else [])]}
+    if methods:
+        numbers["reported"] = [f"{method}.*" for method in methods]
+    if entry.measure.latency:
+        numbers["measures"] = [*MEASURES, *(ONNX_MEASURES if entry.measure.runtime == "onnxruntime" else ())]
+    return numbers
 
 
 def check_chosen(project: Project) -> None:
-    """Raise ConfigError where a claim that was asked for by name (`--config claims=`) is of no enabled paper."""
+    """Raise ConfigError where a claim that `--config claims=` names is of no enabled paper."""
     known = {claim.id for name in project.papers for claim in project.paper(name).claims}
     for name in project.settings.claims or []:
         if name not in known:
@@ -119,39 +118,3 @@ def _arms(paper: Paper) -> list[str]:
 
 def _names(expressions: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(name for expression in expressions for name in sorted(names(expression))))
-
-
-def _check(project: Project, paper: Paper, name: str, entries: Entries) -> None:
-    if not name.startswith("runs."):
-        if not any(name.startswith(f"{measurement}.") for measurement in paper.measurements):
-            known = nearest(name.partition(".")[0], paper.measurements)
-            raise ConfigError(
-                f"'{name}' names no measurement of the paper and no run (runs.<run>.<task>.<metric>){known}"
-            )
-        return
-    run, rest = split_run(name, entries)
-    entry = entries[run]
-    if rest.startswith("measures."):
-        if not entry.measure.latency:
-            raise ConfigError(f"'{name}': run '{run}' is not measured; give it `measure: {{latency: true}}`")
-        return
-    if rest.startswith("counts."):
-        return
-    if rest.startswith("reported."):
-        used = [item["name"] if isinstance(item, dict) else item for item in entry.methods]
-        if not any(rest.startswith(f"reported.{method}.") for method in used):
-            raise ConfigError(f"'{name}': run '{run}' has no such method, only {', '.join(used) or 'none'}")
-        return
-    fitting = [task for task in project.tasks if rest.startswith(f"{task}.")]
-    if not fitting:
-        raise ConfigError(f"'{name}' names no task{nearest(rest.partition('.')[0], project.tasks)}")
-    task = max(fitting, key=len)
-    scored = entry.evaluate if entry.evaluate is not None else [entry.task, *entry.together]
-    scored = [] if entry.evaluate is None and not kinds.of(project.tasks[task]).scored else scored
-    if task not in scored:
-        raise ConfigError(
-            f"'{name}': run '{run}' is not scored on task '{task}', only on {', '.join(map(str, scored)) or 'none'}"
-        )
-    metric, metrics = rest[len(task) + 1 :], [item.name for item in project.tasks[task].metrics]
-    if metric not in metrics:
-        raise ConfigError(f"'{name}': task '{task}' has no metric '{metric}'{nearest(metric, metrics)}")

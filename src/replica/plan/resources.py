@@ -1,21 +1,21 @@
-"""What a run will need, estimated from its specification before anything starts: compute, time, memory, disk.
+"""The resources of jobs, estimated from specifications before anything starts: compute, time, memory, disk. Imports no torch.
 
 Estimates count 6 FLOPs per trained weight and token (2 forward, 4 backward), those of the vocabulary's logits where they are computed,
 and 2 per teacher weight and token; memory is the closed form of `replica.plan.memory_estimate` with its margin. They are for
-planning; what a run did need is in its manifest and benchmark file.
+planning; a finished run's time and memory are in its manifest and benchmark file.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
 
 from replica.config.asset_schema import ModelEntry
 from replica.config.project import Project
 from replica.config.schema import Train
 from replica.config.settings import Scale
 from replica.config.task_schema import Task
+from replica.methods import registry
 from replica.plan.memory_estimate import (
     DEVICE_BASE,
     FLOAT,
@@ -26,8 +26,7 @@ from replica.plan.memory_estimate import (
     shape_of,
     training_bytes,
 )
-from replica.plan.outputs import evaluated_runs, measured_runs
-from replica.plan.runs import Plan, Run
+from replica.plan.plan import Plan, Resources, Run
 from replica.tasks import kinds
 
 #: Rows of a training split whose size is not pinned.
@@ -58,33 +57,29 @@ def rows_of(project: Project, task: Task, split: str | None) -> int:
 
 def training_rows(project: Project, run: Run) -> int:
     """Return how many examples the run's training split holds (of all its tasks), as far as the registry knows."""
-    train, found = run.spec.get("train", {}), []
+    train, counts = run.spec.train or {}, []
     for name in run.tasks:
         task = project.task(name)
         rows = rows_of(project, task, task.splits.train)
         drawn = train.get("train_rows") or train.get("rows_per_class", 0) * task.class_count
-        found.append(min(rows, task.rows.get("train", rows), drawn or rows))
-    return sum(found)
+        counts.append(min(rows, task.rows.get("train", rows), drawn or rows))
+    return sum(counts)
 
 
 def row_length(task: Task, cut: int | None = None) -> int:
-    """Return how many pieces a row has at most: a completion's input and target are each as long as the task says, or `cut`."""
+    """Return how many pieces a row has at most: a completion's input and target each have the task's length, or `cut`."""
     return kinds.of(task).row_length(cut or task.max_length)
 
 
-def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
-    """Return what training a run asks for, and the estimate behind it.
-
-    Asked for: `threads`, `mem_mb` and `gpu` (each over all of a job's processes on a node, `gpu` over all nodes), `nodes`, `runtime`
-    (minutes). Estimated: `gpu_mem_mb` of one GPU (on a processor: of the process), `steps`, `flops`, `seconds`, `disk_mb`.
-    """
-    run = plan.run(run_id)
-    if run.cost:
-        return run.cost
-    scale = project.scale(plan.scale)
-    shape = shape_of(project.model(run.spec["root"]))
-    task = project.task(run.spec["task"][0])
-    rows, length = training_rows(project, run), row_length(task, run.spec.get("train", {}).get("max_length"))
+def training_resources(project: Project, plan: Plan, run_id: str) -> Resources:
+    """Return the resources for training a run, or for storing its teacher's signals."""
+    if run_id in plan.estimates:
+        return plan.estimates[run_id]
+    run, scale = plan.run(run_id), project.scale(plan.scale)
+    shape = shape_of(project.model(run.spec.root))
+    task = project.task(run.spec.task.name)
+    settings = run.spec.train or {}
+    rows, length = training_rows(project, run), row_length(task, settings.get("max_length"))
     teacher = _teacher(project, plan, run)
     gpus = min(1, run.gpus) if run.stage == "targets" else run.gpus  # one process stores a teacher's signals
     nodes = max(1, math.ceil(gpus / scale.gpus_per_node))
@@ -92,7 +87,7 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
         batch, steps, tokens = EVALUATION_BATCH, 0, FILLED * length * rows
         flops, peak = 2.0 * shape.blocks * tokens, inference_bytes(shape, batch, length)
     else:
-        train = Train(**run.spec["train"])
+        train = Train(**settings)
         batch = train.batch_size / train.accumulate / max(1, gpus)
         steps = train.steps or max(1, round(train.epochs * rows / train.batch_size))
         tokens = FILLED * length * steps * train.batch_size
@@ -110,72 +105,57 @@ def resources_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
     speed = GPU_FLOPS * gpus if gpus else CORE_FLOPS * scale.threads
     seconds = START_SECONDS + flops / speed
     weights = shape.blocks + shape.embeddings
-    minutes = (1.5 if gpus else 3) * seconds / 60
     on_node = math.ceil(gpus / nodes)
-    run.cost = {
-        "threads": scale.threads * max(1, on_node),
-        "mem_mb": _host_memory(scale, weights, peak, on_node),
-        "runtime": _runtime(scale, minutes, gpus),
-        "gpu": gpus,
-        "nodes": nodes,
-        "gpu_mem_mb": math.ceil((MARGIN * peak + DEVICE_BASE) / 1e6),
-        "steps": steps,
-        "flops": flops,
-        "seconds": seconds,
-        "disk_mb": weights * 4 / 1e6,
-    }
-    return run.cost
+    plan.estimates[run_id] = Resources(
+        threads=scale.threads * max(1, on_node),
+        mem_mb=_host_memory(scale, weights, peak, on_node),
+        runtime=_runtime(scale, (1.5 if gpus else 3) * seconds / 60, gpus),
+        gpu=gpus,
+        nodes=nodes,
+        seconds=seconds,
+        gpu_mem_mb=math.ceil((MARGIN * peak + DEVICE_BASE) / 1e6),
+        steps=steps,
+        flops=flops,
+        disk_mb=weights * 4 / 1e6,
+    )
+    return plan.estimates[run_id]
 
 
-def evaluation_of(project: Project, plan: Plan, run_id: str) -> dict[str, Any]:
-    """Return what scoring a run asks for: `threads`, `mem_mb`, `runtime`, `gpu` (at most one), and `seconds`."""
-    run = plan.run(run_id)
-    scale = project.scale(plan.scale)
-    shape = shape_of(project.model(run.spec["root"]))
+def evaluation_resources(project: Project, plan: Plan, run_id: str) -> Resources:
+    """Return the resources for scoring a run, on at most one GPU."""
+    run, scale = plan.run(run_id), project.scale(plan.scale)
+    shape = shape_of(project.model(run.spec.root))
     gpus = min(1, run.gpus)
     seconds, peak = START_SECONDS, 0.0
-    for name in run.evaluate or [run.spec["task"][0]]:
+    for name in run.evaluate or [run.spec.task.name]:
         task = project.task(name)
         split = task.splits.report or (task.splits.select if isinstance(task.splits.select, str) else task.splits.train)
         tokens = FILLED * row_length(task) * rows_of(project, task, split)
         seconds += 2.0 * shape.blocks * tokens / (GPU_FLOPS if gpus else CORE_FLOPS * scale.threads)
         peak = max(peak, inference_bytes(shape, EVALUATION_BATCH, row_length(task)))
     weights = shape.blocks + shape.embeddings
-    return {
-        "threads": scale.threads,
-        "mem_mb": _host_memory(scale, weights, peak, gpus),
-        "runtime": _runtime(scale, 3 * seconds / 60, gpus),
-        "gpu": gpus,
-        "seconds": seconds,
-    }
+    return Resources(
+        threads=scale.threads,
+        mem_mb=_host_memory(scale, weights, peak, gpus),
+        runtime=_runtime(scale, 3 * seconds / 60, gpus),
+        gpu=gpus,
+        seconds=seconds,
+    )
 
 
-def preparation_of(scale: Scale) -> dict[str, int]:
-    """Return what tokenizing a task's data asks for."""
-    return {"threads": 1, "mem_mb": max(2000, scale.mem_mb), "runtime": min(240, scale.runtime), "gpu": 0}
+def measurement_resources(project: Project, plan: Plan, run_id: str) -> Resources:
+    """Return the resources for measuring the cost of a finished run, which is done on the processor."""
+    return replace(evaluation_resources(project, plan, run_id), gpu=0, seconds=START_SECONDS)
 
 
-def structural() -> dict[str, int]:
-    """Return what measuring a paper's models without weights asks for."""
-    return {"threads": 1, "mem_mb": 4000, "runtime": 20, "gpu": 0}
+def preparation_resources(scale: Scale) -> Resources:
+    """Return the resources for tokenizing a task's data."""
+    return Resources(1, max(2000, scale.mem_mb), min(240, scale.runtime), seconds=START_SECONDS)
 
 
-def jobs_of(project: Project, plan: Plan) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
-    """Yield (rule, what it makes, how many jobs, what each asks for) of everything that is not made where Snakemake runs."""
-    scored = {run_id for run_id, _ in evaluated_runs(plan)}
-    timed = {run_id for paper in plan.wanted for run_id, _ in measured_runs(plan, paper)}
-    for run in plan.runs.values():
-        if run.seeds:
-            rule = "train" if run.stage in ("pretrain", "teacher") else run.stage
-            yield rule, run.id, len(run.seeds), resources_of(project, plan, run.id)
-        if run.id in scored:
-            yield "evaluate", run.id, len(run.seeds), evaluation_of(project, plan, run.id)
-        if run.id in timed:
-            yield "measure", run.id, 1, {**evaluation_of(project, plan, run.id), "gpu": 0}
-    for name in plan.prepared:
-        yield "prepare", name, 1, preparation_of(project.scale(plan.scale))
-    for name in plan.named:
-        yield "measure_structure", name, 1, structural()
+def structural_resources() -> Resources:
+    """Return the resources for measuring a paper's models without weights."""
+    return Resources(threads=1, mem_mb=4000, runtime=20, seconds=START_SECONDS)
 
 
 def grown_memory(mem_mb: int, attempt: int) -> int:
@@ -188,14 +168,12 @@ def grown_runtime(minutes: int, attempt: int, limit: int) -> int:
     return max(minutes, min(minutes * attempt, limit))
 
 
-#: Families of methods that keep about one value for each weight beside the model's own: masks, scores, start values.
+#: Families of methods that keep about one value for each weight in addition to it: masks, scores, start values.
 _KEEPING = ("pruning", "quantization", "binarization")
 
 
 def _families(run: Run) -> list[str]:
-    from replica.methods import registry
-
-    return [registry.entry(item["name"]).family for item in run.spec.get("methods", [])]
+    return [registry.entry(name).family for name in run.spec.method_names]
 
 
 def _host_memory(scale: Scale, weights: int, peak: float, gpus: int) -> int:
@@ -210,12 +188,10 @@ def _runtime(scale: Scale, minutes: float, gpus: int) -> int:
 
 
 def _teacher(project: Project, plan: Plan, run: Run) -> Shape | None:
-    """Return the sizes of the teacher that runs beside the student; None where its signals are stored or there is none."""
+    """Return the sizes of the teacher that is loaded with the student; None where its signals are stored or there is none."""
     if "teacher" in run.parents:
-        return shape_of(project.model(plan.runs[run.parents["teacher"]].spec["root"]))
-    if "teacher" in run.spec:
-        return shape_of(project.model(run.spec["teacher"]["name"]))
-    return None
+        return shape_of(project.model(plan.runs[run.parents["teacher"]].spec.root))
+    return shape_of(project.model(run.spec.teacher.name)) if run.spec.teacher else None
 
 
 def longest_path(project: Project, plan: Plan) -> tuple[float, list[str]]:
@@ -227,7 +203,7 @@ def longest_path(project: Project, plan: Plan) -> tuple[float, list[str]]:
             run = plan.runs[run_id]
             before = [down(parent) for parent in sorted({*run.parents.values(), *run.candidates})]
             seconds, path = max(before, default=(0.0, []), key=lambda item: item[0])
-            memo[run_id] = (seconds + resources_of(project, plan, run_id)["seconds"], [*path, run_id])
+            memo[run_id] = (seconds + training_resources(project, plan, run_id).seconds, [*path, run_id])
         return memo[run_id]
 
     return max((down(run.id) for run in plan.runs.values() if run.seeds), default=(0.0, []), key=lambda item: item[0])
@@ -244,17 +220,17 @@ def widest_point(project: Project, plan: Plan) -> dict[str, int]:
         if run_id not in ends:
             run = plan.runs[run_id]
             start = max((end(parent) for parent in {*run.parents.values(), *run.candidates}), default=0.0)
-            ends[run_id] = start + resources_of(project, plan, run_id)["seconds"]
+            ends[run_id] = start + training_resources(project, plan, run_id).seconds
         return ends[run_id]
 
     events = []
     for run in plan.runs.values():
         if run.seeds:
-            cost, done = resources_of(project, plan, run.id), end(run.id)
-            count, gpus = len(run.seeds), len(run.seeds) * cost["gpu"]
-            events += [(done - cost["seconds"], 1, count, gpus), (done, 0, -count, -gpus)]
+            cost, done = training_resources(project, plan, run.id), end(run.id)
+            count, gpus = len(run.seeds), len(run.seeds) * cost.gpu
+            events += [(done - cost.seconds, 1, count, gpus), (done, 0, -count, -gpus)]
     jobs = gpus = most_jobs = most_gpus = 0
-    for _, _, count, more in sorted(events):  # what ends at a moment ends before what starts
+    for _, _, count, more in sorted(events):  # at one moment, ends come before starts
         jobs, gpus = jobs + count, gpus + more
         most_jobs, most_gpus = max(most_jobs, jobs), max(most_gpus, gpus)
     return {"jobs": most_jobs, "gpus": most_gpus}

@@ -1,7 +1,7 @@
 """From papers to runs: resolved specifications, content-hashed ids, parents, seeds. Imports no torch.
 
 A run's id is `<stage>-<model, methods, task>-<8 hex>`. The hash covers the resolved specification, the ids of the parents and the
-versions of method, task and training loop: nothing that does not change what the run computes. Seeds stay outside.
+versions of method, task and training loop: facts that change the run's numbers, and no others. Seeds stay outside.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
@@ -21,11 +22,12 @@ from replica.errors import ConfigError, nearest
 from replica.methods import registry
 from replica.plan.plan import Plan, Prepared, Run
 from replica.plan.requests import check_chosen, check_claims, requested_runs
+from replica.plan.run_spec import ModelSpec, RunSpec, TaskSpec
 from replica.tasks import kinds
 
-#: Raised when a change of the training loop changes what a run computes.
+#: Raised when a change of the training loop changes the numbers of runs.
 TRAINING_VERSION = 1
-#: Stands in the names of the runs that try a value, between the run's name and the value.
+#: Separates a run's name from the value that its candidate tries.
 TRIED = "~"
 
 
@@ -36,7 +38,6 @@ class _Builder:
         self.project = project
         self.scale = scale
         self.plan = Plan(scale=scale.name)
-        self.content: dict[str, str] = {}
 
     def section(self, paper: Paper, section: str, entries: dict[str, RunEntry]) -> None:
         resolver = _Section(self, paper, section, entries)
@@ -63,12 +64,10 @@ class _Builder:
             self.request(candidate, [0], paper)
 
     def add(self, name: str, run: Run) -> str:
-        content = json.dumps([run.spec, run.parents, run.candidates], sort_keys=True, default=str)
         known = self.plan.runs.get(run.id)
         if known is None:
             self.plan.runs[run.id] = run
-            self.content[run.id] = content
-        elif self.content[run.id] != content:
+        elif (known.spec, known.parents, known.candidates) != (run.spec, run.parents, run.candidates):
             raise ConfigError(
                 f"two runs have the id {run.id} and differ ('{name}', {sorted(known.names)}): change one specification"
             )
@@ -81,13 +80,13 @@ class _Builder:
         return run.id
 
     def _agree_on_seeds(self, name: str, known: Run, run: Run) -> None:
-        """Refuse a run that is `seeds: one` here and not there: which parent a child's seed builds on would be anybody's guess."""
+        """Raise ConfigError where one entry of a run is `seeds: one` and another is not: a child's parent would be undefined."""
         if TRIED in name or known.single == run.single or self.scale.name == "smoke":  # smoke has one seed
             return
         others = sorted(other for other in known.names if TRIED not in other)
         if others:
             raise ConfigError(
-                f"'{name}' and {others} are the same run {run.id}, and only one of them says `seeds: one`; say it in both"
+                f"'{name}' and {others} are the same run {run.id}, and only one of them has `seeds: one`; give it to both"
             )
         known.single = run.single
 
@@ -116,7 +115,7 @@ class _Section:
     def resolve(self, name: str) -> str:
         if name in self.done:
             return self.done[name]
-        where = f"config/papers/{self.paper.id}/paper.yaml: runs.{self.section}.{name}"
+        where = f"{self.paper.file}: runs.{self.section}.{name}"
         if name in self.open:
             raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
         self.open.append(name)
@@ -129,7 +128,7 @@ class _Section:
         return self.done[name]
 
     def _candidates(self, name: str, entry: RunEntry, where: str) -> dict[str, dict[str, Any]]:
-        """Make one run per tried value; returns their ids with what each tries."""
+        """Add one run for each value of `tune`; returns their ids with the value of each."""
         if not entry.tune:
             return {}
         if len(entry.tune) != 1 or not all(entry.tune.values()):
@@ -138,144 +137,86 @@ class _Section:
         task = self.builder.project.tasks.get(entry.task or "")
         if task is not None and not kinds.of(task).scored:
             raise ConfigError(f"{where}: tune: task '{entry.task}' is unlabelled and has no score to choose by")
-        found = {}
+        candidates = {}
         for value in values:
             tried = entry.model_copy(
                 update={"train": {**entry.train, key: value}, "tune": {}, "measure": type(entry.measure)()}
             )
-            if not self.builder.scale.tune:  # no run, but the value must be one that training takes
+            if not self.builder.scale.tune:  # no run, but the value must be valid
                 validate(Train, train_at(tried, self.builder.scale), f"{where}: tune")
                 continue
-            found[self._run(f"{name}{TRIED}{key}={value}", tried, where, {})] = {key: value}
-        return found
+            candidates[self._run(f"{name}{TRIED}{key}={value}", tried, where, {})] = {key: value}
+        return candidates
 
-    def _parent(self, name: str | None, role: str, where: str) -> str | None:
-        if name is None:
-            return None
+    def _parent(self, name: str, role: str) -> str:
         if name not in self.entries:
-            raise ConfigError(f"{where}: {role}: unknown run '{name}'{nearest(name, self.entries)}")
+            raise ConfigError(f"{role}: unknown run '{name}'{nearest(name, self.entries)}")
         return self.resolve(name)
 
     def _run(self, name: str, entry: RunEntry, where: str, candidates: dict[str, dict[str, Any]]) -> str:
-        builder, project, scale = self.builder, self.builder.project, self.builder.scale
+        """Specify one run and add it to the plan; returns its id."""
+        builder, scale = self.builder, self.builder.scale
+        parents: dict[str, str] = {}
+        models: list[str] = []
         try:
             if entry.task is None:
                 raise ConfigError("a run needs a task")
-            task = task_at(project, entry.task, scale)
-            spec: dict[str, Any] = {
-                "stage": entry.stage,
-                "task": [task.name, task.version],
-                "training": TRAINING_VERSION,
-            }
-            parents: dict[str, str] = {}
-            models: list[str] = []
-            if (entry.model is None) == (entry.init is None) and entry.stage != "targets":
-                raise ConfigError("give exactly one of `model` and `from`")
-            if entry.model is not None:
-                spec["model"] = self._model(entry.model, entry.random_init, models)
-            elif entry.init is not None:
-                if entry.random_init:
-                    raise ConfigError(
-                        "`random_init` goes with `model`; a run with `from` starts from that run's weights"
-                    )
-                parents["init"] = self._parent(entry.init, "from", where)
-            self._teacher(entry, spec, parents, models, where)
-            spec["methods"] = self._methods(entry, parents, spec)
-            if entry.stage != "targets":
-                train = validate(Train, train_at(entry, scale), "train")
-                spec["train"] = train.model_dump(exclude_defaults=True, mode="json")
-                if entry.tune and not scale.tune:  # the first value stands for all
-                    [(key, values)] = entry.tune.items()
-                    if key not in scale.train and not (key == "epochs" and "steps" in spec["train"]):
-                        spec["train"][key] = values[0]
-            tokenizer = self._tokenizer(spec, parents)
-            length = spec.get("train", {}).get("max_length") or (
-                entry.train.get("max_length") if not scale.train else None
+            task = task_at(builder.project, entry.task, scale)
+            model = self._start(entry, parents, models)
+            teacher = self._teacher(entry, parents, models)
+            methods = self._methods(entry, bool(teacher or {"teacher", "targets"} & parents.keys()))
+            train = None if entry.stage == "targets" else self._train(entry)
+            root, tokenizer = self._origin(model, teacher, parents)
+            length = (train or {}).get("max_length") or (None if scale.train else entry.train.get("max_length"))
+
+            def tokenized(task: Task) -> TaskSpec:
+                return TaskSpec(task.name, task.version, builder.prepare(task, tokenizer, length))
+
+            spec = RunSpec(
+                stage=entry.stage,
+                root=root,
+                task=tokenized(task),
+                tokenizer=tokenizer,
+                training=TRAINING_VERSION,
+                methods=methods,
+                train=train,
+                model=model,
+                teacher=teacher,
+                beside=self._beside(entry, task, tokenized),
+                together=self._together(entry, task, tokenized),
+                tune=candidates,
             )
-            spec["data"] = builder.prepare(task, tokenizer, length)
-            spec["tokenizer"] = tokenizer
-            if entry.beside is not None:
-                other = task_at(project, entry.beside, scale)
-                if _head(other) != _head(task):
-                    raise ConfigError(
-                        f"beside: task '{entry.beside}' needs another head than '{entry.task}', which this run trains"
-                    )
-                spec["beside"] = {
-                    "task": [other.name, other.version],
-                    "data": builder.prepare(other, tokenizer, length),
-                }
-            if entry.together:
-                spec["together"] = self._together(entry, task, tokenizer, length)
-            targets = builder.plan.runs[parents["targets"]] if "targets" in parents else None
-            if targets is not None and targets.data != spec["data"]:
-                raise ConfigError(
-                    f"targets: '{entry.targets}' was made from {targets.data}, but this run reads {spec['data']}: "
-                    "give both the same task and the same `train: max_length`"
-                )
-            if candidates:
-                spec["tune"] = dict(candidates)
-            evaluated = {}
-            scored = kinds.of(task).scored and entry.stage != "targets" and TRIED not in name
-            own = [entry.task, *entry.together]
-            for other in entry.evaluate if entry.evaluate is not None else own * scored:
-                target = task_at(project, other, scale)
-                if entry.together and other not in own:
-                    raise ConfigError(
-                        f"evaluate: task '{other}' is none of those that this run trains{nearest(other, own)}"
-                    )
-                if _head(target) != _head(task):
-                    raise ConfigError(
-                        f"evaluate: task '{other}' needs another head than '{entry.task}', which this run trains: "
-                        "it would be scored with random weights"
-                    )
-                if entry.tune and target.splits.report in (None, target.splits.select):
-                    raise ConfigError(
-                        f"evaluate: task '{target.name}' reports on the split that chooses among the tried values; "
-                        "give it a `report` split of its own, or the run `evaluate: []`"
-                    )
-                evaluated[target.name] = builder.prepare(target, tokenizer, length)
+            self._check_targets(entry, spec, parents)
+            evaluate = {task.name: tokenized(task).data for task in self._scored(entry, task, TRIED in name)}
         except ConfigError as error:
             message = str(error)
             raise ConfigError(message if message.startswith("config/") else f"{where}: {message}") from None
-        spec = {key: value for key, value in spec.items() if value is not None}
-        spec["root"] = self._root(spec, parents)
-        run_id = f"{entry.stage}-{_slug(spec)}-{_hash([spec, parents])}"
         run = Run(
-            id=run_id,
-            stage=entry.stage,
+            id=f"{spec.stage}-{_slug(spec)}-{_hash([spec.content(), parents])}",
             spec=spec,
             parents=parents,
             candidates=list(candidates),
             single=entry.seeds == "one",
-            data=spec["data"],
             models=models,
-            evaluate=evaluated,
+            evaluate=evaluate,
             measure=entry.measure.model_dump() if entry.measure.latency else None,
             gpus=entry.gpus if scale.name == "paper" else 0,
         )
         return builder.add(name, run)
 
-    def _together(self, entry: RunEntry, task: Task, tokenizer: str, length: int | None) -> list[dict[str, Any]]:
-        """Describe the tasks that a run trains besides its first; raises ConfigError where one model cannot score them all alike."""
-        if entry.stage == "targets" or entry.targets or entry.beside:
-            raise ConfigError("together: goes with neither stage `targets` nor `targets:` nor `beside:`")
-        found, names = [], [task.name]
-        for name in entry.together:
-            other = task_at(self.builder.project, name, self.builder.scale)
-            if _head(other) != _head(task):
-                raise ConfigError(f"together: task '{name}' needs another head than '{entry.task}'")
-            if other.name in names:
-                raise ConfigError(f"together: task '{other.name}' stands twice")
-            if entry.tune and {other.primary.direction, task.primary.direction} != {"higher"}:
-                raise ConfigError(
-                    f"together: tried values are chosen by the mean score, and of '{name}' or '{entry.task}' lower is better"
-                )
-            names.append(other.name)
-            data = self.builder.prepare(other, tokenizer, length)
-            found.append({"task": [other.name, other.version], "data": data})
-        return found
+    def _start(self, entry: RunEntry, parents: dict[str, str], models: list[str]) -> ModelSpec | None:
+        """Return the registered model that the run starts from; None where it starts from a parent, or stores a teacher's signals."""
+        if (entry.model is None) == (entry.init is None) and entry.stage != "targets":
+            raise ConfigError("give exactly one of `model` and `from`")
+        if entry.model is not None:
+            return self._model(entry.model, entry.random_init, models)
+        if entry.init is not None:
+            if entry.random_init:
+                raise ConfigError("`random_init` goes with `model`; a run with `from` starts from that run's weights")
+            parents["init"] = self._parent(entry.init, "from")
+        return None
 
-    def _model(self, name: str, random_init: bool, models: list[str]) -> dict[str, Any]:
+    def _model(self, name: str, random_init: bool, models: list[str]) -> ModelSpec:
         """Describe a registered model so that a change of its size or weights changes the hash."""
         project = self.builder.project
         name = model_at(project, name, self.builder.scale)
@@ -284,69 +225,130 @@ class _Section:
         pretrained = source is not None and not random_init
         if pretrained:
             models.append(source)
-        return {
-            "name": name,
-            "config": _hash([entry.architecture, entry.config]),
-            "weights": _hash(project.model(source).files) if pretrained else "random",
-        }
+        weights = _hash(project.model(source).files) if pretrained else "random"
+        return ModelSpec(name, _hash([entry.architecture, entry.config]), weights)
 
-    def _root(self, spec: dict, parents: dict) -> str:
-        """Return the registered model at the start of the chain."""
-        if "model" in spec:
-            return spec["model"]["name"]
-        for role in ("init", "teacher"):
-            if role in parents:
-                return self.builder.plan.runs[parents[role]].spec["root"]
-        return spec["teacher"]["name"]
-
-    def _teacher(self, entry: RunEntry, spec: dict, parents: dict, models: list[str], where: str) -> None:
-        if entry.teacher is not None:
-            if entry.teacher in self.entries:
-                parents["teacher"] = self._parent(entry.teacher, "teacher", where)
-            elif entry.teacher in self.builder.project.models:
-                spec["teacher"] = self._model(entry.teacher, False, models)
-            else:
-                known = [*self.entries, *self.builder.project.models]
-                raise ConfigError(f"teacher: no run or model is named '{entry.teacher}'{nearest(entry.teacher, known)}")
+    def _teacher(self, entry: RunEntry, parents: dict[str, str], models: list[str]) -> ModelSpec | None:
+        """Return the teacher that is a registered model; a teacher that is a run, and a run with stored signals, become parents."""
+        teacher = None
+        if entry.teacher in self.entries:
+            parents["teacher"] = self._parent(entry.teacher, "teacher")
+        elif entry.teacher in self.builder.project.models:
+            teacher = self._model(entry.teacher, False, models)
+        elif entry.teacher is not None:
+            known = [*self.entries, *self.builder.project.models]
+            raise ConfigError(f"teacher: no run or model is named '{entry.teacher}'{nearest(entry.teacher, known)}")
         if entry.targets is not None:
-            parents["targets"] = self._parent(entry.targets, "targets", where)
+            parents["targets"] = self._parent(entry.targets, "targets")
             if self.builder.plan.runs[parents["targets"]].stage != "targets":
                 raise ConfigError(f"targets: '{entry.targets}' is not a run of stage `targets`")
         if entry.stage == "targets" and entry.teacher is None:
             raise ConfigError("a run of stage `targets` needs a teacher")
+        return teacher
 
-    def _methods(self, entry: RunEntry, parents: dict, spec: dict) -> list[dict[str, Any]]:
-        found, changed = [], {}
+    def _methods(self, entry: RunEntry, taught: bool) -> list[dict[str, Any]]:
+        """Return name, version and options of the run's methods; `taught`: the run has a teacher or its stored signals."""
+        methods, changed = [], {}
         for reference in methods_at(entry, self.builder.scale):
-            known, config = registry.parse(reference)
-            for aspect in known.changes & {"loss", "optimizer", "schedule"}:
+            method, config = registry.parse(reference)
+            for aspect in method.changes & {"loss", "optimizer", "schedule"}:
                 if aspect in changed:
-                    raise ConfigError(f"methods: '{changed[aspect]}' and '{known.name}' both change the {aspect}")
-                changed[aspect] = known.name
-            if known.needs_teacher and not ({"teacher", "targets"} & {*parents, *spec}):
-                raise ConfigError(f"methods: '{known.name}' needs `teacher:` or `targets:`")
-            found.append(
-                {"name": known.name, "version": known.version, **config.model_dump(exclude_defaults=True, mode="json")}
-            )
-        return found
+                    raise ConfigError(f"methods: '{changed[aspect]}' and '{method.name}' both change the {aspect}")
+                changed[aspect] = method.name
+            if method.needs_teacher and not taught:
+                raise ConfigError(f"methods: '{method.name}' needs `teacher:` or `targets:`")
+            options = config.model_dump(exclude_defaults=True, mode="json")
+            methods.append({"name": method.name, "version": method.version, **options})
+        return methods
 
-    def _tokenizer(self, spec: dict, parents: dict) -> str:
-        project, plan = self.builder.project, self.builder.plan
-        if "model" in spec:
-            return project.tokenizer_of(spec["model"]["name"])
-        for role in ("init", "teacher", "targets"):
-            if role in parents:
-                return plan.runs[parents[role]].spec["tokenizer"]
-        return project.tokenizer_of(spec["teacher"]["name"])
+    def _train(self, entry: RunEntry) -> dict[str, Any]:
+        """Return the training settings that differ from their defaults."""
+        scale = self.builder.scale
+        train = validate(Train, train_at(entry, scale), "train").model_dump(exclude_defaults=True, mode="json")
+        if entry.tune and not scale.tune:  # no values are tried: the first is taken
+            [(key, values)] = entry.tune.items()
+            if key not in scale.train and not (key == "epochs" and "steps" in train):
+                train[key] = values[0]
+        return train
+
+    def _origin(self, model: ModelSpec | None, teacher: ModelSpec | None, parents: dict[str, str]) -> tuple[str, str]:
+        """Return the registered model at the start of the chain of parents, and the model whose tokenizer the run uses."""
+        parent = parents.get("init") or parents.get("teacher")
+        if model is None and parent is not None:
+            spec = self.builder.plan.runs[parent].spec
+            return spec.root, spec.tokenizer
+        name = (model or teacher).name
+        return name, self.builder.project.tokenizer_of(name)
+
+    def _beside(self, entry: RunEntry, task: Task, tokenized: Callable[[Task], TaskSpec]) -> TaskSpec | None:
+        if entry.beside is None:
+            return None
+        other = task_at(self.builder.project, entry.beside, self.builder.scale)
+        if _head(other) != _head(task):
+            raise ConfigError(
+                f"beside: task '{entry.beside}' needs another head than '{entry.task}', which this run trains"
+            )
+        return tokenized(other)
+
+    def _together(self, entry: RunEntry, task: Task, tokenized: Callable[[Task], TaskSpec]) -> tuple[TaskSpec, ...]:
+        """Return the tasks that a run trains after its first; raises ConfigError where one model cannot score them all alike."""
+        if entry.together and (entry.stage == "targets" or entry.targets or entry.beside):
+            raise ConfigError("together: goes with neither stage `targets` nor `targets:` nor `beside:`")
+        others: list[TaskSpec] = []
+        for name in entry.together:
+            other = task_at(self.builder.project, name, self.builder.scale)
+            if _head(other) != _head(task):
+                raise ConfigError(f"together: task '{name}' needs another head than '{entry.task}'")
+            if other.name in (task.name, *(item.name for item in others)):
+                raise ConfigError(f"together: task '{other.name}' is listed twice")
+            if entry.tune and {other.primary.direction, task.primary.direction} != {"higher"}:
+                raise ConfigError(
+                    f"together: tried values are chosen by the mean score, and of '{name}' or '{entry.task}' lower is better"
+                )
+            others.append(tokenized(other))
+        return tuple(others)
+
+    def _check_targets(self, entry: RunEntry, spec: RunSpec, parents: dict[str, str]) -> None:
+        """Raise ConfigError where stored signals are of other tokenized data than the run trains on."""
+        if "targets" in parents and (data := self.builder.plan.runs[parents["targets"]].data) != spec.task.data:
+            raise ConfigError(
+                f"targets: '{entry.targets}' was made from {data}, but this run reads {spec.task.data}: "
+                "give both the same task and the same `train: max_length`"
+            )
+
+    def _scored(self, entry: RunEntry, task: Task, candidate: bool) -> list[Task]:
+        """Return the tasks that the run is scored on: those of `evaluate`, else its own where they are labelled."""
+        own = [entry.task, *entry.together]
+        names = entry.evaluate
+        if names is None:
+            names = [] if candidate or not kinds.of(task).scored or entry.stage == "targets" else own
+        tasks = []
+        for name in names:
+            scored = task_at(self.builder.project, name, self.builder.scale)
+            if entry.together and name not in own:
+                raise ConfigError(f"evaluate: task '{name}' is none of those that this run trains{nearest(name, own)}")
+            if _head(scored) != _head(task):
+                raise ConfigError(
+                    f"evaluate: task '{name}' needs another head than '{entry.task}', which this run trains: "
+                    "it would be scored with random weights"
+                )
+            if entry.tune and scored.splits.report in (None, scored.splits.select):
+                raise ConfigError(
+                    f"evaluate: task '{scored.name}' reports on the split that chooses among the tried values; "
+                    "give it a `report` split of its own, or the run `evaluate: []`"
+                )
+            tasks.append(scored)
+        return tasks
 
 
 def _head(task: Task) -> tuple[Any, ...]:
+    """Return a key of the task's head: one model can be scored on all tasks with the same key."""
     return kinds.of(task).scored_with(task)
 
 
-def _slug(spec: dict[str, Any]) -> str:
-    """Say in a few words what a run is: model, methods, task. From the specification alone, so that papers share it."""
-    words = [spec["root"], *(item["name"] for item in spec.get("methods", [])), spec["task"][0]]
+def _slug(spec: RunSpec) -> str:
+    """Name a run by model, methods and task: from the specification alone, so that papers share it."""
+    words = [spec.root, *spec.method_names, spec.task.name]
     return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")[:72].strip("-")
 
 
@@ -355,9 +357,9 @@ def _hash(value: Any) -> str:
 
 
 def build_plan(project: Project, scale: str | None = None, papers: list[str] | None = None) -> Plan:
-    """Expand the enabled (or the given) papers at a scale into runs with parents, data and seeds.
+    """Expand the enabled papers (or `papers`) at a scale into runs with parents, data and seeds.
 
-    Raises ConfigError for whatever a paper's file gets wrong, naming file and key.
+    Raises ConfigError for a mistake in a paper's file, naming file and key.
     """
     chosen = project.scale(scale or project.settings.scale)
     builder = _Builder(project, chosen)

@@ -44,15 +44,13 @@ def write(paper: Paper, claims: dict[str, Any], evidence: Evidence, folder: Path
             try:
                 drawing, sheet, missing = draw(paper, figure, rows, claims, evidence)
             except ConfigError as error:
-                raise ConfigError(f"config/papers/{paper.id}/paper.yaml: figures.{figure.id}: {error}") from None
+                raise ConfigError(f"{paper.file}: figures.{figure.id}: {error}") from None
             entry = {"id": figure.id, "title": figure.title, "caption": figure.caption, "missing": missing}
             listed.append({**entry, "drawn": drawing is not None})
             _save(drawing, sheet, temporary, figure.id)
         for name, title, (drawing, sheet) in overview.common(paper, claims):
             if name in {figure.id for figure in paper.figures}:
-                raise ConfigError(
-                    f"config/papers/{paper.id}/paper.yaml: figures: '{name}' is the name of a figure every paper has"
-                )
+                raise ConfigError(f"{paper.file}: figures: '{name}' is the name of a figure every paper has")
             listed.append({"id": name, "title": title, "caption": "", "missing": [], "drawn": True})
             _save(drawing, sheet, temporary, name)
         write_json(temporary / "figures.json", listed)

@@ -52,9 +52,7 @@ def grids(paper: Paper, rows: list[Row]) -> list[Grid]:
     tables = []
     for table in paper.tables:
         if table.id in (ALL_CLAIMS, TRENDS):
-            raise ConfigError(
-                f"config/papers/{paper.id}/paper.yaml: tables: '{table.id}' is the name of a table every paper has"
-            )
+            raise ConfigError(f"{paper.file}: tables: '{table.id}' is the name of a table every paper has")
         if not table.arms:
             tables.append(grid(paper, table, rows))
     return tables
@@ -67,7 +65,7 @@ def grid(paper: Paper, table: Table, rows: list[Row]) -> Grid:
     grid = Grid(table.id, table.title, table.where)
     for name in table.claims:
         if name not in claims:
-            where = f"config/papers/{paper.id}/paper.yaml: tables.{table.id}"
+            where = f"{paper.file}: tables.{table.id}"
             raise ConfigError(f"{where}: unknown claim '{name}'{nearest(name, claims)}")
     chosen = [claims[name] for name in table.claims]
     names = _claim_columns(chosen)

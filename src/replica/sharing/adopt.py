@@ -15,11 +15,11 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, nearest
 from replica.files import atomic_path, remove_leftovers, sha256_file
-from replica.plan.runs import Plan
+from replica.jobs.snakemake_records import NAME as RECORDS
+from replica.jobs.snakemake_records import Records, other_input
+from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import Artifact, archive_path, artifacts_of, ledger_of
-from replica.sharing.records import NAME as RECORDS
-from replica.sharing.records import Records, other_input
 from replica.sharing.store import LOCK, Store
 
 #: Archives are unpacked here first; on the disk of the results, so that files are moved and not copied.
@@ -189,14 +189,14 @@ class _Adoption:
             if self.replace:
                 for key in set(artifact.files(self.root)) - set(files):
                     (folder / key).unlink()
-            self.records.hold(artifact, files)
+            self.records.hold(artifact.folder, files)
             for key in sorted(files, key=lambda key: (key == manifest.NAME, key)):
                 target = folder / key
                 target.parent.mkdir(parents=True, exist_ok=True)
                 remove_leftovers(target)
                 _set_time(staging / name / key, when)
                 _move(staging / name / key, target)
-            self.records.restore(artifact, files, text)
+            self.records.restore(artifact.folder, files, text)
 
     def _time(self, text: bytes | None, wanted: Mapping[str, Artifact]) -> int:
         """Return the time of an artifact's files: one for all, or a second before it where its records name inputs that have changed."""
@@ -209,7 +209,7 @@ class _Adoption:
         """Set the time of published files that were here already too, so that no input is newer than its outputs."""
         for name in self.result.here:
             files = [key for key in self.entries[name].files if key != RECORDS]
-            when = self._time(self.records.of(wanted[name], files), wanted)
+            when = self._time(self.records.of(wanted[name].folder, files), wanted)
             for key in files:
                 _set_time(self.root / wanted[name].folder / key, when)
 

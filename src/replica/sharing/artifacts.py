@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica.config.project import Project
-from replica.plan.runs import Plan, Run
+from replica.plan import Plan, Run
+from replica.plan.outputs import HERE
 from replica.tasks import kinds
 
 #: Snakemake's mark of a folder it made; other names that begin with a dot are leftovers.
@@ -103,11 +104,10 @@ def artifacts_of(project: Project, plan: Plan, papers: Iterable[str], runs: Iter
 
 def ledger_of(plan: Plan, papers: Iterable[str]) -> Artifact:
     """Return the ledger and report of a scale, which are those of a set of papers."""
-    smoke = plan.scale == "smoke"
     return Artifact(
         id=f"ledger/{plan.scale}",
         kind="ledger",
-        folder="results/smoke" if smoke else "results",
+        folder=str(HERE.summary(plan.scale)),
         type="results",
         desc=f"ledger and report, scale {plan.scale}",
         labels=(f"scale:{plan.scale}",),
@@ -140,17 +140,17 @@ def _run_id(scale: str, run_id: str, seed: int) -> str:
 
 
 def _run(project: Project, plan: Plan, run: Run, seed: int) -> Artifact:
-    task = run.spec["task"][0]
-    methods = [item["name"] for item in run.spec.get("methods", [])]
+    task = run.spec.task.name
+    methods = run.spec.method_names
     needs = ["manifest.json", run.stored]
     needs += ["metrics.json"] if run.evaluate else []
     needs += ["measures.json"] if run.measure and seed == 0 else []
     evaluated = [project.task(name) for name in run.evaluate]
-    title = f"{run.stage} of {run.spec['root']}" + (f" with {' + '.join(methods)}" if methods else "")
+    title = f"{run.stage} of {run.spec.root}" + (f" with {' + '.join(methods)}" if methods else "")
     return Artifact(
         id=_run_id(plan.scale, run.id, seed),
         kind="run",
-        folder=f"results/{plan.scale}/runs/{run.id}/seed{seed}",
+        folder=str(HERE.run(plan.scale, run.id, seed)),
         type="signals" if run.stage == "targets" else "model",
         desc=f"{title} on {task}, seed {seed}, scale {plan.scale}",
         labels=(
@@ -173,15 +173,15 @@ def _weights(plan: Plan, run: Run) -> tuple[str, ...]:
         return ()
     if "init" in run.parents:
         return _weights(plan, plan.runs[run.parents["init"]])
-    model = run.spec["model"]
-    return () if model["weights"] == "random" else (model["name"],)
+    model = run.spec.model
+    return () if model.random else (model.name,)
 
 
 def _dataset(project: Project, name: str) -> Artifact:
     return Artifact(
         id=f"datasets/{name}",
         kind="dataset",
-        folder=f"assets/datasets/{name}",
+        folder=str(HERE.dataset(name)),
         type="dataset",
         desc=project.dataset(name).title,
         labels=(f"licence:{project.dataset(name).licence}",),
@@ -193,7 +193,7 @@ def _model(project: Project, name: str) -> Artifact:
     return Artifact(
         id=f"models/{name}",
         kind="model",
-        folder=f"assets/models/{name}",
+        folder=str(HERE.model(name)),
         type="model",
         desc=project.model(name).title,
         labels=(f"licence:{project.model(name).licence}",),
@@ -206,7 +206,7 @@ def _prepared(plan: Plan, name: str) -> Artifact:
     return Artifact(
         id=f"prepared/{name}",
         kind="prepared",
-        folder=f"assets/prepared/{name}",
+        folder=str(HERE.prepared(name)),
         type="tokens",
         desc=f"{facts.task} in the tokens of {facts.tokenizer}, at most {facts.max_length} each",
         labels=(f"task:{facts.task}", f"dataset:{facts.dataset}"),
@@ -218,7 +218,7 @@ def _structural(paper: str) -> Artifact:
     return Artifact(
         id=f"structural/{paper}",
         kind="structural",
-        folder="results/structural",
+        folder=str(HERE.structural(paper).parent),
         type="results",
         desc=f"measurements of {paper}'s models at their published size",
         labels=(f"paper:{paper}",),
@@ -232,7 +232,7 @@ def _paper(plan: Plan, paper: str) -> Artifact:
     return Artifact(
         id=f"papers/{plan.scale}/{paper}",
         kind="paper",
-        folder=f"results/{plan.scale}/papers/{paper}",
+        folder=str(HERE.paper(plan.scale, paper)),
         type="results",
         desc=f"claims, tables and figures of {paper}, scale {plan.scale}",
         labels=(f"paper:{paper}", f"scale:{plan.scale}"),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from replica.config.project import Project
-    from replica.plan.runs import Plan
+    from replica.plan import Plan
 
 CARD = "README.md"
 #: Licence of this project: of weights that were trained here from random ones.
@@ -133,7 +133,7 @@ def _chain(project: Project, plan: Plan | None, manifest: dict[str, Any]) -> dic
             continue
         if plan is not None and parent["run"] in plan.runs:
             known = plan.runs[parent["run"]]
-            specs[parent["run"]] = {"role": role, **known.spec}
+            specs[parent["run"]] = {"role": role, **known.spec.content()}
             waiting += [(r, {"run": name, "seed": parent["seed"]}) for r, name in known.parents.items()]
             continue
         folder = layout.run(manifest["scale"], parent["run"], parent["seed"])
@@ -351,7 +351,7 @@ def _plain(folder: Path, shown: str) -> list[str]:
     # transformers ties mT5's output layer, which is stored with weights of its own
     if about["structure"] or not _in_transformers(architecture) or architecture == "mt5":
         return []
-    from replica.models.auto_classes import FURTHER_HEADS, HEADS, output_count
+    from replica.models.heads import FURTHER_HEADS, HEADS, output_count
 
     labels = output_count(head, about["labels"])
     more = f", num_labels={labels}" if labels is not None else ""

@@ -9,6 +9,7 @@ from typing import Any
 from replica.assets import manifest
 from replica.errors import AssetError
 from replica.files import read_result, sha256_file
+from replica.paths import Layout
 from replica.sharing.artifacts import Artifact
 
 #: Kinds of files that run code when they are loaded; they are neither published nor adopted.
@@ -91,7 +92,7 @@ def parents_agree(artifact: Artifact, folder: Path, manifest_of: Callable[[str],
         return
     scale = Path(artifact.folder).parts[1]
     for role, parent in manifest.read(folder)["parents"].items():
-        place = f"results/{scale}/runs/{parent['run']}/seed{parent['seed']}"
+        place = str(Layout().run(scale, parent["run"], parent["seed"]))
         actual = manifest_of(place)
         if actual is not None and actual != parent["manifest"]:
             raise AssetError(

@@ -12,11 +12,11 @@ from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, ConfigError, ReplicaError, nearest
 from replica.files import atomic_path, read_json, remove_leftovers, sha256_file, write_json
-from replica.plan.runs import Plan
+from replica.jobs.snakemake_records import NAME as RECORDS
+from replica.jobs.snakemake_records import Records, other_input
+from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import PREDICTIONS, Artifact, artifacts_of, ledger_of
-from replica.sharing.records import NAME as RECORDS
-from replica.sharing.records import Records, other_input
 from replica.sharing.store import LOCK, PIPELINE, Store, without_published
 
 #: Sizes and times of the files that earlier calls read, so that an unchanged artifact is not read again. Losing it costs time only.
@@ -135,7 +135,7 @@ class _Publication:
 
     def _stale(self, artifact: Artifact) -> str | None:
         """Return an input of the results that has changed since."""
-        text = self.records.of(artifact, artifact.files(self.root))
+        text = self.records.of(artifact.folder, artifact.files(self.root))
         return other_input(text, self._sha256_of) if text else None
 
     def _sha256_of(self, path: str) -> str | None:
@@ -190,7 +190,7 @@ class _Publication:
         """Return whether Snakemake's records equal the published ones, or there are none here."""
         from hashlib import sha256
 
-        text = self.records.of(artifact, entry.files)
+        text = self.records.of(artifact.folder, entry.files)
         return text is None or sha256(text).hexdigest() == entry.files.get(RECORDS)
 
     # verified, then packed
@@ -238,7 +238,7 @@ class _Publication:
                 self._pack_one(artifact, hashes)
 
     def _pack_one(self, artifact: Artifact, hashes: dict[str, str]) -> None:
-        text = self.records.of(artifact, hashes)
+        text = self.records.of(artifact.folder, hashes)
         path = self.root / artifact.archive
         remove_leftovers(path)
         with atomic_path(path) as temporary:

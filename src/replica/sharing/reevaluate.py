@@ -12,8 +12,8 @@ from replica.config.project import Project
 from replica.errors import AssetError
 from replica.files import read_result
 from replica.paths import Layout
+from replica.plan import Plan
 from replica.plan.outputs import evaluated_runs
-from replica.plan.runs import Plan
 from replica.sharing import index
 
 
@@ -45,6 +45,7 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
 
     The published files stay as they are. AssetError where a run or its tokenized data is not here.
     """
+    from replica.plan.run_job import job_of
     from replica.training.evaluate import evaluate_run
 
     root = Path(project.root).resolve()
@@ -63,7 +64,7 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
             target.mkdir(parents=True)
             for file in [manifest.NAME, *manifest.verify(folder)["files"]]:
                 shutil.copyfile(folder / file, target / file)
-            again = evaluate_run(project, plan, run, seed, passing)
+            again = evaluate_run(job_of(project, plan, run, seed, passing))
             comparisons += _compare(read_result(folder / "metrics.json", ["tasks"]), again, run, seed)
             shutil.rmtree(target)
     return comparisons

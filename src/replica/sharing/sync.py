@@ -27,7 +27,7 @@ from replica.config.asset_schema import DatasetEntry, HubSource, ModelEntry, Whe
 from replica.config.project import Project
 from replica.errors import AssetError
 from replica.files import read_json, sha256_file, write_json, write_text
-from replica.plan.runs import Plan
+from replica.plan import Plan
 
 WORK = ".sync"
 CUT = "cut.parquet"

@@ -7,7 +7,7 @@ Units: metrics whose `unit` is `percent` run from 0 to 100 (correlations from -1
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ class MetricEntry:
     """A metric: `statistics(predictions, task)` gives `(examples, k)`, `value` maps sums `(…, k)` to values `(…)`.
 
     `of_sample` replaces both for a metric that is no function of sums: it maps predictions and a sample of rows `(…,
-    examples)` to values `(…)`.
+    examples)` to values `(…)`. `columns` are those of `predictions` that it reads, with their types. A metric has one key in a run's
+    `metrics.json`: its name.
     """
 
     unit: str
@@ -35,6 +36,13 @@ class MetricEntry:
     statistics: Callable[[pd.DataFrame, Task], np.ndarray] | None = None
     value: Callable[[np.ndarray], np.ndarray] | None = None
     of_sample: Callable[[pd.DataFrame, np.ndarray], np.ndarray] | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def compute(self, predictions: pd.DataFrame, task: Task) -> float:
+        """Return the metric over all examples."""
+        if self.of_sample is not None:
+            return float(self.of_sample(predictions, np.arange(len(predictions))))
+        return float(self.value(self.statistics(predictions, task).sum(0)))
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
@@ -47,14 +55,10 @@ def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below != 0)
 
 
-def _share(of: Callable[[pd.DataFrame], np.ndarray]) -> Callable[[pd.DataFrame, Task], np.ndarray]:
+def _per_example(values: np.ndarray) -> np.ndarray:
     """Return statistics whose ratio is the mean over examples."""
-
-    def statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
-        values = np.asarray(of(predictions), dtype=float)
-        return np.stack([values, np.ones_like(values)], axis=1)
-
-    return statistics
+    values = np.asarray(values, dtype=float)
+    return np.stack([values, np.ones_like(values)], axis=1)
 
 
 def _percent(value: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
@@ -170,8 +174,7 @@ def _accuracy_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
         return np.array([(np.sum(np.asarray(a) == np.asarray(b)), len(a)) for a, b in pairs], dtype=float).reshape(
             -1, 2
         )
-    right = (predictions["label"] == predictions["prediction"]).to_numpy(float)
-    return np.stack([right, np.ones_like(right)], axis=1)
+    return _per_example(predictions["label"] == predictions["prediction"])
 
 
 def _answers(measure: Callable[[str, list[str]], float], part: bool | None = None):
@@ -188,8 +191,7 @@ def _answers(measure: Callable[[str, list[str]], float], part: bool | None = Non
 
 
 def _cider(predictions: pd.DataFrame, task: Task) -> np.ndarray:
-    values = cider(list(predictions["prediction"]), [list(texts) for texts in predictions["references"]])
-    return np.stack([values, np.ones_like(values)], axis=1)
+    return _per_example(cider(list(predictions["prediction"]), [list(texts) for texts in predictions["references"]]))
 
 
 def _bleu(predictions: pd.DataFrame, task: Task) -> np.ndarray:
@@ -218,33 +220,54 @@ def _columns(above: str, below: str) -> Callable[[pd.DataFrame, Task], np.ndarra
     return lambda predictions, task: predictions[[above, below]].to_numpy(float)
 
 
-def _next_sentence(predictions: pd.DataFrame) -> np.ndarray:
-    return (predictions["next_sentence_label"] == predictions["next_sentence"]).to_numpy()
+def _next_sentence(predictions: pd.DataFrame, task: Task) -> np.ndarray:
+    return _per_example(predictions["next_sentence_label"] == predictions["next_sentence"])
 
 
-_PERCENT_RATIO = _percent(ratio)
+def _mean(statistics: Callable[[pd.DataFrame, Task], np.ndarray], columns: dict[str, str]) -> MetricEntry:
+    return MetricEntry("percent", "higher", statistics, _percent(ratio), columns=columns)
+
+
+def _score(statistics, value, columns: dict[str, str]) -> MetricEntry:
+    return MetricEntry("percent", "higher", statistics, _percent(value), columns=columns)
+
+
+def _loss(unit: str, words: str, value: Callable[[np.ndarray], np.ndarray]) -> MetricEntry:
+    return MetricEntry(unit, "lower", _columns("loss", words), value, columns={"loss": "float64", words: "int64"})
+
+
+def _exp_ratio(sums: np.ndarray) -> np.ndarray:
+    return np.exp(ratio(sums))
+
+
+_CLASSES = {"label": "int64", "prediction": "int64"}
+_NUMBERS = {"label": "float64", "prediction": "float64"}
+_TAGS = {"labels": "list of int64", "predictions": "list of int64"}
+_TEXTS = {"prediction": "string", "references": "list of string"}
+_MASKED = {"correct": "int64", "masked": "int64"}
+_PAIRS = {"next_sentence_label": "int64", "next_sentence": "int64"}
 
 METRICS: dict[str, MetricEntry] = {
-    "accuracy": MetricEntry("percent", "higher", _accuracy_statistics, _PERCENT_RATIO),
-    "class_accuracy": MetricEntry("percent", "higher", _class_hits, _percent(_class_accuracy_value)),
-    "f1": MetricEntry("percent", "higher", _f1_statistics, _percent(_f1_value)),
-    "matthews": MetricEntry("percent", "higher", _confusion, _percent(_matthews_value)),
-    "pearson": MetricEntry("percent", "higher", _moments, _percent(_pearson_value)),
-    "spearman": MetricEntry("percent", "higher", of_sample=_spearman),
-    "span_f1": MetricEntry("percent", "higher", _entity_counts, _percent(_f1_value)),
-    "em": MetricEntry("percent", "higher", _answers(exact_match), _PERCENT_RATIO),
-    "squad_f1": MetricEntry("percent", "higher", _answers(token_f1), _PERCENT_RATIO),
-    "em_has_answer": MetricEntry("percent", "higher", _answers(exact_match, True), _PERCENT_RATIO),
-    "squad_f1_has_answer": MetricEntry("percent", "higher", _answers(token_f1, True), _PERCENT_RATIO),
-    "em_no_answer": MetricEntry("percent", "higher", _answers(exact_match, False), _PERCENT_RATIO),
-    "vqa_accuracy": MetricEntry("percent", "higher", _answers(vqa_accuracy), _PERCENT_RATIO),
-    "phrase_recall": MetricEntry("percent", "higher", _answers(phrase_recall), _PERCENT_RATIO),
-    "cider": MetricEntry("percent", "higher", _cider, _PERCENT_RATIO),
-    "bleu": MetricEntry("percent", "higher", _bleu, _bleu_value),
-    "mlm_accuracy": MetricEntry("percent", "higher", _columns("correct", "masked"), _PERCENT_RATIO),
-    "next_sentence_accuracy": MetricEntry("percent", "higher", _share(_next_sentence), _PERCENT_RATIO),
-    "mlm_loss": MetricEntry("nats", "lower", _columns("loss", "masked"), ratio),
-    "lm_loss": MetricEntry("nats", "lower", _columns("loss", "words"), ratio),
-    "lm_perplexity": MetricEntry("ratio", "lower", _columns("loss", "words"), lambda sums: np.exp(ratio(sums))),
-    "perplexity": MetricEntry("ratio", "lower", _columns("loss", "masked"), lambda sums: np.exp(ratio(sums))),
+    "accuracy": _mean(_accuracy_statistics, _CLASSES),
+    "class_accuracy": _score(_class_hits, _class_accuracy_value, _CLASSES),
+    "f1": _score(_f1_statistics, _f1_value, _CLASSES),
+    "matthews": _score(_confusion, _matthews_value, _CLASSES),
+    "pearson": _score(_moments, _pearson_value, _NUMBERS),
+    "spearman": MetricEntry("percent", "higher", of_sample=_spearman, columns=_NUMBERS),
+    "span_f1": _score(_entity_counts, _f1_value, _TAGS),
+    "em": _mean(_answers(exact_match), _TEXTS),
+    "squad_f1": _mean(_answers(token_f1), _TEXTS),
+    "em_has_answer": _mean(_answers(exact_match, True), _TEXTS),
+    "squad_f1_has_answer": _mean(_answers(token_f1, True), _TEXTS),
+    "em_no_answer": _mean(_answers(exact_match, False), _TEXTS),
+    "vqa_accuracy": _mean(_answers(vqa_accuracy), _TEXTS),
+    "phrase_recall": _mean(_answers(phrase_recall), _TEXTS),
+    "cider": _mean(_cider, _TEXTS),
+    "bleu": MetricEntry("percent", "higher", _bleu, _bleu_value, columns=_TEXTS),
+    "mlm_accuracy": _mean(_columns("correct", "masked"), _MASKED),
+    "next_sentence_accuracy": _mean(_next_sentence, _PAIRS),
+    "mlm_loss": _loss("nats", "masked", ratio),
+    "lm_loss": _loss("nats", "words", ratio),
+    "lm_perplexity": _loss("ratio", "words", _exp_ratio),
+    "perplexity": _loss("ratio", "masked", _exp_ratio),
 }

@@ -1,4 +1,4 @@
-"""A prepared split: rows of token ids or pixels with what batches and metrics need."""
+"""A prepared split: rows of token ids or pixels, and the facts of all rows."""
 
 from __future__ import annotations
 

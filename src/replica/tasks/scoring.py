@@ -28,7 +28,7 @@ def score(task: Task, predictions: pd.DataFrame) -> dict[str, float]:
         return {}
     if not len(predictions):
         raise ConfigError(f"task '{task.name}': there are no predictions to score")
-    return {metric.name: _value(_entry(task, metric.name), task, predictions) for metric in task.metrics}
+    return {metric.name: _entry(task, metric.name).compute(predictions, task) for metric in task.metrics}
 
 
 def bootstrap(
@@ -47,7 +47,7 @@ def bootstrap(
     entry = _entry(task, metric)
     count = len(predictions)
     if count < 2:
-        value = _value(entry, task, predictions)
+        value = entry.compute(predictions, task)
         return value, value
     generator = np.random.default_rng(seed)
     statistics = entry.statistics(predictions, task) if entry.of_sample is None else None
@@ -68,9 +68,3 @@ def _entry(task: Task, name: str) -> MetricEntry:
     if name not in METRICS:
         raise ConfigError(f"task '{task.name}': unknown metric '{name}'{nearest(name, METRICS)}")
     return METRICS[name]
-
-
-def _value(entry: MetricEntry, task: Task, predictions: pd.DataFrame) -> float:
-    if entry.of_sample is not None:
-        return float(entry.of_sample(predictions, np.arange(len(predictions))))
-    return float(entry.value(entry.statistics(predictions, task).sum(0)))

@@ -24,7 +24,7 @@ _ROLES = {
 class TextTokenizer:
     """A fast tokenizer without the truncation and padding that its file may ask for.
 
-    `facts` is what batches need of it: `{role}_id` for pad, mask, cls, sep, eos and unk (None where it has none),
+    `facts` are its properties that batches need: `{role}_id` for pad, mask, cls, sep, eos and unk (None where it has none),
     `special_ids`, and `vocab_size`.
     """
 
@@ -36,7 +36,7 @@ class TextTokenizer:
 
     @classmethod
     def read(cls, folder: Path | str) -> TextTokenizer:
-        """Read `tokenizer.json` of a model's folder; without one, let transformers convert what is there.
+        """Read `tokenizer.json` of a model's folder; without one, let transformers convert its files.
 
         Raises AssetError naming the folder when there is no tokenizer that can be read.
         """
@@ -99,8 +99,8 @@ def _facts(backend: tokenizers.Tokenizer, named: dict[str, str]) -> dict[str, An
     facts: dict[str, Any] = {}
     for role, spellings in _ROLES.items():
         candidates = (named[role], *spellings) if role in named else spellings
-        found = (backend.token_to_id(token) for token in candidates)
-        facts[f"{role}_id"] = next((number for number in found if number is not None), None)
+        ids = (backend.token_to_id(token) for token in candidates)
+        facts[f"{role}_id"] = next((number for number in ids if number is not None), None)
     added = [number for number, token in backend.get_added_tokens_decoder().items() if token.special]
     roles = [number for number in facts.values() if number is not None]
     facts["special_ids"] = sorted({*added, *roles})

@@ -1,4 +1,4 @@
-"""A finished run's numbers: metrics of all its tasks with intervals in one process, and what it costs."""
+"""A finished run's numbers: metrics of all its tasks with intervals in one process, and its cost."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 
 from replica import tasks
 from replica.assets import manifest
-from replica.config.project import Project
 from replica.config.task_schema import Task
 from replica.errors import ConfigError
 from replica.files import atomic_path, finite, remove_leftovers, write_json
 from replica.methods.peft.layers import select_task
 from replica.methods.stored import load_model
-from replica.paths import Layout
-from replica.plan.runs import Plan
+from replica.paths import MEASURES, METRICS, PREDICTIONS
+from replica.plan.run_job import RunJob
 from replica.tasks import kinds
 from replica.training.selection import MEAN
 
@@ -25,7 +24,7 @@ from replica.training.selection import MEAN
 RESAMPLES = 1000
 
 
-def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
+def evaluate_run(job: RunJob) -> dict[str, Any]:
     """Score one seed of a run on the report split of each of its tasks; writes metrics.json and predictions.parquet.
 
     Every metric comes with a bootstrap interval over examples at the project's confidence level. One that comes out NaN or infinite
@@ -33,43 +32,40 @@ def evaluate_run(project: Project, plan: Plan, run_id: str, seed: int, layout: L
     """
     import pandas as pd
 
-    run = plan.run(run_id)
-    folder = layout.run(plan.scale, run_id, seed)
-    for name in ("predictions.parquet", "metrics.json"):
+    run, seed, folder = job.run, job.seed, job.folder
+    for name in (PREDICTIONS, METRICS):
         remove_leftovers(folder / name)
     reported = manifest.verify(folder).get("reported", {})
-    stated = "".join(f"  [{found['stated']}]" for found in reported.values() if "stated" in found)
-    level = project.settings.confidence_level
-    found: dict[str, dict[str, Any]] = {}
+    stated = "".join(f"  [{values['stated']}]" for values in reported.values() if "stated" in values)
+    scores: dict[str, dict[str, Any]] = {}
     frames = []
     for name, prepared in sorted(run.evaluate.items()):
-        task = project.task(name)
+        task = job.tasks[name]
         split = "report" if task.splits.report else "select"
         head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
         model, _ = load_model(folder, head=head, labels=labels, seed=seed)
         model.eval()
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
-        predictions, metrics = tasks.evaluate(
-            model, task, tasks.PreparedSplit.read(layout.prepared(prepared), split), batch_size=64
-        )
-        found[name] = {}
+        rows = tasks.PreparedSplit.read(job.layout.prepared(prepared), split)
+        predictions, metrics = tasks.evaluate(model, task, rows, batch_size=64)
+        scores[name] = {}
         for metric, value in metrics.items():
-            low, high = tasks.bootstrap(task, predictions, metric, level, RESAMPLES, seed)
+            low, high = tasks.bootstrap(task, predictions, metric, job.confidence_level, RESAMPLES, seed)
             facts = {"value": finite(value), "low": finite(low), "high": finite(high)}
             if facts["value"] is None:
                 facts = dict.fromkeys(facts) | {
-                    "reason": f"{run_id} seed {seed}: {metric} on {name} came out as {value}"
+                    "reason": f"{run.id} seed {seed}: {metric} on {name} came out as {value}"
                 }
-            found[name][metric] = {**facts, "n": len(predictions), "split": split}
+            scores[name][metric] = {**facts, "n": len(predictions), "split": split}
         frames.append(predictions.assign(task=name))
         shown = "  ".join(f"{metric} {value:.4g}" for metric, value in metrics.items())
-        print(f"{run_id} seed {seed} on {name} ({split}): {shown}{stated}", file=sys.stderr, flush=True)
-    result = {"run": run_id, "seed": seed, "tasks": found, "reported": reported}
+        print(f"{run.id} seed {seed} on {name} ({split}): {shown}{stated}", file=sys.stderr, flush=True)
+    result = {"run": run.id, "seed": seed, "tasks": scores, "reported": reported}
     if frames:
-        with atomic_path(folder / "predictions.parquet") as temporary:
+        with atomic_path(folder / PREDICTIONS) as temporary:
             _one_table(pd.concat(frames, ignore_index=True)).to_parquet(temporary, index=False)
-    write_json(folder / "metrics.json", result)
+    write_json(folder / METRICS, result)
     return result
 
 
@@ -95,50 +91,49 @@ def select_scores(
 ) -> dict[str, float]:
     """Return the metrics of a model on the select split of its task.
 
-    Of several tasks, each metric stands under `<task>.<metric>`, and `mean` is the mean of the tasks' primary metrics.
+    Of several tasks, each metric is named `<task>.<metric>`, and `mean` is the mean of the tasks' primary metrics.
     """
-    found = []
+    scores = []
     for place, (task, folder) in enumerate(zip(trained, prepared, strict=True)):
         if len(trained) > 1:
             select_task(model, place)
         split = tasks.PreparedSplit.read(folder, "select")
-        found.append(tasks.evaluate(model, task, split, batch_size=batch_size)[1])
+        scores.append(tasks.evaluate(model, task, split, batch_size=batch_size)[1])
     if len(trained) == 1:
-        return found[0]
+        return scores[0]
     named = {
         f"{task.name}.{key}": value
-        for task, scores in zip(trained, found, strict=True)
-        for key, value in scores.items()
+        for task, values in zip(trained, scores, strict=True)
+        for key, value in values.items()
     }
-    primary = [scores[task.primary.name] for task, scores in zip(trained, found, strict=True)]
+    primary = [values[task.primary.name] for task, values in zip(trained, scores, strict=True)]
     return {MEAN: sum(primary) / len(primary), **named}
 
 
-def measure_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout) -> dict[str, Any]:
-    """Measure what a finished run costs: parameters, nonzeros, stored bytes, FLOPs, latency; writes measures.json."""
+def measure_run(job: RunJob) -> dict[str, Any]:
+    """Measure the cost of a finished run: parameters, nonzeros, stored bytes, FLOPs, latency; writes measures.json."""
     from replica.meters.timing import latency
     from replica.methods import registry
 
-    run = plan.run(run_id)
-    folder = layout.run(plan.scale, run_id, seed)
-    for name in ("model.onnx", "measures.json"):
+    folder = job.folder
+    for name in ("model.onnx", MEASURES):
         remove_leftovers(folder / name)
     facts = manifest.verify(folder)
-    options = run.measure or {}
+    options = job.run.measure or {}
     batch, length = options["batch_size"], options["length"]
     model, structure = load_model(folder)
     model.eval()
-    found: dict[str, Any] = {
+    measures: dict[str, Any] = {
         **facts["counts"],
         "stored_bytes": facts["files"]["model.safetensors"]["bytes"],
         "batch_size": batch,
         "length": length,
     }
-    found.update({f"latency_{key}": value for key, value in latency(model, batch, length).items()})
+    measures.update({f"latency_{key}": value for key, value in latency(model, batch, length).items()})
     if options["runtime"] == "onnxruntime":
         for entry, config in map(registry.parse, structure):
-            found.update(entry.create(config).export(model, folder / "model.onnx", batch, length))
+            measures.update(entry.create(config).export(model, folder / "model.onnx", batch, length))
         if not (folder / "model.onnx").is_file():
-            raise ConfigError(f"run {run_id}: no method of the stored model exports it to onnxruntime")
-    write_json(folder / "measures.json", {"run": run_id, "seed": seed, "measures": found})
-    return found
+            raise ConfigError(f"run {job.run.id}: no method of the stored model exports it to onnxruntime")
+    write_json(folder / MEASURES, {"run": job.run.id, "seed": job.seed, "measures": measures})
+    return measures

@@ -1,9 +1,9 @@
 """Failures that the same call would repeat are remembered, so that a job that is submitted again ends at once. Imports no torch.
 
-`failed.json` beside the resume checkpoints holds status, message and a fingerprint of what the run is made from: its specification,
-task, inputs, number of processes and the code. A job whose fingerprint is the same ends with that status and message; a change of any
-of them, `replica forget RUN`, or removing the file lets it try again. What may pass by itself (a full disk, a lost connection, too
-little memory) is not remembered.
+`failed.json`, in the folder of the resume checkpoints, holds status, message and a fingerprint of the run: its specification, task,
+inputs, number of processes and the code. A job whose fingerprint is the same ends with that status and message; a change of any of
+them, `replica forget RUN`, or removing the file lets it try again. A failure that may pass by itself (a full disk, a lost connection,
+too little memory) is not remembered.
 """
 
 from __future__ import annotations
@@ -18,14 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from replica.config.project import Project
 from replica.errors import OUT_OF_MEMORY, RepeatedError, ReplicaError
 from replica.files import read_json, sha256_file, write_json
-from replica.paths import Layout
-from replica.plan.runs import Plan
+from replica.paths import FAILED, MANIFEST, MEMORY, Layout
+from replica.plan.run_job import RunJob
 
-NAME = "failed.json"
-#: Exit status of Python for an error that nobody expected.
+#: Exit status of Python for an unexpected error.
 BUG = 1
 #: Errors that a program makes by itself, whatever the machine does.
 BUGS = (
@@ -38,9 +36,9 @@ BUGS = (
     TypeError,
     ValueError,
 )
-#: What a run is read for by those that build on it; its scores come later and change nothing.
-TRAINED = ("manifest.json", "model.json", "model.safetensors", "signals.safetensors")
-#: What an error of the machine or of other processes says, which may not come again.
+#: Files of a run that its children read; its scores come later and change no child.
+TRAINED = (MANIFEST, "model.json", "model.safetensors", "signals.safetensors")
+#: Words in errors of the machine or of other processes, which may not come again.
 PASSING = (
     "CUDA",
     "cuDNN",
@@ -57,18 +55,18 @@ PASSING = (
 )
 
 
-def fingerprint(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, processes: int = 1) -> str:
+def fingerprint(job: RunJob, processes: int = 1) -> str:
     """Return the hash of everything that a training call's course depends on, as far as it can be known without training."""
-    run = plan.run(run_id)
-    assets = [layout.prepared(run.data), *(layout.model(name) for name in run.models)]
-    assets += [layout.prepared(run.spec["beside"]["data"])] if "beside" in run.spec else []
-    assets += [layout.prepared(other["data"]) for other in run.spec.get("together", [])]
-    made = [layout.run(plan.scale, parent, plan.parent_seed(parent, seed)) for parent in run.parents.values()]
-    made += [layout.run(plan.scale, candidate, 0) for candidate in run.candidates]
+    run, layout = job.run, job.layout
+    tokenized = [*job.trained_folders, *([layout.prepared(run.spec.beside.data)] if run.spec.beside else [])]
+    parents = [*map(job.parent_folder, run.parents), *map(job.candidate_folder, run.candidates)]
     facts = {
-        "run": [run.id, seed, run.spec, run.parents, run.candidates],
-        "task": project.task(run.spec["task"][0]).model_dump(mode="json"),
-        "inputs": [*(_files(folder) for folder in assets), *(_files(folder, TRAINED) for folder in made)],
+        "run": [run.id, job.seed, run.spec.content(), run.parents, run.candidates],
+        "task": job.trained_tasks[0].model_dump(mode="json"),
+        "inputs": [
+            *(_files(folder) for folder in [*tokenized, *map(layout.model, run.models)]),
+            *(_files(folder, TRAINED) for folder in parents),
+        ],
         "processes": processes,
         "code": _code(),
         "versions": _versions(),
@@ -78,7 +76,7 @@ def fingerprint(project: Project, plan: Plan, run_id: str, seed: int, layout: La
 
 def refuse(folder: Path, mark: str) -> None:
     """Raise RepeatedError where the last call failed below `folder` with this fingerprint and checkpoints; else forget that failure."""
-    path = folder / NAME
+    path = folder / FAILED
     try:
         facts = read_json(path)
         status, message = int(facts["status"]), str(facts["message"])
@@ -106,7 +104,7 @@ def remembered(folder: Path, mark: str, run_id: str) -> Iterator[None]:
         status = repeatable(error)
         if status is not None:
             write_json(
-                folder / NAME,
+                folder / FAILED,
                 {
                     "status": status,
                     "message": _message(error),
@@ -132,10 +130,8 @@ def repeatable(error: Exception) -> int | None:
 
 def forget(layout: Layout, scale: str, run_id: str, seeds: list[int]) -> list[Path]:
     """Remove what a run's seeds remember of failures and of memory; returns the removed files. Checkpoints stay."""
-    from replica.training.out_of_memory import NAME as MEMORY
-
-    found = [layout.resume(scale, run_id, seed) / name for seed in seeds for name in (NAME, MEMORY)]
-    removed = [path for path in found if path.exists()]
+    paths = [layout.resume(scale, run_id, seed) / name for seed in seeds for name in (FAILED, MEMORY)]
+    removed = [path for path in paths if path.exists()]
     for path in removed:
         path.unlink()
     return removed
@@ -145,8 +141,8 @@ def _message(error: Exception) -> str:
     if isinstance(error, ReplicaError):
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said} (at {Path(last.filename).name}, line {last.lineno}, in {last.name})"
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text} (at {Path(last.filename).name}, line {last.lineno}, in {last.name})"
 
 
 def _checkpoints(folder: Path) -> list[str]:

@@ -18,9 +18,8 @@ from typing import Any
 
 from replica.errors import OutOfMemoryError
 from replica.files import read_result, write_json
-from replica.training import process
+from replica.paths import MEMORY, PROCESS
 
-NAME = "memory.json"
 #: Messages of libraries when memory is short; torch has also an error type of its own.
 MESSAGES = (
     "out of memory",
@@ -48,13 +47,13 @@ def parts(folder: Path, attempt: int, most: int) -> int:
             file=sys.stderr,
             flush=True,
         )
-        write_json(folder / NAME, {"parts": known, "attempt": lost})
+        write_json(folder / MEMORY, {"parts": known, "attempt": lost})
     return min(known, most)
 
 
 def killed(folder: Path, attempt: int) -> int | None:
     """Return the earlier attempt whose process left its record below `folder` and no sign that it stopped by itself, or None."""
-    record = folder / process.NAME
+    record = folder / PROCESS
     if not record.exists():
         return None
     facts = read_result(record, ["pid", "host"], f"remove {record}")
@@ -68,7 +67,7 @@ def shorten(folder: Path, attempt: int) -> None:
     """Remember to take parts half as large, once for an attempt, however many of its processes report it."""
     facts = _known(folder)
     if facts.get("attempt") != attempt:
-        write_json(folder / NAME, {"parts": 2 * facts["parts"], "attempt": attempt})
+        write_json(folder / MEMORY, {"parts": 2 * facts["parts"], "attempt": attempt})
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -98,16 +97,16 @@ def watched(folder: Path, now: int, most: int, attempt: int) -> Iterator[None]:
             raise OutOfMemoryError(
                 f"out of memory with one sentence at a time: the model itself needs a larger GPU or more mem_mb ({reason})"
             ) from error
-        write_json(folder / NAME, {"parts": min(2 * now, most), "attempt": attempt})
+        write_json(folder / MEMORY, {"parts": min(2 * now, most), "attempt": attempt})
         raise OutOfMemoryError(
             f"out of memory with {-(-most // now)} sentences at a time; the next start takes half as many, in the same batches ({reason})"
         ) from error
 
 
 def _known(folder: Path) -> dict[str, Any]:
-    if not (folder / NAME).exists():
+    if not (folder / MEMORY).exists():
         return {"parts": 1}
-    return read_result(folder / NAME, ["parts"], f"remove {folder / NAME} to start with whole micro-batches")
+    return read_result(folder / MEMORY, ["parts"], f"remove {folder / MEMORY} to start with whole micro-batches")
 
 
 def _alive(pid: int) -> bool:

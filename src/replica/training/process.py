@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from replica.files import write_json
-
-NAME = "process.json"
+from replica.paths import PROCESS
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def recorded(folder: Path, attempt: int = 1) -> Iterator[None]:
     try:
         yield
     except Exception:
-        (folder / NAME).unlink(missing_ok=True)
+        (folder / PROCESS).unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()  # where no checkpoint is in it
         raise
@@ -37,4 +36,4 @@ def stopped(folder: Path, attempt: int, step: int) -> None:
 
 
 def _write(folder: Path, attempt: int, **more: int) -> None:
-    write_json(folder / NAME, {"pid": os.getpid(), "host": platform.node(), "attempt": attempt, **more})
+    write_json(folder / PROCESS, {"pid": os.getpid(), "host": platform.node(), "attempt": attempt, **more})

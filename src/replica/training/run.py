@@ -1,7 +1,8 @@
-"""One run of the plan, from its parents' weights to its own: load, train, finalize, store, record."""
+"""One run, from its parents' weights to its own: load, train, finalize, store, record."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -14,18 +15,16 @@ from typing import Any
 
 from replica import __version__, models, tasks
 from replica.assets import manifest
-from replica.config.project import Project
-from replica.config.schema import Train
-from replica.config.task_schema import Task
 from replica.errors import INTERRUPTED, ConfigError, TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.methods.stored import load_model, save_model
-from replica.paths import Layout
-from replica.plan.runs import Plan, Run
+from replica.paths import HISTORY, MANIFEST
+from replica.plan.plan import Run
+from replica.plan.run_job import RunJob
 from replica.tasks import kinds
-from replica.training import distributed, failures, out_of_memory, process
+from replica.training import distributed, failures, out_of_memory, process, signals
 from replica.training.cost import forward_flops
 from replica.training.data import sources, training_data
 from replica.training.evaluate import select_scores
@@ -38,151 +37,63 @@ from replica.training.selection import choose_candidate
 #: Sentences that a teacher reads at once where its signals are stored.
 SIGNAL_BATCH = 64
 
-
-def parent_folder(layout: Layout, plan: Plan, run: Run, role: str, seed: int) -> Path:
-    """Return the folder of the parent of a role; AssetError where a file of it is missing or has another sha256."""
-    parent = run.parents[role]
-    folder = layout.run(plan.scale, parent, plan.parent_seed(parent, seed))
-    if not (folder / manifest.NAME).exists():
-        raise TrainingError(f"{folder / manifest.NAME}: missing; make run {parent} first")
-    manifest.verify(folder)
-    return folder
+Methods = list[tuple[registry.MethodEntry, Method]]
 
 
-def own_methods(run: Run) -> list[tuple[registry.MethodEntry, Method]]:
-    """Instantiate the methods of a run's specification, in order."""
-    found = []
-    for item in run.spec.get("methods", []):
-        reference = {key: value for key, value in item.items() if key != "version"}
-        entry, config = registry.parse(reference)
-        found.append((entry, entry.create(config)))
-    return found
-
-
-def initial_model(
-    project: Project, layout: Layout, plan: Plan, run: Run, seed: int, head: str, labels: int, methods
-) -> Any:
-    """Return the model a run starts from and the structure that its stored form has already."""
-    by_name = {entry.name: method for entry, method in methods}
-    if "init" in run.parents:
-        folder = parent_folder(layout, plan, run, "init", seed)
-        return load_model(folder, head=head, labels=labels, seed=seed, methods=by_name)
-    name = run.spec["model"]["name"]
-    entry = project.model(name)
-    if run.spec["model"]["weights"] == "random":
-        return models.build(entry, head=head, labels=labels, seed=seed), []
-    if entry.weights_of is not None:
-        source = project.model(entry.weights_of)
-        return models.grown(entry, source, layout.model(entry.weights_of), head=head, labels=labels, seed=seed), []
-    return models.from_asset(entry, layout.model(name), head=head, labels=labels, seed=seed), []
-
-
-def load_teacher(project: Project, layout: Layout, plan: Plan, run: Run, seed: int, task: Task) -> Any:
-    """Return the frozen teacher in eval mode, or None."""
-    if "teacher" in run.parents:
-        teacher, _ = load_model(parent_folder(layout, plan, run, "teacher", seed))
-    elif "teacher" in run.spec:
-        name = run.spec["teacher"]["name"]
-        entry = project.model(name)
-        head = kinds.of(task).teacher_head(task)
-        if run.spec["teacher"]["weights"] == "random":
-            teacher = models.build(entry, head=head, seed=0)
-        else:
-            teacher = models.from_asset(entry, layout.model(name), head=head, labels=2, seed=0)
-    else:
-        return None
-    teacher.eval().requires_grad_(False)
-    return teacher
-
-
-@contextmanager
-def at_work(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int) -> Iterator[Path]:
-    """Give the state folder of one seed of a run, recorded as worked on; a failure that would come again is remembered there.
-
-    Raises RepeatedError where this very call failed so before.
-    """
-    state = layout.resume(plan.scale, run_id, seed)
-    mark = failures.fingerprint(project, plan, run_id, seed, layout, distributed.processes())
-    failures.refuse(state, mark)
-    if distributed.first():
-        remove_leftovers(layout.run(plan.scale, run_id, seed))
-    with failures.remembered(state, mark, run_id):
-        if distributed.first():
-            with process.recorded(state, attempt):
-                yield state
-        else:
-            yield state
-
-
-def train_run(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int = 1) -> int:
+def train_run(job: RunJob, attempt: int = 1) -> int:
     """Train one seed of a run and store model, history and manifest; returns the process's exit status.
 
     Status 0: stored. Status INTERRUPTED: stopped by a signal after a checkpoint; the same call goes on from there. `attempt` counts
     the submissions of a job: when it has grown since a process was killed without notice, micro-batches become smaller. Several
     processes that call this with the variables of torchrun train one model; the first alone writes.
     """
-    state = layout.resume(plan.scale, run_id, seed)
-    run = plan.run(run_id)
     with Interruption() as interruption:
         distributed.start()
-        train = Train(**run.spec["train"])
+        train = job.train_settings()
         most = most_parts(train.batch_size, train.accumulate, distributed.processes())
-        parts = distributed.from_first(out_of_memory.parts(state, attempt, most) if distributed.first() else None)
-        with (
-            at_work(project, plan, run_id, seed, layout, attempt),
-            out_of_memory.watched(state, parts, most, attempt),
-        ):
-            return _train(project, plan, run, seed, layout, attempt, parts, interruption)
+        parts = distributed.from_first(out_of_memory.parts(job.state, attempt, most) if distributed.first() else None)
+        with recorded(job, attempt), out_of_memory.watched(job.state, parts, most, attempt):
+            return _train(job, attempt, parts, interruption)
 
 
-def _train(
-    project: Project,
-    plan: Plan,
-    run: Run,
-    seed: int,
-    layout: Layout,
-    attempt: int,
-    parts: int,
-    interruption: Interruption,
-) -> int:
-    trained = [project.task(name) for name in run.tasks]
-    task = trained[0]
-    out, state = layout.run(plan.scale, run.id, seed), layout.resume(plan.scale, run.id, seed)
-    selection = None
-    if run.candidates:
-        selection = distributed.from_first(
-            choose_candidate(layout, plan, run, *trained) if distributed.first() else None
-        )
-    train = Train(**{**run.spec["train"], **(selection["chosen"] if selection else {})})
-    is_candidate = any(run.id in other.candidates for other in plan.runs.values())
-    started = time.time()
-
+def _train(job: RunJob, attempt: int, parts: int, interruption: Interruption) -> int:
     import torch
     from transformers import set_seed
 
-    set_seed(seed)
+    started = time.time()
+
+    # settings, with the best of the values that were tried
+    tuning = None
+    if job.run.candidates:
+        tuning = distributed.from_first(choose_candidate(job) if distributed.first() else None)
+    train = job.train_settings(**(tuning["chosen"] if tuning else {}))
+    set_seed(job.seed)
+
+    # model, data, methods
+    task = job.trained_tasks[0]
     head, labels = kinds.of(task).head(task), kinds.of(task).label_count(task)
-    methods = own_methods(run)
-    model, structure = initial_model(project, layout, plan, run, seed, head, labels, methods)
-    split, whole, collate = training_data(layout, run, trained, train, seed, model, [method for _, method in methods])
+    methods = own_methods(job.run)
+    model, structure = initial_model(job, head, labels, methods)
+    split, whole, collate = training_data(job, train, model, [method for _, method in methods])
     steps = total_steps(train, split.sizes)
-    warmup = train.warmup_steps or round(train.warmup_share * steps)
     context = Context(
-        seed=seed,
+        seed=job.seed,
         total_steps=steps,
         head=head,
-        teacher=load_teacher(project, layout, plan, run, seed, task),
-        stored=_stored(layout, plan, run, seed),
+        teacher=load_teacher(job),
+        stored=_stored_signals(job),
         restored=frozenset(item["name"] for item in structure),
         learning_rate=train.learning_rate,
-        warmup_steps=warmup,
+        warmup_steps=train.warmup_steps or round(train.warmup_share * steps),
         weight_decay=train.weight_decay,
         batch_size=train.batch_size,
-        **sources(project, layout, run, seed, model, whole, collate),
+        **sources(job, model, whole, collate),
     )
     for _, method in methods:
         method.prepare(model, context)
     counts = _counts(model)
+
+    # train
     loop = Loop(
         model,
         train,
@@ -191,7 +102,7 @@ def _train(
         context=context,
         methods=[(entry.changes, method) for entry, method in methods],
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
-        state_folder=state,
+        state_folder=job.state,
         parts=parts,
         interruption=interruption,
     )
@@ -200,33 +111,30 @@ def _train(
     if not outcome.finished:
         distributed.say(f"stopped at step {outcome.step} of {steps}; run the same command to go on")
         if distributed.first():
-            process.stopped(state, attempt, outcome.step)
+            process.stopped(job.state, attempt, outcome.step)
         return INTERRUPTED
-    if not distributed.first():  # what follows is done by one process
+    if not distributed.first():  # the rest is done by one process
         return 0
+
+    # finalize, and score where another run chooses among its candidates
     model = loop.accelerator.unwrap_model(loop.model).cpu()
-    reported = _reported(model, methods, context)
+    reported = {entry.name: _finite(method.reported(model, context)) for entry, method in methods}
     for _, method in methods:
         model = method.finalize(model)
     model.eval()
-    scored = None
-    if is_candidate:
-        prepared = [layout.prepared(name) for name in run.trained_data]
-        metrics = select_scores(model, trained, prepared, batch_size=max(1, 64 // parts))
-        scored = {name: finite(value) for name, value in metrics.items()}
-    kept = [
-        {"name": e.name, **m.config.model_dump(exclude_defaults=True, mode="json")} for e, m in methods if e.persistent
-    ]
-    structure = [item for item in structure if item["name"] not in {k["name"] for k in kept}] + kept
+    scores = None
+    if job.is_candidate:
+        scores = _finite(select_scores(model, job.trained_tasks, job.trained_folders, max(1, 64 // parts)))
+
+    # store
     facts = {
         "train": train.model_dump(exclude_defaults=True, mode="json"),
         "steps": steps,
         "rows": len(split),
         "counts": counts,
-        "expected": _expected(model, methods),
-        "selection": scored,
-        "tuning": selection,
-        **({"reported": reported} if reported else {}),
+        "expected": {entry.name: values for entry, method in methods if (values := method.expected(model))},
+        "selection": scores,
+        "tuning": tuning,
         "memory": outcome.memory,
         "flops": forward_flops(model, min(train.max_length or task.max_length, task.max_length)),
         "precision": outcome.precision,
@@ -236,21 +144,170 @@ def _train(
         "processes": distributed.processes(),
         "parts": parts,
     }
-    with atomic_folder(out) as folder:
-        save_model(model, folder, head=head, labels=labels, structure=structure)
-        write_text(folder / "history.jsonl", _history(outcome.history))
-        write_manifest(folder, plan, run, seed, layout, facts)
-    shutil.rmtree(state, ignore_errors=True)
-    print(f"{run.id} seed {seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {out}", file=sys.stderr)
+    if any(reported.values()):
+        facts["reported"] = {name: values for name, values in reported.items() if values}
+    with atomic_folder(job.folder) as folder:
+        save_model(model, folder, head=head, labels=labels, structure=_structure(structure, methods))
+        write_text(folder / HISTORY, _history(outcome.history))
+        write_manifest(folder, job, facts)
+    shutil.rmtree(job.state, ignore_errors=True)
+    print(
+        f"{job.run.id} seed {job.seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {job.folder}",
+        file=sys.stderr,
+    )
     return 0
 
 
-def _stored(layout: Layout, plan: Plan, run: Run, seed: int) -> Any:
-    if "targets" not in run.parents:
-        return None
-    from replica.training.signals import StoredSignals
+def make_targets(job: RunJob, attempt: int = 1) -> int:
+    """Run a teacher once over a task's training split and store the signals that the run's method learns from."""
+    parts = out_of_memory.parts(job.state, attempt, SIGNAL_BATCH)
+    with recorded(job, attempt), out_of_memory.watched(job.state, parts, SIGNAL_BATCH, attempt):
+        _store_signals(job, max(1, SIGNAL_BATCH // parts))
+    shutil.rmtree(job.state, ignore_errors=True)
+    return 0
 
-    return StoredSignals(parent_folder(layout, plan, run, "targets", seed) / "signals.safetensors")
+
+def _store_signals(job: RunJob, batch_size: int) -> None:
+    import torch
+
+    started = time.time()
+    methods = [method for _, method in own_methods(job.run) if method.signal_axes]
+    if len(methods) != 1:
+        raise ConfigError(
+            f"run {job.run.id}: stage `targets` needs one method with signals to store, got {len(methods)}"
+        )
+    [method], [task] = methods, job.trained_tasks
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = choose("auto")
+    teacher = load_teacher(job).to(device)
+    context = Context(seed=job.seed, teacher=teacher, head=kinds.of(task).head(task))
+    split = tasks.PreparedSplit.read(job.layout.prepared(job.run.data), "train")
+    collate = tasks.collate(task, split.facts, seed=job.seed, model=teacher)
+
+    def batches() -> Iterator[tuple[dict, dict]]:
+        done = 0
+        for rows in tasks.LengthBucketSampler(split.lengths, batch_size, 0):
+            batch = {key: value.to(device) for key, value in collate([split[row] for row in rows]).items()}
+            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                yield batch, context.signals(method, batch)
+            done += len(rows)
+            if done % 6400 < len(rows):
+                print(f"{done}/{len(split)} examples", file=sys.stderr, flush=True)
+
+    with atomic_folder(job.folder) as folder:
+        sizes = signals.store(folder / job.run.stored, method.signal_axes, batches())
+        facts = {"precision": precision, "seconds": round(time.time() - started, 2), "threads": torch.get_num_threads()}
+        write_manifest(folder, job, {**sizes, **facts})
+
+
+@contextmanager
+def recorded(job: RunJob, attempt: int) -> Iterator[None]:
+    """Record in the state folder that this process works on the run, and a failure that would come again.
+
+    Raises RepeatedError where this very call failed so before.
+    """
+    mark = failures.fingerprint(job, distributed.processes())
+    failures.refuse(job.state, mark)
+    if distributed.first():
+        remove_leftovers(job.folder)
+    with failures.remembered(job.state, mark, job.run.id):
+        if distributed.first():
+            with process.recorded(job.state, attempt):
+                yield
+        else:
+            yield
+
+
+def parent_folder(job: RunJob, role: str) -> Path:
+    """Return the folder of the parent of a role; AssetError where a file of it is missing or has another sha256."""
+    folder = job.parent_folder(role)
+    if not (folder / MANIFEST).exists():
+        raise TrainingError(f"{folder / MANIFEST}: missing; make run {job.run.parents[role]} first")
+    manifest.verify(folder)
+    return folder
+
+
+def own_methods(run: Run) -> Methods:
+    """Instantiate the methods of a run's specification, in order."""
+    methods = []
+    for item in run.spec.methods:
+        entry, config = registry.parse({key: value for key, value in item.items() if key != "version"})
+        methods.append((entry, entry.create(config)))
+    return methods
+
+
+def initial_model(job: RunJob, head: str, labels: int, methods: Methods) -> tuple[Any, list[dict[str, Any]]]:
+    """Return the model that a run starts from, and the structure that its stored form has already."""
+    options = {"head": head, "labels": labels, "seed": job.seed}
+    if "init" in job.run.parents:
+        by_name = {entry.name: method for entry, method in methods}
+        return load_model(parent_folder(job, "init"), **options, methods=by_name)
+    model = job.run.spec.model
+    entry = job.models[model.name]
+    if model.random:
+        return models.build(entry, **options), []
+    if entry.weights_of is not None:
+        folder = job.layout.model(entry.weights_of)
+        return models.grown(entry, job.models[entry.weights_of], folder, **options), []
+    return models.from_asset(entry, job.layout.model(model.name), **options), []
+
+
+def load_teacher(job: RunJob) -> Any:
+    """Return the frozen teacher in eval mode, or None."""
+    task, model = job.trained_tasks[0], job.run.spec.teacher
+    if "teacher" in job.run.parents:
+        teacher, _ = load_model(parent_folder(job, "teacher"))
+    elif model is not None:
+        entry, head = job.models[model.name], kinds.of(task).teacher_head(task)
+        if model.random:
+            teacher = models.build(entry, head=head, seed=0)
+        else:
+            teacher = models.from_asset(entry, job.layout.model(model.name), head=head, labels=2, seed=0)
+    else:
+        return None
+    return teacher.eval().requires_grad_(False)
+
+
+def write_manifest(folder: Path, job: RunJob, facts: dict[str, Any]) -> None:
+    """Write a run's manifest: hashes of its files, its specification and parents, versions, hardware and time."""
+    parents = {
+        role: {
+            "run": parent,
+            "seed": job.parent_seed(role),
+            "manifest": sha256_file(job.parent_folder(role) / MANIFEST),
+        }
+        for role, parent in job.run.parents.items()
+    }
+    manifest.write(
+        folder,
+        run=job.run.id,
+        seed=job.seed,
+        scale=job.scale,
+        spec=job.run.spec.content(),
+        parents=parents,
+        candidates=job.run.candidates,
+        **facts,
+        versions=_versions(),
+        hardware=_hardware(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+
+
+def _stored_signals(job: RunJob) -> signals.StoredSignals | None:
+    if "targets" not in job.run.parents:
+        return None
+    return signals.StoredSignals(parent_folder(job, "targets") / "signals.safetensors")
+
+
+def _structure(restored: list[dict[str, Any]], methods: Methods) -> list[dict[str, Any]]:
+    """Return the methods whose modules the stored model keeps, each with its options: those it came with, then the run's own."""
+    own = [
+        {"name": entry.name, **method.config.model_dump(exclude_defaults=True, mode="json")}
+        for entry, method in methods
+        if entry.persistent
+    ]
+    names = {item["name"] for item in own}
+    return [item for item in restored if item["name"] not in names] + own
 
 
 def _counts(model: Any) -> dict[str, int]:
@@ -264,46 +321,13 @@ def _counts(model: Any) -> dict[str, int]:
     return {"total_parameters": total, "trainable_parameters": trainable}
 
 
-def _expected(model: Any, methods: list[tuple[Any, Method]]) -> dict[str, dict[str, float]]:
-    return {entry.name: found for entry, method in methods if (found := method.expected(model))}
-
-
-def _reported(model: Any, methods: list[tuple[Any, Method]], context: Context) -> dict[str, dict[str, Any]]:
-    found = {entry.name: method.reported(model, context) for entry, method in methods}
-    return {
-        name: {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
-        for name, values in found.items()
-        if values
-    }
+def _finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values with None for each number that is NaN or infinite."""
+    return {key: finite(value) if isinstance(value, float) else value for key, value in values.items()}
 
 
 def _history(history: list[dict[str, Any]]) -> str:
-    import json
-
-    lines = [{key: finite(value) if isinstance(value, float) else value for key, value in e.items()} for e in history]
-    return "".join(json.dumps(line, allow_nan=False, sort_keys=True) + "\n" for line in lines)
-
-
-def write_manifest(folder: Path, plan: Plan, run: Run, seed: int, layout: Layout, facts: dict[str, Any]) -> None:
-    """Write a run's manifest: hashes of its files, its specification and parents, versions, hardware and time."""
-    parents = {}
-    for role, parent in run.parents.items():
-        parent_seed = plan.parent_seed(parent, seed)
-        source = layout.run(plan.scale, parent, parent_seed) / "manifest.json"
-        parents[role] = {"run": parent, "seed": parent_seed, "manifest": sha256_file(source)}
-    manifest.write(
-        folder,
-        run=run.id,
-        seed=seed,
-        scale=plan.scale,
-        spec=run.spec,
-        parents=parents,
-        candidates=run.candidates,
-        **facts,
-        versions=_versions(),
-        hardware=_hardware(),
-        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
+    return "".join(json.dumps(_finite(entry), allow_nan=False, sort_keys=True) + "\n" for entry in history)
 
 
 def _versions() -> dict[str, str]:
@@ -316,11 +340,11 @@ def _versions() -> dict[str, str]:
 def _hardware() -> dict[str, Any]:
     import torch
 
-    found = {"host": platform.node(), "processor": _processor(), "cores": os.cpu_count()}
+    hardware = {"host": platform.node(), "processor": _processor(), "cores": os.cpu_count()}
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-        found["gpus"] = torch.cuda.device_count()
-    return found
+        hardware["gpu"] = torch.cuda.get_device_name()
+        hardware["gpus"] = torch.cuda.device_count()
+    return hardware
 
 
 def _processor() -> str:
@@ -331,62 +355,3 @@ def _processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def make_targets(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, attempt: int = 1) -> int:
-    """Run a teacher once over a task's training split and store the signals that the run's method asks for."""
-    state = layout.resume(plan.scale, run_id, seed)
-    parts = out_of_memory.parts(state, attempt, SIGNAL_BATCH)
-    with at_work(project, plan, run_id, seed, layout, attempt):
-        size = max(1, SIGNAL_BATCH // parts)
-        with out_of_memory.watched(state, parts, SIGNAL_BATCH, attempt):
-            _store_signals(project, plan, run_id, seed, layout, size)
-    shutil.rmtree(state, ignore_errors=True)
-    return 0
-
-
-def _store_signals(project: Project, plan: Plan, run_id: str, seed: int, layout: Layout, size: int) -> None:
-    from replica.training import signals
-
-    run = plan.run(run_id)
-    task = project.task(run.spec["task"][0])
-    started = time.time()
-    import torch
-
-    methods = own_methods(run)
-    asking = [method for _, method in methods if method.signal_axes]
-    if len(asking) != 1:
-        raise ConfigError(f"run {run_id}: stage `targets` needs one method with signals to store, got {len(asking)}")
-    teacher = load_teacher(project, layout, plan, run, seed, task)
-    context = Context(seed=seed, teacher=teacher, head=kinds.of(task).head(task))
-    split = tasks.PreparedSplit.read(layout.prepared(run.data), "train")
-    sampler = tasks.LengthBucketSampler(split.lengths, size, 0)
-    collate = tasks.collate(task, split.facts, seed=seed, model=teacher)
-
-    def batches():
-        done = 0
-        for rows in sampler:
-            batch = {key: value.to(device) for key, value in collate([split[row] for row in rows]).items()}
-            with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                found = context.signals(asking[0], batch)
-            yield batch, found
-            done += len(rows)
-            if done % 6400 < len(rows):
-                print(f"{done}/{len(split)} examples", file=sys.stderr, flush=True)
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = choose("auto")
-    teacher.to(device)
-    out = layout.run(plan.scale, run_id, seed)
-    with atomic_folder(out) as folder:
-        stored = signals.store(folder / "signals.safetensors", asking[0].signal_axes, batches())
-        facts = {
-            **stored,
-            "precision": precision,
-            "seconds": round(time.time() - started, 2),
-            "threads": torch.get_num_threads(),
-        }
-        write_manifest(folder, plan, run, seed, layout, facts)
-
-
-__all__ = ["make_targets", "train_run", "write_manifest"]

@@ -76,7 +76,7 @@ class StoredSignals:
             ) from None
         width = batch["input_ids"].shape[1] if "input_ids" in batch else 0
         lengths = [int(self.tensors["lengths"][row]) for row in rows]
-        found = {}
+        signals = {}
         for name, sizes in self.sizes.items():
             shape = [width if size == -1 else size for size in sizes]
             out = torch.zeros(len(rows), *shape)
@@ -85,5 +85,5 @@ class StoredSignals:
                 own = [length if size == -1 else size for size in sizes]
                 value = flat[offsets[row] : offsets[row + 1]].reshape(own)
                 out[(place, *(slice(0, size) for size in own))] = value.float()
-            found[name] = out.to(batch["example_id"].device)
-        return found
+            signals[name] = out.to(batch["example_id"].device)
+        return signals

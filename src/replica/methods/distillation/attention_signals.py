@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from replica.errors import ConfigError
-from replica.models.architectures import encoder_layers, part_of, require
+from replica.models.architectures import require
+from replica.models.sublayers import encoder_layers, part_of
 
 _BODY_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "inputs_embeds")
 

@@ -18,7 +18,7 @@ from replica.methods.base import Method
 from replica.methods.peft.layers import Adapter, TaskLayers
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
-from replica.models.architectures import Place, sublayer_outputs
+from replica.models.sublayers import Place, sublayer_outputs
 
 #: Makes a layer with a bias from its numbers of inputs and outputs.
 MakeLayer = Callable[[int, int], nn.Module]
@@ -61,7 +61,7 @@ def draw_adapters(method: Method, model: Any, seeds: torch.Generator) -> None:
 def train_adapters(
     method: Method, model: Any, more: Iterable[nn.Parameter] = (), but: Iterable[nn.Parameter] = ()
 ) -> None:
-    """Freeze the model except the adapters (without the parameters in `but`), `more`, and what the configuration trains besides."""
+    """Freeze the model except the adapters (without the parameters in `but`), `more`, and the configuration's other trained parameters."""
     frozen = {id(parameter) for parameter in but}
     own = [p for adapter in adapters(method, model) for p in adapter.parameters() if id(p) not in frozen]
     train_only(model, [*own, *more, *also_trained(model, method.config)])

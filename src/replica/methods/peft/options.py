@@ -10,7 +10,7 @@ from replica.methods.registry import MethodConfig
 
 
 class TrainedOptions(MethodConfig):
-    """What is trained besides a method's own parameters; everything else is frozen."""
+    """The parameters trained in addition to a method's own; all others are frozen."""
 
     layer_norms: bool = Field(True, description="train every layer norm of the model (62 x 768 weights in T5-base)")
     head: bool = Field(
@@ -26,7 +26,7 @@ class TrainedOptions(MethodConfig):
 
 
 class AdapterOptions(TrainedOptions):
-    """Where bottleneck adapters stand and how wide they are."""
+    """Places and sizes of bottleneck adapters."""
 
     reduction: int = Field(
         32, ge=1, description="bottleneck = hidden size / reduction, rounded up to a multiple of n where there is an n"
@@ -52,7 +52,7 @@ class StartPruningOptions(MethodConfig):
     sparsity: float = Field(0.4, ge=0, lt=1, description="share of the matrices' weights that the masks take away")
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = Field(
         "snip",
-        description="what is pruned has the lowest |gradient * weight|, weight * (Hessian gradient), |weight * flow of ones through the "
+        description="pruned weights have the lowest |gradient * weight|, weight * (Hessian gradient), |weight * flow of ones through the "
         "adapter|, |weight|, or a random number",
     )
     examples: int = Field(1024, ge=1, description="training examples that snip and grasp look at")

@@ -97,17 +97,17 @@ def _gradient(
             sdpa_kernel(SDPBackend.MATH) if direction is not None else nullcontext()
         ):  # fused kernels have no second derivative
             loss = context.forward(model, context.examples(places, model)).loss * (len(places) / count)
-        found = torch.autograd.grad(loss, weights, create_graph=direction is not None)
+        gradients = torch.autograd.grad(loss, weights, create_graph=direction is not None)
         if direction is not None:
-            along = sum((slope * v).sum() for slope, v in zip(found, direction, strict=True))
-            found = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
-        for kept, slope in zip(total, found, strict=True):
-            kept.add_(slope.detach())
+            along = sum((slope * v).sum() for slope, v in zip(gradients, direction, strict=True))
+            gradients = torch.autograd.grad(along, weights, allow_unused=True, materialize_grads=True)
+        for sums, slope in zip(total, gradients, strict=True):
+            sums.add_(slope.detach())
     return total
 
 
 def _synaptic_flow(model: Any, layers: dict[str, nn.Module]) -> list[torch.Tensor]:
-    """Return |dR/dw * w| of each matrix, R the sum of what its adapter, or pair of LoRA, gives for ones with all weights made positive."""
+    """Return |dR/dw * w| of each matrix, R the summed output of its adapter, or LoRA pair, for ones with all weights made positive."""
     from peft.tuners.lora import LoraLayer
 
     flows: dict[int, torch.Tensor] = {}

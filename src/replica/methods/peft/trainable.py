@@ -1,4 +1,4 @@
-"""What is trained and what is frozen: heads, poolers, layer norms, and the parameters a method adds."""
+"""The parameters to train and to freeze: heads, poolers, layer norms, and the parameters a method adds."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from replica.errors import ConfigError
-from replica.models.auto_classes import is_head_key
 from replica.models.factory import body_prefix
+from replica.models.heads import is_head_key
 
-#: Ends of the class names of models whose head is new to the task, and not a part of what was pretrained.
+#: Ends of the class names of models whose head is new to the task, and not a part of the pretrained model.
 NEW_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering", "ForImageClassification")
 
 
@@ -36,32 +36,32 @@ def head_parameters(model: Any, pooler: bool = False) -> list[nn.Parameter]:
     if not type(model).__name__.endswith(NEW_HEADS):
         return []
     prefix = body_prefix(model)
-    found = [(name, parameter) for name, parameter in model.named_parameters() if is_head_key(name, prefix)]
-    return unique(parameter for name, parameter in found if pooler or "pooler" not in name.split("."))
+    named = [(name, parameter) for name, parameter in model.named_parameters() if is_head_key(name, prefix)]
+    return unique(parameter for name, parameter in named if pooler or "pooler" not in name.split("."))
 
 
 def also_trained(model: Any, config: Any) -> list[nn.Parameter]:
-    """Return what the fields `layer_norms`, `head`, `pooler`, `output_layer` and `also` of a configuration say is trained.
+    """Return the parameters that a configuration's `layer_norms`, `head`, `pooler`, `output_layer` and `also` choose to train.
 
     Raises ConfigError for a glob of `also` that fits no parameter.
     """
-    found = norm_parameters(model) if getattr(config, "layer_norms", False) else []
+    parameters = norm_parameters(model) if getattr(config, "layer_norms", False) else []
     if getattr(config, "head", False):
-        found = found + head_parameters(model, getattr(config, "pooler", False))
+        parameters = parameters + head_parameters(model, getattr(config, "pooler", False))
     output = model.get_output_embeddings() if getattr(config, "output_layer", False) else None
     if output is not None:
-        found = found + list(output.parameters())
+        parameters = parameters + list(output.parameters())
     for pattern in getattr(config, "also", []):
-        found = found + named_parameters(model, pattern)
-    return unique(found)
+        parameters = parameters + named_parameters(model, pattern)
+    return unique(parameters)
 
 
 def named_parameters(model: nn.Module, pattern: str, field: str = "also") -> list[nn.Parameter]:
     """Return the parameters whose names a glob fits; ConfigError, naming the configuration's field, where there are none."""
-    found = [parameter for name, parameter in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
-    if not found:
+    parameters = [parameter for name, parameter in model.named_parameters() if fnmatch.fnmatchcase(name, pattern)]
+    if not parameters:
         raise ConfigError(f"{field}: '{pattern}' fits the name of no parameter of this {type(model).__name__}")
-    return found
+    return parameters
 
 
 def train_only(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:

@@ -15,7 +15,7 @@ from replica.claims.compare import Row
 from replica.claims.numbers import significant, text
 from replica.config.project import Project
 from replica.config.schema import Paper
-from replica.plan.runs import Plan
+from replica.plan import Plan
 from replica.report.marks import MARKS, UNSURE, UNSURE_MEANS
 from replica.report.scorecard import EVIDENCE
 from replica.report.site.stored import StoredRun, stored_runs
@@ -76,7 +76,7 @@ class Source:
     def spec(self, run: str) -> dict[str, Any]:
         """Return a run's resolved specification, as it was made, else as it is planned; empty where neither is known."""
         planned = self.plan.runs.get(run)
-        return self.runs[run].first.get("spec") or (planned.spec if planned else {})
+        return self.runs[run].first.get("spec") or (planned.spec.content() if planned else {})
 
     def called(self, run: str) -> str:
         """Return the first name that a paper gives a run; else its id."""

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from replica.plan.runs import Run
+from replica.paths import Layout
+from replica.plan import Run
 from replica.report.sheets import Sheet
 from replica.report.site.pages import OF_SCALE, Pages, Source, text
 from replica.report.site.papers import Used, claim_link
@@ -161,6 +162,6 @@ def _commands(scale: str, run: str, planned: Run | None, stored: StoredRun) -> l
     file = "metrics.json" if planned.evaluate else "manifest.json"
     papers = f" papers={','.join(sorted(planned.papers))}" if planned.papers else ""
     return [
-        f"snakemake results/{scale}/runs/{run}/seed{seed}/{file} --config scale={scale}{papers} quick=false"
+        f"snakemake {Layout().run(scale, run, seed) / file} --config scale={scale}{papers} quick=false"
         for seed in seeds
     ]

@@ -14,15 +14,10 @@ class Causal(Text):
     """Predicts every word of a block but the first."""
 
     name = "causal"
+    label_column = "input_ids"  # the model compares each word with the output before it
     pipeline = "text-generation"
     scored = True
     loss = Kind.loss
-
-    def targets(self, task, rows, facts):
-        """Return `labels` `(batch, length)`, the words themselves: the model compares each with the output before it."""
-        from replica.tasks.collator import padded, padded_length
-
-        return {"labels": padded([row["input_ids"] for row in rows], padded_length(rows, facts), IGNORED)}
 
     def predict(self, model, task, batch, rows, split):
         """Give `loss`, summed over a row's words after the first, and `words`, their number."""

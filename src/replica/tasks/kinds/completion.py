@@ -6,6 +6,7 @@ import numpy as np
 
 from replica.errors import ConfigError
 from replica.tasks.columns import IGNORED, Columns
+from replica.tasks.kinds.kind import Kind
 from replica.tasks.kinds.text2text import Text2text, generated_rows, generation_options
 
 
@@ -13,6 +14,8 @@ class Completion(Text2text):
     """Generates the target as the input's continuation."""
 
     name = "completion"
+    label_column = "labels"
+    targets = Kind.targets
     sees_images = False
 
     def row_length(self, length: int) -> int:
@@ -32,12 +35,6 @@ class Completion(Text2text):
             "input_ids": [[*source, end, *text, end] for source, text in pairs],
             "labels": [[*[IGNORED] * (len(source) + 1), *text, end] for source, text in pairs],
         }
-
-    def targets(self, task, rows, facts):
-        """Return `labels` `(batch, length)`."""
-        from replica.tasks.collator import padded, padded_length
-
-        return {"labels": padded([row["labels"] for row in rows], padded_length(rows, facts), IGNORED)}
 
     def predict(self, model, task, batch, rows, split):
         """Generate after the inputs, which are padded on the left so that all end together."""

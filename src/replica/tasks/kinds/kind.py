@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from replica.errors import ConfigError
-from replica.models.auto_classes import DECODERS, LABELLED
-from replica.tasks.columns import Columns
+from replica.models.heads import DECODERS, LABELLED
+from replica.tasks.columns import IGNORED, Columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,9 +67,12 @@ class Kind:
     #: Prediction reads entries of the batch that the model itself does not take.
     whole_batches: ClassVar[bool] = False
 
+    #: Column with a label for each token.
+    label_column: ClassVar[str | None] = None
+
     def check(self, task: Task) -> None:
         """Raise ConfigError for fields of a task's file that this kind does not have."""
-        where = f"config/tasks/{task.name}.yaml"
+        where = f"config/tasks: task '{task.name}'"
         if task.images is not None and not self.sees_images:
             raise ConfigError(
                 f"{where}: `images` goes with kind text2text, not {self.name}; kind image has them in `inputs`"
@@ -101,7 +104,7 @@ class Kind:
         """
         if self.name in LABELLED and not task.class_count:
             raise ConfigError(
-                f"config/tasks/{task.name}.yaml: kind {self.name} needs `labels`, the classes' names in order, or `classes`, their number"
+                f"config/tasks: task '{task.name}': kind {self.name} needs `labels` (names in order) or `classes` (their number)"
             )
         return task.class_count or 2
 
@@ -128,8 +131,12 @@ class Kind:
         return token_batch(rows, facts) | self.targets(task, rows, facts)
 
     def targets(self, task: Task, rows: list[dict[str, Any]], facts: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the tensors that are right."""
-        return {}
+        """Return the tensors of right answers: `labels` `(batch, length)` where rows have `label_column`, -100 at padding."""
+        if self.label_column is None:
+            return {}
+        from replica.tasks.collator import padded, padded_length
+
+        return {"labels": padded([row[self.label_column] for row in rows], padded_length(rows, facts), IGNORED)}
 
     def loss(self, task: Task, model: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the task's own training loss (scalar): the model's cross-entropy, for numbers its squared error."""

@@ -12,6 +12,7 @@ class Tagging(Kind):
     """Predicts a tag at the first piece of each word."""
 
     name = "tagging"
+    label_column = "labels"
     pipeline = "token-classification"
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
@@ -28,12 +29,6 @@ class Tagging(Kind):
                 previous = word
             columns["labels"].append(labels)
         return Encoded(columns, range(table.num_rows))
-
-    def targets(self, task, rows, facts):
-        """Return `labels` `(batch, length)`, -100 where no word starts."""
-        from replica.tasks.collator import padded, padded_length
-
-        return {"labels": padded([row["labels"] for row in rows], padded_length(rows, facts), IGNORED)}
 
     def predict(self, model, task, batch, rows, split):
         """Give `labels` and `predictions`, a list with one tag per word."""

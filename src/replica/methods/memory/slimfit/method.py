@@ -11,7 +11,8 @@ from torch import nn
 from replica.methods.base import Context, Method
 from replica.methods.memory.slimfit.compressed_functions import SlimAttention, SlimGELU, SlimLinear, SlimNorm
 from replica.models import body, encoder_layers
-from replica.models.architectures import architecture_of, part_of, place_in_layers, require
+from replica.models.architectures import architecture_of, require
+from replica.models.sublayers import part_of, place_in_layers
 
 #: Name under which the model owns the scores and the copy of its weights while it is trained.
 STATE = "slimfit_state"

@@ -34,7 +34,7 @@ def _without_bias(model: Any) -> tuple[list[nn.Linear], list[nn.Module]]:
 
 
 class BitFit(Method):
-    """Biases are trained and nothing else; T5 gets biases first (see the configuration)."""
+    """Only biases are trained; T5 gets biases first (see the configuration)."""
 
     def prepare(self, model: Any, context: Context) -> None:
         """Add biases where there are none (unless they were restored) and freeze all else."""

@@ -10,7 +10,8 @@ from torch import nn
 from replica.methods.base import Context, Method
 from replica.methods.peft.deft.config import DEFTConfig
 from replica.models import body, encoder_layers
-from replica.models.architectures import part_of, require
+from replica.models.architectures import require
+from replica.models.sublayers import part_of
 
 #: Examples that are looked at together when the density is counted.
 _BATCH = 32
@@ -19,7 +20,7 @@ DENSITY = "activation_density"
 
 
 class Seen:
-    """What one forward pass puts out of the activations, in the order of the layers; hooks fill it while it is open."""
+    """The outputs of the activations in one forward pass, in the order of the layers; hooks fill it while it is open."""
 
     def __init__(self, modules: list[nn.Module]):
         self.outputs: list[torch.Tensor] = []
@@ -44,7 +45,7 @@ def activations(model: Any) -> list[nn.Module]:
 
 
 class DEFT(Method):
-    """The density loss on top of the task's own; what it can move is what is trained."""
+    """The density loss, added to the task's own; it moves the trained parameters alone."""
 
     config: DEFTConfig
 
@@ -100,18 +101,18 @@ class DEFT(Method):
             for index, (output, mask) in enumerate(
                 zip(seen.outputs, self._masks(model, part, seen.outputs), strict=True)
             ):
-                kept = output if mask is None else output[mask.bool()]
-                counts[index] += torch.tensor([int(kept.count_nonzero()), kept.numel()])
+                outputs = output if mask is None else output[mask.bool()]
+                counts[index] += torch.tensor([int(outputs.count_nonzero()), outputs.numel()])
         model.train(training)
         getattr(model, DENSITY).values.copy_(counts[:, 0] / counts[:, 1])
 
     def reported(self, model: Any, context: Context) -> dict[str, float]:
         """Return the density of each layer (`layer<i>`) and their mean (`density`; of T5 also `encoder` and `decoder`)."""
         values, split = getattr(model, DENSITY).values, self._split(model)
-        found = {f"layer{index}": value for index, value in enumerate(values.tolist())}
+        densities = {f"layer{index}": value for index, value in enumerate(values.tolist())}
         if len(values) > split:
-            found |= {"encoder": float(values[:split].mean()), "decoder": float(values[split:].mean())}
-        return {"density": float(values.mean()), **found}
+            densities |= {"encoder": float(values[:split].mean()), "decoder": float(values[split:].mean())}
+        return {"density": float(values.mean()), **densities}
 
     def finalize(self, model: Any) -> Any:
         """Take the densities' place away."""

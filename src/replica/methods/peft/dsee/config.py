@@ -11,9 +11,9 @@ from replica.methods.registry import MethodConfig, method
 
 @method("dsee", version=1, changes={"structure"}, persistent=True)
 class DSEEConfig(MethodConfig):
-    """DSEE (Chen et al. 2021): a low-rank plus sparse update of queries and values, which then decides what is pruned.
+    """DSEE (Chen et al. 2021): a low-rank plus sparse update of queries and values, whose size then decides the pruning.
 
-    What is pruned is drawn once, at `prune_at`; the update and the head are trained before and after.
+    Masks and heads are drawn once, at `prune_at`; the update and the head are trained before and after.
     """
 
     rank: int = Field(16, ge=1, description="r, of the product B A")
@@ -21,7 +21,7 @@ class DSEEConfig(MethodConfig):
     entries: int = Field(16, ge=0, description="N: trained entries of the sparse part S2 of each matrix")
     support: Literal["decomposition", "random"] = Field(
         "decomposition",
-        description="where they stand: at the largest values that a low-rank approximation of the pretrained matrix leaves "
+        description="their positions: at the largest values that a low-rank approximation of the pretrained matrix leaves "
         "over, or anywhere",
     )
     rounds: int = Field(100, ge=1, description="rounds of that approximation; each adds up to five to its rank")

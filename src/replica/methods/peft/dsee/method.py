@@ -1,4 +1,4 @@
-"""DSEE: a low-rank plus sparse update of queries and values, whose learned size decides what is pruned (Chen et al. 2021)."""
+"""DSEE: a low-rank plus sparse update of queries and values, whose learned size decides the pruning (Chen et al. 2021)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.pruning.masks import MASK, add_mask, bake_mask, global_masks
 from replica.methods.pruning.removal import add_gate, cut_inputs, cut_outputs, keep_groups, kept_indices
 from replica.models import body, encoder_layers, fused
-from replica.models.architectures import architecture_of, part_of, require
+from replica.models.architectures import architecture_of, require
+from replica.models.sublayers import part_of
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,16 @@ class _Layer:
 class DSEE(Method):
     """W x + alpha / r (B A + S2) x on queries and values; at `prune_at` the weights get masks S1, and heads are removed.
 
-    The stored model keeps the update beside the masked weights, since their sum would not be sparse; GPT-2's layers are linear ones in it.
+    The stored model keeps update and masked weights apart, since their sum would not be sparse; GPT-2's layers are linear ones in it.
     """
 
-    #: Step before which masks and heads are drawn; None where nothing is.
+    #: Step before which masks and heads are drawn; None where none are.
     _step: int | None = None
 
     def prepare(self, model: Any, context: Context) -> None:
         """Add updates, and gates and masks that keep everything; freeze all but updates and head.
 
-        A restored model is pruned already: its zeros stand in frozen weights, and nothing is drawn again.
+        A restored model is pruned already: its frozen weights hold the zeros, and no masks are drawn again.
         """
         layers = _layers(model)
         if self.name not in context.restored:
@@ -71,8 +72,8 @@ class DSEE(Method):
         """Add updates with zero values, and cut heads and units to the stored sizes."""
         layers = _layers(model)
         self._add(model, layers)
-        for consumer, producers, kept in self._removals(model, layers):
-            self._cut(model, consumer, producers, torch.arange(kept))
+        for consumer, producers, remaining in self._removals(model, layers):
+            self._cut(model, consumer, producers, torch.arange(remaining))
 
     def on_step_begin(self, model: Any, context: Context) -> None:
         """Draw masks and heads by the update as it is now, once."""
@@ -82,7 +83,7 @@ class DSEE(Method):
 
     @torch.no_grad()
     def draw(self, model: Any) -> None:
-        """Choose what is pruned: weights over all layers by two thresholds, heads and units layer by layer.
+        """Draw the masks: weights over all layers by two thresholds, heads and units layer by layer.
 
         A query or value weight is scored by |its update|, a key or dense weight by |itself|; a head by the sum of |update of
         query| + |update of value| over its rows (the released mode ABS); a unit by the sum of its weights' magnitudes.
@@ -113,8 +114,8 @@ class DSEE(Method):
         for linear, _ in self._masked(model, layers).values():
             bake_mask(linear)
         if not self._is_cut(model, layers):
-            for consumer, producers, kept in self._removals(model, layers):
-                self._cut(model, consumer, producers, kept_indices(consumer, kept))
+            for consumer, producers, remaining in self._removals(model, layers):
+                self._cut(model, consumer, producers, kept_indices(consumer, remaining))
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
@@ -154,7 +155,7 @@ class DSEE(Method):
     def _drawn(self, model: Any) -> dict[str, Any]:
         """Instantiate the masks of both pools on random values of the model's shapes, and count their zeros."""
         seeds = torch.Generator().manual_seed(0)
-        found = {}
+        pools = {}
         for pool, share in (("update", self.config.sparsity), ("weight", self._dense_sparsity())):
             scores = []
             for linear, its_pool in self._masked(model, _layers(model)).values():
@@ -170,13 +171,13 @@ class DSEE(Method):
                     scores.append(torch.empty(linear.weight.shape).normal_(0.0, 0.02, generator=seeds))
             zeros = sum(int((~mask).sum()) for mask in global_masks(scores, share)) if scores else 0
             entries = sum(score.numel() for score in scores)
-            found[pool] = {
+            pools[pool] = {
                 "matrices": len(scores),
                 "entries": entries,
                 "zeros": zeros,
                 "sparsity": zeros / max(1, entries),
             }
-        return {"pools": found}
+        return {"pools": pools}
 
     def _add(self, model: Any, layers: list[_Layer]) -> None:
         config, heads = self.config, body(model).config.num_attention_heads
@@ -212,8 +213,8 @@ class DSEE(Method):
         return bool(config.sparsity or self._dense_sparsity() or config.heads or config.units)
 
     def _dense_sparsity(self) -> float:
-        given = self.config.dense_sparsity
-        return self.config.sparsity if given is None else given
+        dense = self.config.dense_sparsity
+        return self.config.sparsity if dense is None else dense
 
     def _units(self, model: Any) -> int:
         return round(self.config.units * _inner_size(model))
@@ -236,28 +237,28 @@ class DSEE(Method):
         return {name: (module, pools[id(module)]) for name, module in model.named_modules() if id(module) in pools}
 
     def _removals(self, model: Any, layers: list[_Layer]) -> list[tuple[nn.Linear, list[nn.Linear], int]]:
-        """Return what is removed: the layer that reads the units, those that make them, and how many units stay."""
-        inner, found = body(model).config, []
+        """Return the removals: the layer that reads the units, those that make them, and how many units stay."""
+        inner, removals = body(model).config, []
         for layer in layers:
             if self.config.heads:
                 size = inner.hidden_size // inner.num_attention_heads
-                kept = inner.hidden_size - self.config.heads * size
-                found.append((layer.output, [layer.query, layer.key, layer.value], kept))
+                remaining = inner.hidden_size - self.config.heads * size
+                removals.append((layer.output, [layer.query, layer.key, layer.value], remaining))
             if self._units(model):
-                found.append((layer.down, [layer.up], _inner_size(model) - self._units(model)))
-        return found
+                removals.append((layer.down, [layer.up], _inner_size(model) - self._units(model)))
+        return removals
 
-    def _cut(self, model: Any, consumer: nn.Linear, producers: list[nn.Linear], kept: torch.Tensor) -> None:
+    def _cut(self, model: Any, consumer: nn.Linear, producers: list[nn.Linear], remaining: torch.Tensor) -> None:
         for producer in producers:
-            cut_outputs(producer, kept)
+            cut_outputs(producer, remaining)
             if hasattr(producer, UPDATE):
-                getattr(producer, UPDATE).cut_outputs(kept)
-        cut_inputs(consumer, kept)
+                getattr(producer, UPDATE).cut_outputs(remaining)
+        cut_inputs(consumer, remaining)
         inner = body(model).config
-        heads = len(kept) // (inner.hidden_size // inner.num_attention_heads)
+        heads = len(remaining) // (inner.hidden_size // inner.num_attention_heads)
         for layer in _layers(model):
             if layer.output is consumer:
-                for name, size in zip(architecture_of(model).attention.sizes, (heads, len(kept)), strict=True):
+                for name, size in zip(architecture_of(model).attention.sizes, (heads, len(remaining)), strict=True):
                     setattr(layer.attention, name, size)
 
 

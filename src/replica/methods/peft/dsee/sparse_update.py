@@ -1,4 +1,4 @@
-"""The low-rank plus sparse update of a weight matrix, and where its sparse entries stand (Chen et al. 2021)."""
+"""The low-rank plus sparse update of a weight matrix, and the positions of its sparse entries (Chen et al. 2021)."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class SparseLowRankUpdate(nn.Module):
         return self.scale * low_rank.flatten().index_add(0, self.positions, self.values).view(low_rank.shape)
 
     @torch.no_grad()
-    def cut_outputs(self, kept: torch.Tensor) -> None:
-        """Leave only these rows; entries in other rows become zeros at the first position, so that N stays what it was."""
+    def cut_outputs(self, remaining: torch.Tensor) -> None:
+        """Leave only these rows; entries in other rows become zeros at the first position, so that N stays the same."""
         outputs, inputs = self.b.shape[0], self.a.shape[1]
         if not self.positions.is_meta:
             place = torch.full((outputs,), -1, dtype=torch.int64)
-            place[kept] = torch.arange(len(kept))
+            place[remaining] = torch.arange(len(remaining))
             rows = place[self.positions // inputs]
             self.values.masked_fill_(rows < 0, 0.0)
             self.positions.copy_(torch.where(rows < 0, 0, rows * inputs + self.positions % inputs))
-        self.b = nn.Parameter(self.b[kept], self.b.requires_grad)
+        self.b = nn.Parameter(self.b[remaining], self.b.requires_grad)
 
 
 def apply_update(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
@@ -71,7 +71,7 @@ def sparse_support(weight: torch.Tensor, entries: int, rounds: int, seeds: torch
 
     W ~ U V + S: V starts as a random row; in each round S = 0, then twice U = the orthonormal basis of (W - S) V^T,
     V = U^T (W - S), S = W - U V without magnitudes below 0.01; then the first rows of R of QR(W - U V - S) join V. It stops
-    before U would be a basis of the whole space, where nothing would be left over.
+    before U would be a basis of the whole space, which would leave no residual.
     """
     weight = weight.detach().float().cpu()
     v = torch.randn(1, weight.shape[1], generator=seeds)

@@ -21,7 +21,7 @@ NAME = "fact"
 
 @dataclass(frozen=True)
 class Slices:
-    """Where a linear layer stands in the tensor: `outputs` x `inputs` matrices of d x d, from matrix number `start` on."""
+    """The place of a linear layer in the tensor: `outputs` x `inputs` matrices of d x d, from matrix number `start` on."""
 
     start: int
     outputs: int
@@ -34,7 +34,7 @@ class Slices:
 
 
 class Factors(nn.Module):
-    """U (d, r) and V (r, d), shared by all matrices, and what gives each matrix its core (r, r): Delta W_j = s U core_j V.
+    """U (d, r) and V (r, d), shared by all matrices, and the parameters of each matrix's core (r, r): Delta W_j = s U core_j V.
 
     Tensor train: every core is a parameter of its own, together (matrices, r, r). Tucker: core_j = sum_k C[:, :, k] P[k, j] with
     the shared C (r, r, r) and a column of P (r, matrices); the cores of a layer that has several inputs are transposed.
@@ -141,9 +141,9 @@ class FacT(Method):
         return {"trainable_parameters": 2 * width * rank + own + count(also_trained(model, self.config))}
 
     def _layers(self, model: Any) -> list[tuple[nn.Linear, Slices]]:
-        """Return the linear layers of the transformer layers, in order, and where each stands in the tensor."""
+        """Return the linear layers of the transformer layers, in order, and the place of each in the tensor."""
         width = body(model).config.hidden_size
-        found: list[tuple[nn.Linear, Slices]] = []
+        layers: list[tuple[nn.Linear, Slices]] = []
         start = 0
         for number, layer in enumerate(encoder_layers(model)):
             for name, module in layer.named_modules():
@@ -155,8 +155,8 @@ class FacT(Method):
                         f"{width} x {width} matrices fill; the tensor is made of matrices as wide as the model"
                     )
                 place = Slices(start, module.out_features // width, module.in_features // width)
-                found.append((module, place))
+                layers.append((module, place))
                 start = place.stop
-        if not found:
+        if not layers:
             self.fail(f"the layers of '{body(model).config.model_type}' have no linear layer to change")
-        return found
+        return layers

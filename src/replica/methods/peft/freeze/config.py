@@ -9,6 +9,6 @@ from replica.methods.registry import MethodConfig, method
 
 @method("freeze", version=1, changes={"structure"})
 class FreezeConfig(MethodConfig):
-    """Parts of the model stay as they are (CLIP's encoder of images beside a BART that is trained); the rest is trained as it was."""
+    """Parts of the model stay as they are (CLIP's encoder of images, with a BART that trains); the rest is trained as before."""
 
     names: list[str] = Field(min_length=1, description="globs over names of parameters that are not trained")

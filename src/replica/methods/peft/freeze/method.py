@@ -11,10 +11,10 @@ from replica.methods.peft.trainable import count, named_parameters
 
 
 class Freeze(Method):
-    """Named parameters get no gradient; what else is trained stays trained."""
+    """Named parameters get no gradient; the other parameters train as before."""
 
     def prepare(self, model: Any, context: Context) -> None:
-        """Freeze what the globs fit; raises ConfigError for one that fits nothing."""
+        """Freeze the parameters that the globs fit; raises ConfigError for a glob that fits none."""
         for parameter in self._frozen(model):
             parameter.requires_grad_(False)
 

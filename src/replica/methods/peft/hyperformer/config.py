@@ -20,6 +20,8 @@ class HyperformerConfig(TrainedOptions):
     cross_attention: bool = Field(False, description="after the cross-attention of a decoder's layers too")
     embedding: int = Field(512, ge=1, description="t: width of the embeddings of tasks and layers")
     hidden: int = Field(128, ge=1, description="e: width of the net that joins the two")
-    projected: int = Field(64, ge=1, description="t': width of what the net gives to the generators of weights")
+    projected: int = Field(
+        64, ge=1, description="t': width of the net's output, the input of the generators of weights"
+    )
     initial_std: float = Field(0.01, ge=0, description="linear layers start as normal(0, this); biases at zero")
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")

@@ -16,7 +16,7 @@ from replica.methods.peft.hyperformer.config import HyperformerConfig
 from replica.methods.peft.layers import FullLinear
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
-from replica.models.architectures import sublayer_outputs
+from replica.models.sublayers import sublayer_outputs
 
 #: Name under which the body of a model owns its hypernetworks.
 NAME = "hyperformer"
@@ -32,7 +32,7 @@ class Generator(nn.Module):
         self.bias = FullLinear(projected, outputs, std)
 
     def forward(self, embedding: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """Map x (..., inputs) to (..., outputs) by the layer that the embedding (projected,) stands for."""
+        """Map x (..., inputs) to (..., outputs) by the layer of the embedding (projected,)."""
         matrix = self.weight(embedding).view(self.outputs, self.inputs)
         return functional.linear(x, matrix, self.bias(embedding))
 
@@ -61,7 +61,7 @@ class Hypernetwork(nn.Module):
 
 
 class Hypernetworks(nn.Module):
-    """The embeddings of the tasks, and a hypernetwork for each stack; `task` says for which task they act."""
+    """The embeddings of the tasks, and a hypernetwork for each stack; `task` is the number of the task that they act for."""
 
     task = 0
 

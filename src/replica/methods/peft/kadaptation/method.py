@@ -12,7 +12,7 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill, glorot_bound
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
-from replica.models.architectures import query_value
+from replica.models.sublayers import query_value
 
 #: Name under which the body owns the shared matrices, and each transformer layer its own.
 NAME = "kronecker"

@@ -11,10 +11,10 @@ from replica.methods.registry import MethodConfig, method
 
 @method("ladder-side-tuning", version=2, changes={"structure"}, persistent=True)
 class LadderSideTuningConfig(MethodConfig):
-    """Ladder side-tuning (Sung et al. 2022): a narrow transformer beside the frozen backbone reads its layers and is trained.
+    """Ladder side-tuning (Sung et al. 2022): a narrow transformer reads the layers of the frozen backbone and alone is trained.
 
     u_i = mu_i h_i + (1 - mu_i) Down_i(b_i), h_{i+1} = Block_i(u_i), with b_i the output of layer i of the backbone,
-    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. What the head reads is Up of the last h. Of a model that sees images the
+    mu_i = sigmoid(alpha_i / T) and h_0 = Down_0 of the embeddings. The head reads Up of the last h. Of a model that sees images the
     backbone reads the words alone: regions are in h_0, and Down_i(b_i) is zero there.
     """
 

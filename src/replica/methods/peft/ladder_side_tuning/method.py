@@ -29,7 +29,7 @@ LADDER = "ladder"
 
 
 class Recorder:
-    """What one forward pass of a stack leaves for its side network; hooks fill it, and its end empties it."""
+    """The inputs that one forward pass of a stack gives to its side network; hooks fill it, and the pass's end empties it."""
 
     def __init__(self):
         self.clear()
@@ -40,30 +40,32 @@ class Recorder:
         self.memory: torch.Tensor | None = None
         self.memory_mask: torch.Tensor | None = None
         self.words: int | None = None
-        self.given: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
         self.taps: dict[int, torch.Tensor] = {}
 
     def read(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """Note how many words a stack that sees images is called with."""
         named = _named(stack, args, kwargs)
-        given = named.get("input_ids")
-        self.words = (named["inputs_embeds"] if given is None else given).shape[1]
+        ids = named.get("input_ids")
+        self.words = (named["inputs_embeds"] if ids is None else ids).shape[1]
 
     def start(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Keep what the first layer is called with, and give it to the layer as `cut` says, without a graph."""
-        given = _named(layer, args, kwargs)
-        self.first, self.given, self.taps = given.pop("hidden_states"), given, {}
-        return self.cut(layer, (self.first.detach(),), given)
+        """Record the first layer's arguments, and call the layer with them cut by `cut` and detached."""
+        arguments = _named(layer, args, kwargs)
+        self.first, self.arguments, self.taps = arguments.pop("hidden_states"), arguments, {}
+        return self.cut(layer, (self.first.detach(),), arguments)
 
     def cut(self, layer: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Return a layer's call on the words alone: regions of images after them are the side network's."""
-        given, words = _named(layer, args, kwargs), self.words
-        hidden = given.pop("hidden_states")
+        arguments, words = _named(layer, args, kwargs), self.words
+        hidden = arguments.pop("hidden_states")
         if words is not None:
             hidden = hidden[:, :words]
-            square = {name: given[name] for name in ("attention_mask", "position_bias") if given.get(name) is not None}
-            given |= {name: value[..., :words, :words] for name, value in square.items()}
-        return (hidden,), given
+            square = {
+                name: arguments[name] for name in ("attention_mask", "position_bias") if arguments.get(name) is not None
+            }
+            arguments |= {name: value[..., :words, :words] for name, value in square.items()}
+        return (hidden,), arguments
 
 
 def _named(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class Tap:
 
 
 class Climb:
-    """A forward hook of a stack that runs its side network on what was recorded, and lets that take the output's place.
+    """A forward hook of a stack that runs its side network on the recorded states and returns the side network's output.
 
     An encoder before a decoder gives the backbone's states (batch, words, d), which the decoder attends to; the side network's (batch,
     length, d / r), for the side decoder, travel with them as an attribute of that tensor, so that neither is copied.
@@ -100,7 +102,7 @@ class Climb:
     def __call__(self, stack: nn.Module, args: tuple, output: Any) -> Any:
         """Return the output with the side network's states."""
         seen, side = self.recorder, getattr(stack, LADDER)
-        states = side(seen.first, seen.taps, seen.given, seen.memory, seen.memory_mask)
+        states = side(seen.first, seen.taps, seen.arguments, seen.memory, seen.memory_mask)
         seen.clear()
         if side.up is None:
             setattr(output.last_hidden_state, LADDER, states)
@@ -120,7 +122,7 @@ class Descend:
     def __call__(self, stack: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Keep states and mask, and let the backbone see the words alone.
 
-        Raises ConfigError where the states were lost (beams reorder the encoder's), or a cache is asked for.
+        Raises ConfigError where the states were lost (beams reorder the encoder's), or the call uses a cache.
         """
         if kwargs.get("use_cache") or kwargs.get("past_key_values") is not None:
             raise ConfigError("method 'ladder-side-tuning' keeps no cache: generate with use_cache=False")
@@ -135,15 +137,15 @@ class Descend:
 
 
 class LadderSideTuning(Method):
-    """Side networks beside the stacks of T5 and BART, of BERT's kind and of decoders; see the configuration for the equations.
+    """Side networks for the stacks of T5 and BART, of BERT's kind and of decoders; the configuration has the equations.
 
-    The backbone is frozen and what is read of it is detached, so that it runs without a graph and saves nothing for backward
-    but the outputs of its kept layers, which the down-projections' gradients need. What `also` trains before the first layer gets its
+    The backbone is frozen and its states are detached, so that it runs without a graph and saves for backward only the outputs of the
+    layers with a rung, which the down-projections' gradients need. Parameters that `also` trains before the first layer get their
     gradient through Down_0. Generation keeps no cache of keys and values.
     """
 
     def prepare(self, model: Any, context: Context) -> None:
-        """Put the side networks in (unless they were restored), started as the configuration says, and freeze the rest."""
+        """Put the side networks in (unless they were restored), started by `start`, and freeze the rest."""
         if self.name not in context.restored:
             meta = next(model.parameters()).is_meta
             importance = squares
@@ -172,11 +174,11 @@ class LadderSideTuning(Method):
         row, stacks = check_architecture(model), stacks_of(model)
         memory = len(stacks) > 1
         for number, (stack, layers) in enumerate(stacks):
-            kept = self.kept(len(layers))
-            config = side_config(stack.config, self.config.reduction, len(kept))
+            rungs = self.rungs(len(layers))
+            config = side_config(stack.config, self.config.reduction, len(rungs))
             with torch.device(next(model.parameters()).device):
                 last = number == len(stacks) - 1
-                side = SideStack(stack, row, kept, len(layers), config, self.config, up=last)
+                side = SideStack(stack, row, rungs, len(layers), config, self.config, up=last)
             recorder = Recorder()
             if memory and last:
                 stack.register_forward_pre_hook(Descend(recorder), with_kwargs=True)
@@ -185,7 +187,7 @@ class LadderSideTuning(Method):
                 stack.register_forward_pre_hook(recorder.read, with_kwargs=True)
                 for layer in layers[1:]:
                     layer.register_forward_pre_hook(recorder.cut, with_kwargs=True)
-            for index in kept:
+            for index in rungs:
                 layers[index].register_forward_hook(Tap(recorder, index))
             stack.register_forward_hook(Climb(recorder))
             stack.add_module(LADDER, side)
@@ -194,23 +196,23 @@ class LadderSideTuning(Method):
                 if hasattr(config, "use_cache"):
                     config.use_cache = False
 
-    def kept(self, depth: int) -> list[int]:
+    def rungs(self, depth: int) -> list[int]:
         """Return the layers with a rung, of `depth`; raises ConfigError for those that are not there or come twice."""
         layers = self.config.layers
         wrong = [index for index in layers if not 0 <= index < depth]
         if wrong or len(set(layers)) < len(layers):
-            what = f"{wrong} are not among" if wrong else "repeats some of"
-            self.fail(f"layers {layers}: {what} the {depth} layers 0 to {depth - 1}")
+            fault = f"{wrong} are not among" if wrong else "repeats some of"
+            self.fail(f"layers {layers}: {fault} the {depth} layers 0 to {depth - 1}")
         return sorted(layers) or list(range(depth))
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count by the formulas: blocks of width d / r, projections d x d / r with a bias, norms, gates, and what is trained besides."""
+        """Count by the formulas: blocks of width d / r, projections d x d / r with a bias, norms, gates, and `also`."""
         config, r = body(model).config, self.config.reduction
         row, d = check_architecture(model), config.hidden_size
         s = d // r
         total = s * d + d  # the up-projection
         for number, (_, layers) in enumerate(stacks_of(model)):
-            rungs = len(self.kept(len(layers)))
+            rungs = len(self.rungs(len(layers)))
             total += (
                 (rungs + 1) * (d * s + s) + len(layers) + rungs * _block(config, row.family, s, r, decoder=number == 1)
             )
@@ -232,8 +234,8 @@ def _block(config: Any, family: str, s: int, r: int, decoder: bool) -> int:
         return attentions * (4 * s * inner + s) + matrices * s * wide + s
     if family == "llama":
         head = config.head_dim // r
-        kept = config.num_attention_heads + config.num_key_value_heads
-        return 2 * s * kept * head + 3 * s * (config.intermediate_size // r) + 2 * s
+        heads = config.num_attention_heads + config.num_key_value_heads
+        return 2 * s * heads * head + 3 * s * (config.intermediate_size // r) + 2 * s
     if family == "bart":
         attentions, wide = (2, config.decoder_ffn_dim) if decoder else (1, config.encoder_ffn_dim)
     else:

@@ -17,7 +17,8 @@ from transformers.masking_utils import create_bidirectional_mask
 from replica.errors import ConfigError
 from replica.methods.base import Context
 from replica.models import body
-from replica.models.architectures import Architecture, Attention, part_of, require, ups
+from replica.models.architectures import Architecture, Attention, require
+from replica.models.sublayers import part_of, ups
 from replica.models.vision_language import SEEN
 from replica.models.vision_language_t5 import joint_bias
 
@@ -97,7 +98,7 @@ class Rung(nn.Module):
 class SideStack(nn.Module):
     """The side network of one stack (equations in `LadderSideTuningConfig`); it has no embeddings of its own.
 
-    `blocks[j]` belongs to layer `kept[j]`. `gates` holds an alpha for every layer of the stack, those that are dropped included.
+    `blocks[j]` belongs to layer `rungs[j]`. `gates` holds an alpha for every layer of the stack, those that are dropped included.
     `up` is there where the stack's output goes to a head.
 
     Regions of images, which come after the words, are the side network's alone: the backbone reads words, and Down_i(b_i) counts as
@@ -105,14 +106,14 @@ class SideStack(nn.Module):
     """
 
     def __init__(
-        self, stack: nn.Module, row: Architecture, kept: list[int], depth: int, config: Any, options: Any, up: bool
+        self, stack: nn.Module, row: Architecture, rungs: list[int], depth: int, config: Any, options: Any, up: bool
     ):
         super().__init__()
         width, narrow = stack.config.hidden_size, config.hidden_size
         source = type(stack)(config)
         parts = row.stacks[0]  # a decoder names its parts as its encoder does
         blocks = part_of(source, parts.layers)
-        self.kept, self.temperature, self.biased = list(kept), options.temperature, row.shared_bias
+        self.rungs, self.temperature, self.biased = list(rungs), options.temperature, row.shared_bias
         self.config, self.attention = stack.config, row.attention.module
         self.first = nn.Linear(width, narrow)
         self.gates = nn.Parameter(torch.zeros(depth))
@@ -127,37 +128,39 @@ class SideStack(nn.Module):
         self,
         first: torch.Tensor,
         taps: dict[int, torch.Tensor],
-        given: dict[str, Any] | None = None,
+        arguments: dict[str, Any] | None = None,
         memory: torch.Tensor | None = None,
         memory_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the side state after the last block, normed and dropped out, and through `up` where there is one.
 
         `first` (batch, length, width) is the input of the backbone's first layer and `taps` (batch, words, width) the outputs of its
-        kept layers; without images words are all there is. `given` is what that first layer was called with besides, by name: masks,
+        layers with a rung; without images `words` equals `length`. `arguments` holds the first layer's other arguments by name: masks,
         positions. `memory` (batch, source length, width / r) is the side encoder's output, which the side decoder attends to, as far
         as `memory_mask` (batch, source length) lets it.
         """
         hidden = self.first(first)
         length = hidden.shape[1]
-        given = {key: value for key, value in (given or {}).items() if key not in ("past_key_values", "use_cache")}
+        arguments = {
+            key: value for key, value in (arguments or {}).items() if key not in ("past_key_values", "use_cache")
+        }
         if self.rotary is not None:
-            given["position_embeddings"] = self.rotary(hidden, position_ids=given["position_ids"])
+            arguments["position_embeddings"] = self.rotary(hidden, position_ids=arguments["position_ids"])
         if memory is not None:
-            given["encoder_hidden_states"] = memory
-            given["encoder_attention_mask"] = create_bidirectional_mask(
+            arguments["encoder_hidden_states"] = memory
+            arguments["encoder_attention_mask"] = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden, attention_mask=memory_mask, encoder_hidden_states=memory
             )
         if self.biased:  # the first block's table serves all
-            attention, words = part_of(self.blocks[0].block, self.attention), taps[self.kept[0]].shape[1]
-            given["position_bias"] = joint_bias(attention, words, length)
-        for index, rung in zip(self.kept, self.blocks, strict=True):
+            attention, words = part_of(self.blocks[0].block, self.attention), taps[self.rungs[0]].shape[1]
+            arguments["position_bias"] = joint_bias(attention, words, length)
+        for index, rung in zip(self.rungs, self.blocks, strict=True):
             share = torch.sigmoid(self.gates[index] / self.temperature)
             down = rung.down(taps[index])
             if down.shape[1] < length:
                 down = nn.functional.pad(down, (0, 0, 0, length - down.shape[1]))
             hidden = share * hidden + (1 - share) * down
-            output = rung.block(hidden, **given)
+            output = rung.block(hidden, **arguments)
             hidden = output[0] if isinstance(output, tuple) else output
         if self.norm is not None:
             hidden = self.norm(hidden)
@@ -216,7 +219,7 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
     """
     modules = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Embedding)]
     weights = list({id(m.weight): m.weight for m in modules}.values())
-    asked = [(p, p.requires_grad) for p in model.parameters()]
+    before = [(p, p.requires_grad) for p in model.parameters()]
     training, home = model.training, next(model.parameters()).device
     model.requires_grad_(False).eval()
     for weight in weights:
@@ -228,15 +231,15 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
         for place in context.drawn(examples):
             row = context.examples([place], model)
             loss = context.forward(model, {name: value for name, value in row.items() if name not in SEEN}).loss
-            for kept, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+            for total, gradient in zip(sums, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 if gradient is not None:
-                    kept.addcmul_(gradient, gradient)
+                    total.addcmul_(gradient, gradient)
     finally:
         model.to(home).train(training)
-        for parameter, wanted in asked:
-            parameter.requires_grad_(wanted)
-    found = {id(weight): kept.to(home) for weight, kept in zip(weights, sums, strict=True)}
-    return lambda module: found[id(module.weight)]
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+    importance = {id(weight): total.to(home) for weight, total in zip(weights, sums, strict=True)}
+    return lambda module: importance[id(module.weight)]
 
 
 def prune_into(
@@ -244,8 +247,8 @@ def prune_into(
 ) -> None:
     """Copy the most important rows and columns of the backbone's layers into the side blocks.
 
-    The walk starts at the embedding's columns. The columns kept of a matrix are the rows that were kept of what it reads; the rows
-    kept are those of the largest summed importance over these columns. Query, key and value are pruned together by the product of
+    The walk starts at the embedding's columns. The columns kept of a matrix are the rows kept of its input; the rows kept
+    are those of the largest summed importance over these columns. Query, key and value are pruned together by the product of
     their importances, over all rows, or within every head so that heads stay whole. Dropped layers are walked through as well. Norms
     and biases are cut to the rows kept, tables of relative positions are copied. Raises ConfigError for LLaMA, whose rotated pairs of rows
     cannot be chosen one by one, and whose heads may share keys.
@@ -259,7 +262,7 @@ def prune_into(
     for number, ((stack, layers), side) in enumerate(zip(stacks_of(model), sides, strict=True)):
         width = side.first.out_features
         rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
-        rungs = dict(zip(side.kept, side.blocks, strict=True))
+        rungs = dict(zip(side.rungs, side.blocks, strict=True))
         heads = heads_of(config, number == 1) if within_heads else 1
         sublayers = _sublayers(row, layers[0], number == 1, config)
         for index, layer in enumerate(layers):
@@ -292,20 +295,20 @@ def _prune(
     write = part_of(layer, sublayer.write)
     columns = [memory if sublayer.memory and position else rows for position in range(len(read))]
     score = torch.ones(())
-    for linear, kept in zip(read, columns, strict=True):
-        score = score * importance(linear)[:, kept]
+    for linear, chosen in zip(read, columns, strict=True):
+        score = score * importance(linear)[:, chosen]
     score = score.sum(1)
     narrow = score.numel() * width // write.out_features
     groups = heads if sublayer.heads else 1
     inside = _largest_in_groups(score, narrow, groups)
     outside = _largest(importance(write)[:, inside].sum(1), width)
     if target is not None:
-        for name, linear, kept in zip(sublayer.read, read, columns, strict=True):
-            _copy(linear, part_of(target, name), inside, kept)
+        for name, linear, chosen in zip(sublayer.read, read, columns, strict=True):
+            _copy(linear, part_of(target, name), inside, chosen)
         _copy(write, part_of(target, sublayer.write), outside, inside)
-        for name, kept in ((sublayer.norm, rows), (sublayer.after, outside)):
+        for name, chosen in ((sublayer.norm, rows), (sublayer.after, outside)):
             if name is not None:
-                _copy_vectors(part_of(layer, name), part_of(target, name), kept)
+                _copy_vectors(part_of(layer, name), part_of(target, name), chosen)
     return outside
 
 
@@ -314,8 +317,8 @@ def _largest(score: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _largest_in_groups(score: torch.Tensor, count: int, groups: int) -> torch.Tensor:
-    found = score.view(groups, -1).topk(count // groups, dim=1).indices.sort(1).values
-    return (found + torch.arange(groups, device=score.device)[:, None] * (score.numel() // groups)).flatten()
+    indices = score.view(groups, -1).topk(count // groups, dim=1).indices.sort(1).values
+    return (indices + torch.arange(groups, device=score.device)[:, None] * (score.numel() // groups)).flatten()
 
 
 @torch.no_grad()

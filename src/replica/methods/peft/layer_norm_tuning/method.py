@@ -9,7 +9,7 @@ from replica.methods.peft.trainable import also_trained, count, train_only
 
 
 class LayerNormTuning(Method):
-    """The layer norms (and a new head) are trained and nothing else."""
+    """Only the layer norms (and a new head) are trained."""
 
     def prepare(self, model: Any, context: Context) -> None:
         """Freeze all but the norms and the head."""

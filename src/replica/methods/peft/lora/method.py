@@ -12,7 +12,8 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body, encoder_layers, fused
-from replica.models.architectures import architecture_of, upper_layers
+from replica.models.architectures import architecture_of
+from replica.models.sublayers import upper_layers
 
 
 class LoRA(Method):
@@ -57,7 +58,7 @@ class LoRA(Method):
         return model
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count r (inputs + outputs) for each chosen layer, and what is trained besides."""
+        """Count r (inputs + outputs) for each chosen layer, and the other trained parameters."""
         was_fused = fused.to_linear(model)
         layers = self._targets(model).values()
         own = sum(self.config.rank * (layer.in_features + layer.out_features) for layer in layers)

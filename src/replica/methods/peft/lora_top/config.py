@@ -10,6 +10,6 @@ from replica.methods.registry import method
 
 @method("lora-top", version=1, changes={"structure"})
 class LoRATopConfig(LoRAConfig):
-    """LoRA in the upper layers alone, as `adapter-drop` is of adapters: what lies below them needs no gradient."""
+    """LoRA in the upper layers alone, as AdapterDrop for adapters: the layers below need no gradient."""
 
     skip_layers: int = Field(5, ge=0, description="first layers of each stack that are left as they are")

@@ -11,11 +11,11 @@ from replica.methods.registry import MethodConfig, method
 
 @method("mixture-of-domain-adapters", version=1, changes={"structure", "loss", "optimizer"}, persistent=True)
 class MixtureConfig(MethodConfig):
-    """MixDA (Diao et al. 2023): o = w [K_1 ... K_k; F], domain adapters K beside the feed-forward output F of some layers.
+    """MixDA (Diao et al. 2023): o = w [K_1 ... K_k; F], domain adapters K next to the feed-forward output F of some layers.
 
     Stage `domain`: loss = balance L_K + L_S, the masked words of domain text and, on general text, the mean squared difference between the
-    layers' outputs with and without the mixture. Stage `task`, `from:` the former: the adapters are frozen; gates, and what a method before
-    this one trains (an `adapter` with `places: feed-forward`, which comes after the mixture), learn the task.
+    layers' outputs with and without the mixture. Stage `task`, `from:` the former: the adapters are frozen; gates, and the parameters of a
+    method before this one (an `adapter` with `places: feed-forward`, which comes after the mixture), learn the task.
     """
 
     stage: Literal["domain", "task"] = Field("domain", description="which of the two stages this run is")

@@ -1,4 +1,4 @@
-"""Mixture-of-Domain-Adapters: knowledge of a domain beside the feed-forward layers, mixed in by a gate (Diao et al. 2023)."""
+"""Mixture-of-Domain-Adapters: knowledge of a domain in adapters next to the feed-forward layers, mixed in by a gate (Diao et al. 2023)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from replica.models.architectures import require
 
 #: Name under which a feed-forward output layer owns its mixture.
 MIXTURE = "mixture"
-#: Architectures whose layers keep their parts under BERT's names.
-#: What a body reads of a batch.
+#: Entries of a batch that a body reads.
 _READ = ("input_ids", "attention_mask", "token_type_ids")
 #: Width inside the released gate.
 _RELEASED_WIDTH = 768
@@ -45,9 +44,9 @@ class DomainAdapter(nn.Module):
 
 
 class Mixture(nn.Module):
-    """The domain adapters of one layer, their gate, and what the layer's last forward pass left for them.
+    """The domain adapters of one layer, their gate, and the states of the layer's last forward pass that they read.
 
-    It takes over the dropout of the layer's feed-forward output, so that what comes after the mixture is not dropped again.
+    It takes over the dropout of the layer's feed-forward output, so that the mixture's output is not dropped again.
     """
 
     def __init__(self, width: int, hidden: int, config: MixtureConfig, dropout: float):
@@ -66,7 +65,7 @@ class Mixture(nn.Module):
         self.weights: torch.Tensor | None = None
 
     def forward(self, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-        """Mix: x is the feed-forward activation (batch, length, width), output what the layer makes of it (batch, length, hidden)."""
+        """Mix: x is the feed-forward activation (batch, length, width), output the layer's own (batch, length, hidden)."""
         self.plain = self.dropout(output)
         parts = [*(adapter(x) for adapter in self.adapters), self.plain]
         if self.gate is None:
@@ -108,11 +107,11 @@ class _Agreement:
     """Forward hooks of the layers' output modules that add up L_S over the layers of one forward pass."""
 
     def __init__(self) -> None:
-        self.found: list[torch.Tensor] = []
+        self.distances: list[torch.Tensor] = []
 
     def __call__(self, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
         plain = module.LayerNorm(getattr(module.dense, MIXTURE).plain + args[1])
-        self.found.append((output - plain).square().mean())
+        self.distances.append((output - plain).square().mean())
 
 
 class MixtureOfDomainAdapters(Method):
@@ -123,7 +122,7 @@ class MixtureOfDomainAdapters(Method):
     def prepare(self, model: Any, context: Context) -> None:
         """Put the mixtures in, drawn by the run's seed; train adapter and gates (stage domain) or gates (stage task).
 
-        Stage task leaves what other methods train as it is. Raises ConfigError where stage task has nothing to start from.
+        Stage task leaves other methods' trained parameters as they are. Raises ConfigError where stage task starts from no stage domain.
         """
         config = self.config
         if self.name not in context.restored:
@@ -185,7 +184,7 @@ class MixtureOfDomainAdapters(Method):
         config = self.config
         mixtures = list(self.mixtures(model))
         if any(m.gate is not None and not m.gate[-1].weight.requires_grad for m in mixtures):
-            self.fail("the gates are frozen; name this method after the one that says what is trained")
+            self.fail("the gates are frozen; name this method after the one that chooses the trained parameters")
         own = context.forward(model, batch).loss
         if config.gate != "none":
             shares = torch.stack([m.weights[..., -1].mean() for m in mixtures])
@@ -200,12 +199,12 @@ class MixtureOfDomainAdapters(Method):
         agreement = _Agreement()
         handles = [encoder_layers(model)[index].output.register_forward_hook(agreement) for index in config.layers]
         try:
-            # only what the layers give counts: the words' logits would cost as much as a small body, and the body runs without them
+            # only the layers' outputs count: the words' logits would cost as much as a small body, and the body runs without them
             context.forward(body(model), {name: general[name] for name in _READ if name in general})
         finally:
             for handle in handles:
                 handle.remove()
-        apart = torch.stack(agreement.found).mean()
+        apart = torch.stack(agreement.distances).mean()
         for mixture in mixtures:
             mixture.clear()
         context.record(domain_loss=float(own.detach()), sampling_loss=float(apart.detach()))
@@ -222,12 +221,12 @@ class MixtureOfDomainAdapters(Method):
         with torch.no_grad():
             context.exactly(model, batch)
         model.train(training)
-        found = {}
+        shares = {}
         for index, mixture in zip(self.config.layers, self.mixtures(model), strict=True):
             means = mixture.weights.flatten(0, -2).mean(0).tolist()
             names = [f"adapter{number}" for number in range(len(means) - 1)] + ["backbone"]
-            found |= {f"layer{index}.{name}": value for name, value in zip(names, means, strict=True)}
-        return found
+            shares |= {f"layer{index}.{name}": value for name, value in zip(names, means, strict=True)}
+        return shares
 
     def finalize(self, model: Any) -> Any:
         """Forget the last forward pass; the mixtures stay."""

@@ -12,14 +12,15 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body, encoder_layers
-from replica.models.architectures import part_of, require
+from replica.models.architectures import require
+from replica.models.sublayers import part_of
 
 #: Name under which each transformer layer owns its modules.
 NAME = "noah"
 
 
 class LayerModules(nn.Module):
-    """What one layer gets: prompts (p, d), LoRA factors (r, d) and (3 d, r), an adapter d -> h -> d; a size of 0 leaves one out."""
+    """The modules of one layer: prompts (p, d), LoRA factors (r, d) and (3 d, r), an adapter d -> h -> d; a size of 0 leaves one out."""
 
     def __init__(self, width: int, prompts: int, rank: int, bottleneck: int):
         super().__init__()
@@ -77,7 +78,7 @@ def _drop_prompts(tokens: int) -> Any:
 class NOAHSubnet(Method):
     """Prompts, LoRA and adapters of given sizes in the layers of a vision transformer; the prompts are dropped after the last.
 
-    The published network also has prompts at its input, which the first layer's take the place of before anything reads them.
+    The published network also has prompts at its input, which the first layer's replace before they are read.
     """
 
     def prepare(self, model: Any, context: Context) -> None:

@@ -43,7 +43,7 @@ class PrefixTuning(Method):
         inner.register_forward_pre_hook(_attend_to_prefix, with_kwargs=True)
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count tokens x layers x 2 x hidden size, and what is trained besides."""
+        """Count tokens x layers x 2 x hidden size, and the other trained parameters."""
         config = body(model).config
         own = self.config.tokens * config.num_hidden_layers * 2 * config.hidden_size
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
@@ -54,19 +54,19 @@ def _attend_to_prefix(module: nn.Module, args: tuple, kwargs: dict[str, Any]) ->
 
     names = ("input_ids", "attention_mask", "token_type_ids")
     kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-    given = kwargs.get("input_ids")
-    given = kwargs["inputs_embeds"] if given is None else given
-    rows, length = given.shape[:2]
+    inputs = kwargs.get("input_ids")
+    inputs = kwargs["inputs_embeds"] if inputs is None else inputs
+    rows, length = inputs.shape[:2]
     config, tokens = module.config, module.prefix.embedding.num_embeddings
     check_length(module, tokens + length)
     heads = config.num_attention_heads
-    flat = module.prefix(torch.arange(tokens, device=given.device))
+    flat = module.prefix(torch.arange(tokens, device=inputs.device))
     parts = flat.view(tokens, 2 * config.num_hidden_layers, heads, config.hidden_size // heads).permute(1, 2, 0, 3)
     cache = DynamicCache()
     for layer in range(config.num_hidden_layers):
         key, value = (part.expand(rows, -1, -1, -1) for part in parts[2 * layer : 2 * layer + 2])
         cache.update(key, value, layer)
     mask = kwargs.get("attention_mask")
-    mask = torch.ones(rows, length, dtype=torch.long, device=given.device) if mask is None else mask
+    mask = torch.ones(rows, length, dtype=torch.long, device=inputs.device) if mask is None else mask
     kwargs["attention_mask"] = torch.cat([mask.new_ones(rows, tokens), mask], 1)
     return (), {**kwargs, "past_key_values": cache}

@@ -52,7 +52,7 @@ class PromptTuning(Method):
             body(model).decoder.register_forward_pre_hook(_see_prompt, with_kwargs=True)
 
     def expected(self, model: Any) -> dict[str, float]:
-        """Count tokens x width of the word embeddings, the two layers of the net if there is one, and what is trained besides."""
+        """Count tokens x width of the word embeddings, the two layers of the net if there is one, and the other trained parameters."""
         width, hidden = self._reader(model).get_input_embeddings().embedding_dim, self.config.hidden
         own = self.config.tokens * width + (0 if hidden is None else 2 * width * hidden + hidden + width)
         return {"trainable_parameters": own + count(also_trained(model, self.config))}
@@ -88,9 +88,9 @@ def _prepend_prompt(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> t
     changed = {**kwargs, "input_ids": None, "inputs_embeds": torch.cat([prompt.expand(rows, -1, -1), words], 1)}
     for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
         position = 1 if name == "attention_mask" else 2
-        given = kwargs.get(name, args[position] if len(args) > position and "decoder" not in kwargs else None)
-        if given is not None:
-            changed[name] = torch.cat([given.new_full((rows, tokens), value), given], 1)
+        entry = kwargs.get(name, args[position] if len(args) > position and "decoder" not in kwargs else None)
+        if entry is not None:
+            changed[name] = torch.cat([entry.new_full((rows, tokens), value), entry], 1)
     return (), changed
 
 

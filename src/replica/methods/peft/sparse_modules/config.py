@@ -10,6 +10,6 @@ from replica.methods.registry import method
 class SparseModulesConfig(StartPruningOptions):
     """SparseAdapter's pruning for any module: the matrices that are trained, but for a new head's, are pruned before training.
 
-    Put it after the method that says what is trained (`lora`, `prefix-tuning`, `adapter`). A matrix that starts at zero has no scores:
+    Put it after the method that trains them (`lora`, `prefix-tuning`, `adapter`). A matrix that starts at zero has no scores:
     LoRA needs an `initial_std`.
     """

@@ -16,11 +16,11 @@ from replica.methods.pruning.masks import MASK, add_mask, bake_mask
 class SparseModules(Method):
     """Whatever matrices a method before this one trains compute with W * M; M is set once, before training.
 
-    Norms, biases and a new head have no mask. What LoRA merges is W * M: the pruned weights themselves are zero when training ends.
+    Norms, biases and a new head have no mask. LoRA merges W * M: the pruned weights themselves are zero when training ends.
     """
 
     def prepare(self, model: Any, context: Context) -> None:
-        """Set the masks; raises ConfigError where nothing can be masked, or a matrix stands in no layer that computes with a mask."""
+        """Set the masks; raises ConfigError where no matrix can be masked, or one belongs to no layer that computes with a mask."""
         layers = self._trained_matrices(model)
         for name, layer in layers.items():
             add_mask(name, layer, torch.ones_like(layer.weight, dtype=torch.bool))
@@ -35,7 +35,7 @@ class SparseModules(Method):
                 layer.weight.masked_fill_(~getattr(layer, MASK), 0.0)
 
     def finalize(self, model: Any) -> Any:
-        """Take the masks off what is left of the modules."""
+        """Take the masks off the remaining modules."""
         for layer in _masked(model):
             bake_mask(layer)
         return model

@@ -14,7 +14,7 @@ from replica.methods.privacy.private_gradients.accounting import ACCOUNTANTS, fi
 from replica.methods.privacy.private_gradients.carriers import Carriers, find_carriers, gradient_shapes, reparametrised
 from replica.methods.privacy.private_gradients.config import PrivateGradientsConfig
 from replica.methods.privacy.private_gradients.poisson_sampler import PoissonSampler
-from replica.models.auto_classes import DECODERS
+from replica.models.heads import DECODERS
 from replica.tasks.kinds.kind import model_inputs
 
 #: Added to the scores of masked places: far below any score, and finite in bfloat16.

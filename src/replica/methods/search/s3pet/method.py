@@ -16,7 +16,8 @@ from replica.methods.search.s3pet.config import S3PETConfig
 from replica.methods.search.s3pet.gates import choose, probabilities
 from replica.methods.search.s3pet.slots import SLOTS, STRUCTURE, Gated, Parallel, Sequential, Slot, Structure, refresh
 from replica.models import body, encoder_layers
-from replica.models.architectures import architecture_of, part_of, place_in_layers, require, sublayer_outputs, ups
+from replica.models.architectures import architecture_of, require
+from replica.models.sublayers import part_of, place_in_layers, sublayer_outputs, ups
 
 
 class SparseStructureSearch(Method):
