@@ -74,7 +74,7 @@ def test_relative_change_is_a_share_of_the_old_numbers_size(old, new, share):
 
 
 def test_a_row_that_stands_twice_is_an_error_that_names_the_ledger():
-    with pytest.raises(ResultError, match="old: row minilm a stands twice"):
+    with pytest.raises(ResultError, match="old: row minilm a appears twice"):
         changes([row("a"), row("a")], [], ("old", "new"))
 
 

@@ -222,7 +222,7 @@ def test_duplicate_key_and_broken_yaml_name_the_line(tmp_path):
     write_project(tmp_path)
     path = tmp_path / "config" / "papers" / "one" / "paper.yaml"
     path.write_text(path.read_text() + "title: again\n")
-    with pytest.raises(ConfigError, match=r"one/paper.yaml.*'title' stands twice"):
+    with pytest.raises(ConfigError, match=r"one/paper.yaml.*'title' is given twice"):
         _ = load_project(tmp_path).papers
     path.write_text("id: [\n")
     with pytest.raises(ConfigError, match=r"one/paper.yaml: not valid YAML \(line"):

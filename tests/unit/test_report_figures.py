@@ -114,7 +114,7 @@ def test_a_heat_map_of_a_history_shows_what_a_count_grew_by_in_a_step(tmp_path):
 def test_runs_that_store_less_are_said_and_wrong_names_are_errors(tmp_path):
     old = {"id": "old", "kind": "heatmap", "series": {"plain": "runs.plain.reported.gates.kept.{column}.{slot}"}}
     made = draw(tmp_path / "old", old)
-    assert not made["listed"]["old"]["drawn"] and "nothing is stored as" in made["listed"]["old"]["missing"][0]
+    assert not made["listed"]["old"]["drawn"] and "no stored number fits" in made["listed"]["old"]["missing"][0]
     assert not (tmp_path / "old" / "figures" / "old.csv").exists()
     for series, said in (
         ("runs.plane.reported.gates.{column}", "did you mean 'plain'"),

@@ -1,1 +1,1 @@
-"""Claims: what a paper printed, what was measured here, and the verdict computed from the two."""
+"""Claims: numbers that a paper printed, our measurements of them, and the verdicts computed from both."""

@@ -39,17 +39,17 @@ def cells(claim: Claim) -> list[Cell]:
     """Return a claim's cells in the order of its value.
 
     Lists are keyed by position from 0; text like `90.2/90.0` is a list of its numbers; a null inside a table is no cell (the
-    paper printed nothing there). A claim without a value, or with a sentence for one, is a single cell without number.
+    paper left it empty). A claim without a value, or with a sentence for one, is a single cell without number.
     """
     if isinstance(claim.ours, Mapping):
         _check_mirror(claim, claim.ours, claim.value, ())
-    found: list[Cell] = []
-    _walk(claim, claim.value, (), found)
-    keys = [cell.key for cell in found]
+    flat: list[Cell] = []
+    _walk(claim, claim.value, (), flat)
+    keys = [cell.key for cell in flat]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:
         raise ConfigError(f"claim {claim.id}: two cells have the key '{twice[0]}'; rename one of them")
-    return found
+    return flat
 
 
 def row_name(claim: Claim, cell: Cell) -> str:
@@ -58,7 +58,7 @@ def row_name(claim: Claim, cell: Cell) -> str:
 
 
 def by_cell(entry: Any, keys: tuple[str, ...]) -> Any:
-    """Return what a per-cell setting says of the cell: itself when it is for all, else by dotted key, longest prefix first."""
+    """Return a per-cell setting's value for a cell: the setting itself when it is for all, else by dotted key, longest prefix first."""
     if not isinstance(entry, Mapping):
         return entry
     for length in range(len(keys), 0, -1):
@@ -70,8 +70,8 @@ def by_cell(entry: Any, keys: tuple[str, ...]) -> Any:
 
 def tolerance_of(claim: Claim, cell: Cell, defaults: Mapping[str, Tolerance]) -> Tolerance:
     """Return the cell's tolerance: its own, the claim's, the settings' for this kind, else the last digit printed."""
-    found = by_cell(claim.tolerances, cell.keys) or claim.tolerance or defaults.get(claim.kind)
-    return found or Tolerance(digits=printed_digits(cell.value), reason="the last printed digit")
+    tolerance = by_cell(claim.tolerances, cell.keys) or claim.tolerance or defaults.get(claim.kind)
+    return tolerance or Tolerance(digits=printed_digits(cell.value), reason="the last printed digit")
 
 
 def printed_digits(value: Any) -> int:
@@ -82,19 +82,19 @@ def printed_digits(value: Any) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
-def _walk(claim: Claim, value: Any, keys: tuple[str, ...], found: list[Cell]) -> None:
+def _walk(claim: Claim, value: Any, keys: tuple[str, ...], flat: list[Cell]) -> None:
     if isinstance(value, str) and keys and _SLASHED.fullmatch(value):
         value = [float(part) for part in value.split("/")]
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            _walk(claim, inner, (*keys, str(key)), found)
+            _walk(claim, inner, (*keys, str(key)), flat)
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            _walk(claim, inner, (*keys, str(index)), found)
+            _walk(claim, inner, (*keys, str(index)), flat)
     elif value is not None or not keys:
         if isinstance(value, bool):
             value = str(value).lower()
-        found.append(Cell(keys, value, _ours(claim, keys)))
+        flat.append(Cell(keys, value, _ours(claim, keys)))
 
 
 def _ours(claim: Claim, keys: tuple[str, ...]) -> str | None:

@@ -1,4 +1,4 @@
-"""What two ledgers differ in: verdicts, measured numbers, what was claimed, and rows that only one of them has."""
+"""The differences of two ledgers: verdicts, measured numbers, claims, and rows that only one of them has."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from replica.claims.compare import Row
 from replica.claims.verdicts import ALL
 from replica.errors import ResultError
 
-#: What is ours in a row.
+#: The columns of our numbers.
 MEASURED = ("our_value", "low", "high")
-#: What is the paper's in a row, and how ours is held to it.
+#: The columns of the paper's number and of how ours is compared with it.
 CLAIMED = ("paper_value", "unit", "tolerance", "direction", "evidence", "scale")
 _NEEDED = {"paper", "claim", "verdict", "our_value"}
 
@@ -37,7 +37,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Changes:
-    """All differences between two ledgers, each list in the order of paper and claim; a row may stand in several."""
+    """All differences between two ledgers, each list in the order of paper and claim; a row may be in several."""
 
     rows: tuple[int, int]
     counts: tuple[Counter[str], Counter[str]]
@@ -60,7 +60,7 @@ def changes(before: Iterable[Row], after: Iterable[Row], names: tuple[Any, Any] 
     """Compare two ledgers row by row, each row known by its paper and claim.
 
     Values are compared as they are stored, rounded to the ledger's digits. A column that an older ledger lacks counts as empty.
-    `names` stand in errors: ResultError for a row that stands twice or lacks what is compared.
+    `names` are for errors: ResultError for a row that appears twice or lacks a column that is compared.
     """
     old, new = _by_key(before, names[0]), _by_key(after, names[1])
     both = [Change(old[key], new[key]) for key in sorted(old.keys() & new.keys())]
@@ -85,17 +85,17 @@ def _differ(change: Change, columns: Iterable[str]) -> bool:
 
 
 def _by_key(rows: Iterable[Row], where: Path | str) -> dict[tuple[str, str], Row]:
-    found: dict[tuple[str, str], Row] = {}
+    by_key: dict[tuple[str, str], Row] = {}
     for row in rows:
         if missing := sorted(_NEEDED - set(row)):
             raise ResultError(f"{where}: row {row.get('paper')} {row.get('claim')} lacks `{missing[0]}`")
         if row["verdict"] not in ALL:
             raise ResultError(f"{where}: row {row['paper']} {row['claim']} has the unknown verdict {row['verdict']!r}")
         key = (row["paper"], row["claim"])
-        if key in found:
-            raise ResultError(f"{where}: row {row['paper']} {row['claim']} stands twice")
-        found[key] = row
-    return found
+        if key in by_key:
+            raise ResultError(f"{where}: row {row['paper']} {row['claim']} appears twice")
+        by_key[key] = row
+    return by_key
 
 
 def _is_number(value: Any) -> bool:

@@ -29,7 +29,7 @@ HISTORY = ("step", "epoch", "loss", "learning_rate", "grad_norm")
 
 @dataclass(frozen=True)
 class Names:
-    """The names that a paper's expressions may use; a key with `*` stands for any text there.
+    """The names that a paper's expressions may use; `*` in a key is any text.
 
     `measurements` gives the keys below each measurement. `runs` gives by section and run the keys below each first part of a run's
     number: a task that it is scored on, `counts`, `measures`, `reported`, and `history` for the lines of its history. `tasks` are all
@@ -69,7 +69,7 @@ class _at:
         self.where = f"{paper.file}: {key}"
 
     def __enter__(self) -> None:
-        """Nothing is prepared."""
+        """Start the block."""
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, ConfigError):
@@ -148,7 +148,7 @@ def _check_measurement(name: str, known: Names) -> None:
 def _check_number(
     name: str, run: str, number: str, numbers: Mapping[str, Collection[str]], tasks: Collection[str]
 ) -> None:
-    """Check what follows a run's name: `<task>.<metric>`, `counts.…`, `measures.…`, `reported.…` or `history.…`."""
+    """Check the part after a run's name: `<task>.<metric>`, `counts.…`, `measures.…`, `reported.…` or `history.…`."""
     fitting = [first for first in (*numbers, *tasks) if number.startswith(f"{first}.")]
     first = max(fitting, key=len, default=number.partition(".")[0])
     key = number[len(first) + 1 :]

@@ -1,4 +1,4 @@
-"""The rows of the ledger: every claim of a paper beside what was measured, with a verdict computed from both."""
+"""The rows of the ledger: every claim of a paper with our measurement and a verdict computed from both."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def compare(
     run_ids
         section → name → run id, as the plan names them.
     requested
-        ids of the runs that the plan asks for; a missing run outside of it is `not-run` because nobody asked. None: all.
+        ids of the runs that the plan asks for; a missing run outside of it is `not-run` because the plan leaves it out. None: all.
 
     Raises
     ------
     ConfigError
-        for an expression that names what cannot be: no such run, task, metric or measurement.
+        for an expression that names an unknown run, task, metric or measurement.
     """
     return report(project, paper_id, scale, results, run_ids, requested)["rows"]
 
@@ -76,9 +76,9 @@ def report(
                 rows.append(row)
         except ConfigError as error:
             raise where(paper, claim.id, error) from None
-    found = {"paper": paper_id, "scale": scale, "rows": rows, "trends": trends}
+    result = {"paper": paper_id, "scale": scale, "rows": rows, "trends": trends}
     tables = {table.id: comparison.arms(table) for table in paper.tables if table.arms}
-    return {**found, "tables": tables} if tables else found
+    return {**result, "tables": tables} if tables else result
 
 
 class _Comparison:
@@ -169,12 +169,12 @@ class _Comparison:
         idle = _idle(trend, detail["arms"])
         if idle or bounds[0] == bounds[1]:
             row["verdict"] = "inconclusive"
-            what = (
+            observation = (
                 f"{', '.join(idle)} learned nothing (floor {trend.floor:g})"
                 if idle
                 else "every seed gives the same number"
             )
-            return self._reason(row, claim, f"{what}: the comparison says nothing"), detail
+            return self._reason(row, claim, f"{observation}: the comparison says nothing"), detail
         row["verdict"] = verdicts.trend(*bounds, trend.margin, trend.direction)
         side = {"reproduced": "beyond", "contradicted": "on the other side of", "inconclusive": "across"}[
             row["verdict"]
@@ -183,22 +183,22 @@ class _Comparison:
         return self._reason(row, claim, why), detail
 
     def arms(self, table: Table) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return the cells of a table of laptop runs: mean and values by seed, or what is missing."""
+        """Return the cells of a table of laptop runs: mean and values by seed, or the reason why there are none."""
         seeds = self.scale.seeds if self.scale.name == "smoke" else self.paper.seeds.get("laptop", self.scale.seeds)
-        found: dict[str, dict[str, dict[str, Any]]] = {}
+        shown: dict[str, dict[str, dict[str, Any]]] = {}
         for row, columns in table.arms.items():
-            found[row] = {}
+            shown[row] = {}
             for column, expression in columns.items():
                 try:
                     values = self._outcome(expression, "laptop", seeds).values
                     known = {"mean": significant(aggregate(values)), "values": [significant(value) for value in values]}
                 except Missing as missing:
                     known = {"missing": str(missing)}
-                found[row][column] = known
-        return found
+                shown[row][column] = known
+        return shown
 
     def _outcome(self, expression: str, section: str, seeds: int, claim: str | None = None) -> Outcome:
-        """Evaluate, and say of what is missing how to make it."""
+        """Evaluate; `Missing` tells how to make a result that the plan leaves out."""
         runs = self.evidence.runs(expression, section)
         try:
             return self.evidence.look(expression, section, seeds)
@@ -257,7 +257,7 @@ class _Comparison:
 
 
 def _idle(trend: Trend, arms: dict[str, dict[str, Any]]) -> list[str]:
-    """Return the arms whose mean score does not pass the trend's floor; what a method reports of itself is no score."""
+    """Return the arms whose mean score does not pass the trend's floor; numbers that a method reports are no scores."""
     if trend.floor is None:
         return []
     sign = 1 if trend.floor_direction == "above" else -1

@@ -17,7 +17,7 @@ from replica.errors import ConfigError, nearest
 
 #: Measures that differ from seed to seed; every other one counts something that all seeds share.
 _TIMED = ("latency",)
-#: Numbers of a run besides its scores: the file they stand in, and what one is called.
+#: Numbers of a run other than its scores: their file, and the noun for one of them.
 FILES = {
     "measures": ("measures.json", "measure"),
     "reported": ("metrics.json", "reported number"),
@@ -26,12 +26,12 @@ FILES = {
 
 
 class Missing(Exception):
-    """A stored measurement is not there; the message says what would make it."""
+    """A stored measurement is not there; the message tells how to make it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an expression comes to: one value per seed (one in all where nothing depends on a seed)."""
+    """The values of an expression: one per seed, or a single one where no number in it depends on a seed."""
 
     values: tuple[float, ...]
     seeds: tuple[int, ...] = ()
@@ -42,10 +42,10 @@ class Outcome:
 def flat(tree: Any, prefix: str = "") -> dict[str, float | None]:
     """Return nested mappings of numbers as dotted names; None stays None, text is left out."""
     if isinstance(tree, Mapping):
-        found: dict[str, float | None] = {}
+        numbers: dict[str, float | None] = {}
         for key, inner in tree.items():
-            found.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
-        return found
+            numbers.update(flat(inner, f"{prefix}.{key}" if prefix else str(key)))
+        return numbers
     if isinstance(tree, list):
         return flat({str(index): inner for index, inner in enumerate(tree)}, prefix)
     if tree is None or (isinstance(tree, int | float) and not isinstance(tree, bool)):
@@ -56,7 +56,7 @@ def flat(tree: Any, prefix: str = "") -> dict[str, float | None]:
 class Evidence:
     """The measurements below a results folder that belong to one paper and scale.
 
-    `run_ids` gives run ids by section and name. Nothing is cached across objects, so what is deleted is missing at once.
+    `run_ids` gives run ids by section and name. Files are cached in one object alone, so a deleted file is missing for the next.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class Evidence:
 
     def structural(self) -> dict[str, float | None] | None:
         """Return the paper's structural measurements by dotted name; None where the file is missing."""
-        found = self._stored(self.structural_file, "measurements")
-        return None if found is None else flat(found)
+        stored = self._stored(self.structural_file, "measurements")
+        return None if stored is None else flat(stored)
 
     def unavailable(self, measurement: str) -> str | None:
         """Return why a measurement could not be made where it was tried (its data set is not here); None where it was."""
@@ -108,7 +108,7 @@ class Evidence:
     def look(self, expression: str, section: str, seeds: int) -> Outcome:
         """Evaluate an expression for each of `seeds` seeds.
 
-        Raises `Missing` where a measurement is not stored (yet), ConfigError where the expression names what cannot be.
+        Raises `Missing` where a measurement is not stored (yet), ConfigError where the expression names an unknown number.
         """
         parsed = parse(expression)
         run_names = sorted(name for name in parsed.names if name.startswith("runs."))
@@ -121,10 +121,10 @@ class Evidence:
         numbers = (0,) if shared == set(run_names) else tuple(range(seeds))
         values, interval = [], None
         for seed in numbers:
-            found = {name: self._run_value(*runs[name][1:], 0 if name in shared else seed) for name in run_names}
-            values.append(parsed.value({**known, **{name: value for name, (value, _) in found.items()}}))
+            measured = {name: self._run_value(*runs[name][1:], 0 if name in shared else seed) for name in run_names}
+            values.append(parsed.value({**known, **{name: value for name, (value, _) in measured.items()}}))
             if len(numbers) == 1 and _is_name(parsed):
-                interval = found[run_names[0]][1]
+                interval = measured[run_names[0]][1]
         return Outcome(tuple(values), numbers, tuple(self.runs(expression, section)), interval)
 
     def lines(self, name: str, section: str, seed: int = 0) -> tuple[str, list[dict[str, Any]]]:
@@ -135,7 +135,7 @@ class Evidence:
     def names(self, pattern: str, section: str) -> list[str]:
         """Return the names that are stored where a name with `{}` parts points: of a history, of a run's reported numbers, or structural.
 
-        `Missing` where nothing of it is stored.
+        `Missing` where no such name is stored.
         """
         space, _, rest = pattern.partition(".")
         if space not in ("runs", "history"):
@@ -148,13 +148,13 @@ class Evidence:
         if space == "history":
             lines = self._lines(run_id, 0)
             return [f"history.{run}.{key}" for key in sorted({key for line in lines for key in line})]
-        what = key.partition(".")[0]
-        if what not in FILES:
+        kind = key.partition(".")[0]
+        if kind not in FILES:
             raise UnknownName(f"'{pattern}': only {', '.join(FILES)} of a run have parts to go through")
-        path = self._folder(run_id, 0) / FILES[what][0]
-        if (stored := self._stored(path, what)) is None:
+        path = self._folder(run_id, 0) / FILES[kind][0]
+        if (stored := self._stored(path, kind)) is None:
             raise Missing(f"not measured: {self._shown(path)} is missing")
-        return [f"runs.{run}.{what}.{key}" for key in flat(stored)]
+        return [f"runs.{run}.{kind}.{key}" for key in flat(stored)]
 
     def scored_on(self, name: str, section: str) -> str | None:
         """Return metric, data set and split of a `runs.<run>.<task>.<metric>` name at this scale; None for other numbers of a run."""
@@ -220,7 +220,7 @@ class Evidence:
                 raise UnknownName(
                     f"run {run_id}: task '{task}' has no metric '{metric}'{nearest(metric, scored[task])}"
                 )
-            metric = next(iter(scored[task]))  # a stand-in task may be scored by another metric
+            metric = next(iter(scored[task]))  # a substitute task may be scored by another metric
         entry = scored[task][metric]
         if entry["value"] is None:
             raise Missing(entry.get("reason") or f"{self._shown(path)} holds no value for {task}.{metric}")
@@ -238,25 +238,25 @@ class Evidence:
     def _number(self, run_id: str, file: str, rest: str, seed: int) -> float:
         """Return a number below the first part of `rest` (of `FILES`) in a run's file."""
         path = self._folder(run_id, seed) / file
-        what, _, key = rest.partition(".")
-        stored = self._stored(path, what)
+        kind, _, key = rest.partition(".")
+        stored = self._stored(path, kind)
         if stored is None:
             raise Missing(f"not measured: {self._shown(path)} is missing")
-        found = flat(stored)
-        if key not in found:
-            raise UnknownName(f"run {run_id} has no {FILES[what][1]} '{key}'{nearest(key, found)}")
-        if found[key] is None:
+        numbers = flat(stored)
+        if key not in numbers:
+            raise UnknownName(f"run {run_id} has no {FILES[kind][1]} '{key}'{nearest(key, numbers)}")
+        if numbers[key] is None:
             raise Missing(f"{self._shown(path)} holds no value for {key}")
-        return float(found[key])  # type: ignore[arg-type]
+        return float(numbers[key])  # type: ignore[arg-type]
 
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:
-    """Return the error with the file and claim it stands in."""
+    """Return the error with its file and claim in front."""
     return ConfigError(f"{paper.file}: claims.{claim}: {error}")
 
 
 def shared_measure(rest: str) -> bool:
-    """Return whether a run's number (what follows its name) counts something that all seeds share."""
+    """Return whether a run's number (the part after its name) counts something that all seeds share."""
     if rest.startswith("counts."):
         return True
     return rest.startswith("measures.") and not rest.removeprefix("measures.").startswith(_TIMED)

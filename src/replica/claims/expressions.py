@@ -20,7 +20,7 @@ from replica.errors import ConfigError, nearest
 
 
 class UnknownName(ConfigError):
-    """An expression uses a name that nothing measures."""
+    """An expression uses a name that no measurement or run gives."""
 
 
 def _round(value: float, digits: float = 0.0) -> float:
@@ -57,7 +57,7 @@ _OPERATOR = re.compile(r"\*\*|[-+*/(),]")
 
 @dataclass(frozen=True)
 class Expression:
-    """A parsed expression: its text, its tree, and its names by the placeholder that stands for each in the tree."""
+    """A parsed expression: its text, its tree, and its names by their placeholders in the tree."""
 
     text: str
     tree: ast.expr
@@ -104,7 +104,7 @@ class Expression:
 
 
 def parse(text: str) -> Expression:
-    """Parse an expression; a ConfigError says which character, function or construct is not part of the language."""
+    """Parse an expression; ConfigError names the character, function or construct that is not part of the language."""
     source, placeholders = _tokenize(str(text))
     try:
         tree = ast.parse(source, mode="eval").body
@@ -122,12 +122,12 @@ def names(expression: str) -> set[str]:
 
 
 def evaluate(expression: str, known: Mapping[str, float]) -> float:
-    """Parse an expression and return its value, names taken from `known`."""
+    """Parse an expression and return its value; `known` gives the numbers of its names."""
     return parse(expression).value(known)
 
 
 def quoted(key: str) -> str:
-    """Return a key as it can stand in an expression: as it is when it is name-like, else between backticks."""
+    """Return a key as a part of a name: unchanged where it is name-like, else between backticks."""
     if "`" in key:
         raise ConfigError(f"the key '{key}' holds a backtick, which no expression can name")
     return key if NAME.fullmatch(key) and not PART.search(key) else f"`{key}`"
@@ -149,13 +149,13 @@ def _tokenize(text: str) -> tuple[str, dict[str, str]]:
     source, placeholders, at = [], {}, 0
     by_name: dict[str, str] = {}
     while at < len(text):
-        if found := _SPACE.match(text, at):
+        if match := _SPACE.match(text, at):
             source.append(" ")
-        elif found := _NUMBER.match(text, at):
-            source.append(found.group())
-        elif (found := NAME.match(text, at)) and not PART.search(found.group()):
-            name = found.group().replace("`", "")
-            if re.match(r"\s*\(", text[found.end() :]):
+        elif match := _NUMBER.match(text, at):
+            source.append(match.group())
+        elif (match := NAME.match(text, at)) and not PART.search(match.group()):
+            name = match.group().replace("`", "")
+            if re.match(r"\s*\(", text[match.end() :]):
                 if name not in FUNCTIONS:
                     raise ConfigError(f"expression '{text}': unknown function '{name}'{nearest(name, FUNCTIONS)}")
                 source.append(name)
@@ -163,14 +163,14 @@ def _tokenize(text: str) -> tuple[str, dict[str, str]]:
                 placeholder = by_name.setdefault(name, f"_{len(by_name)}")
                 placeholders[placeholder] = name
                 source.append(placeholder)
-        elif found := _OPERATOR.match(text, at):
-            source.append(found.group())
+        elif match := _OPERATOR.match(text, at):
+            source.append(match.group())
         else:
             raise ConfigError(
                 f"expression '{text}': '{text[at]}' at position {at + 1} is not part of the language; a name with "
                 "such a character goes between backticks"
             )
-        at = found.end()
+        at = match.end()
     return "".join(source).strip(), placeholders
 
 

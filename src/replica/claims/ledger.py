@@ -48,7 +48,7 @@ def checked(rows: Any, where: Path | str) -> list[Row]:
 
 
 def merge(claims: Iterable[dict[str, Any]]) -> list[Row]:
-    """Return the rows of several papers in order of paper, evidence and claim; a row that stands twice is an error."""
+    """Return the rows of several papers in order of paper, evidence and claim; a row that appears twice is an error."""
     rows = [{column: row[column] for column in COLUMNS} for paper in claims for row in paper["rows"]]
     order = {"structural": 0, "trend": 1, "full": 2}
     rows.sort(key=lambda row: (row["paper"], order[row["evidence"]], row["claim"]))
@@ -76,18 +76,18 @@ def to_json(rows: list[Row]) -> str:
 
 def summary(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, int]]]:
     """Return how many rows have each verdict, by paper and evidence."""
-    found: dict[str, dict[str, dict[str, int]]] = {}
+    verdicts: dict[str, dict[str, dict[str, int]]] = {}
     for row in rows:
-        counts = found.setdefault(row["paper"], {}).setdefault(row["evidence"], {})
+        counts = verdicts.setdefault(row["paper"], {}).setdefault(row["evidence"], {})
         counts[row["verdict"]] = counts.get(row["verdict"], 0) + 1
-    return found
+    return verdicts
 
 
 def numbers(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
-    """Return every measured number by paper and claim: what `dvc metrics diff` compares between two commits."""
-    found: dict[str, dict[str, float]] = {}
+    """Return every measured number by paper and claim, for `dvc metrics diff` between two commits."""
+    values: dict[str, dict[str, float]] = {}
     for row in rows:
         value = row["our_value"]
         if isinstance(value, int | float) and not isinstance(value, bool):
-            found.setdefault(row["paper"], {})[row["claim"]] = value
-    return found
+            values.setdefault(row["paper"], {})[row["claim"]] = value
+    return values

@@ -19,7 +19,7 @@ def significant(value: float | int | None, digits: int = 6) -> float | int | Non
 
 
 def text(value: Any) -> str:
-    """Return a value as every table shows it: positional digits without exponent, text as it is, nothing for None."""
+    """Return a value as every table shows it: positional digits without exponent, text as it is, an empty text for None."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -57,7 +57,7 @@ def full(
 
 
 def ordering(ours: float, direction: str, interval: tuple[float, float] | None = None) -> str:
-    """Return the verdict on a claim that gives an ordering and no number: `ours` is the difference it says is positive.
+    """Return the verdict on a claim that gives an ordering and no number: `ours` is the difference that the claim expects to be positive.
 
     `higher` and `at-least` expect a difference of zero or more, `lower` and `at-most` of zero or less.
     """
@@ -82,7 +82,7 @@ def trend(low: float, high: float, margin: float, direction: str) -> str:
 
 
 def tolerance_text(tolerance: Tolerance) -> str:
-    """Return a tolerance as it stands in the ledger: `± 0.5`, `± 3 %` or `3 decimals`."""
+    """Return a tolerance as the ledger shows it: `± 0.5`, `± 3 %` or `3 decimals`."""
     if tolerance.digits is not None:
         return f"{tolerance.digits} decimal{'' if tolerance.digits == 1 else 's'}"
     if tolerance.relative is not None:

@@ -120,7 +120,7 @@ def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> li
     """Measure full training and every registered method by itself at its defaults; methods within the budget come first.
 
     A row has `method`, `trainable`, `trainable_share`, `peak`, `fits`, or `skipped` with the reason. Methods that only change
-    the loss, or need a teacher, are left out: they train what full training trains.
+    the loss, or need a teacher, are left out: they train the same parameters as full training.
     """
     rows = []
     for method in [None, *sorted(entries())]:

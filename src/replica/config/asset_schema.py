@@ -1,4 +1,4 @@
-"""What config/datasets.yaml and config/models.yaml hold: data sets and models by name, and where they come from."""
+"""Schemas of config/datasets.yaml and config/models.yaml: data sets and models by name, and their sources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class HubSource(Strict):
     """A repository of the model hub; a mirror is a local folder with the same layout.
 
     `revision` and `locked` come from config/hub.lock.yaml: the commit, without which the hub is not read, and the digests
-    of its files (no part of what an entry is: they are left out where it is written or hashed).
+    of its files (not part of the entry: they are left out where it is written or hashed).
     """
 
     repo: str
@@ -80,7 +80,7 @@ _REDISTRIBUTE = (
     "whether anybody may be given copies, for any purpose, as a public remote gives them: true, false (forbidden, or only for "
     "some purposes or unchanged) or unknown, which counts as false"
 )
-_TERMS = "what the licence or the owner asks of who uses it or passes it on"
+_TERMS = "conditions of the licence or the owner for use and redistribution"
 
 
 class DatasetEntry(Strict):

@@ -1,4 +1,4 @@
-"""A paper's run entries made explicit: matrices multiplied out, bases merged, stand-ins and caps of the scale put in."""
+"""Expands a paper's run entries: multiplies out matrices, merges bases, applies the stand-ins and caps of the scale."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
         name: entry.model_dump(by_alias=True, exclude_unset=True) for name, entry in paper.runs.get(section, {}).items()
     }
     where = f"{paper.file}: runs.{section}"
-    found: dict[str, RunEntry] = {}
+    runs: dict[str, RunEntry] = {}
     for name in raw:
         merged = _merge_base(raw, name, where, ())
         matrix = merged.pop("matrix", {})
         for values in itertools.product(*matrix.values()):
             chosen = dict(zip(matrix, values, strict=True))
             final = fill(name, chosen)
-            if final in found:
+            if final in runs:
                 raise ConfigError(f"{where}.{name}: two runs are named '{final}'; put every matrix key into the name")
-            found[final] = validate(RunEntry, fill(merged, chosen), f"{where}.{final}")
-            if found[final].stage is None:
+            runs[final] = validate(RunEntry, fill(merged, chosen), f"{where}.{final}")
+            if runs[final].stage is None:
                 raise ConfigError(f"{where}.{final}: a run needs a `stage`: {', '.join(get_args(Stage))}")
-    return found
+    return runs
 
 
 def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ...]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ..
 
 
 def model_at(project: Project, name: str, scale: Scale) -> str:
-    """Return the model that stands for `name` at a scale."""
+    """Return the model that replaces `name` at a scale, or `name`."""
     entry = project.model(name)
     if scale.name in entry.standins:
         return entry.standins[scale.name]
@@ -67,7 +67,7 @@ def model_at(project: Project, name: str, scale: Scale) -> str:
 
 
 def task_at(project: Project, name: str, scale: Scale) -> Task:
-    """Return the task that stands for `name` at a scale."""
+    """Return the task that replaces `name` at a scale, or the task itself."""
     task = project.task(name)
     if scale.name in task.standins:
         return project.task(task.standins[scale.name])

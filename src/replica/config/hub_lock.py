@@ -65,7 +65,7 @@ def write_lock(root: Path, lock: HubLock) -> None:
 def apply_lock(entries: dict[str, Entry], locked: dict[str, Locked], registry: str) -> dict[str, Entry]:
     """Return registry entries with their commits. One that is locked for another repository than it names now is not locked.
 
-    Raises ConfigError for a locked name that the registry does not have, and for a commit that stands in the registry.
+    Raises ConfigError for a locked name that the registry does not have, and for a commit in the registry.
     """
     for name in locked:
         if name not in entries:
@@ -81,7 +81,7 @@ def _with_commit(name: str, entry: Entry, locked: Locked | None, registry: str) 
         return entry
     if hub.revision is not None or hub.locked:
         raise ConfigError(
-            f"config/{registry}.yaml: {registry}.{name}: sources.hub: commits and digests stand in {FILE}; remove them here and "
+            f"config/{registry}.yaml: {registry}.{name}: sources.hub: commits and digests belong in {FILE}; remove them here and "
             f"run `replica lock {name}`"
         )
     if locked is None or locked.repo != hub.repo:

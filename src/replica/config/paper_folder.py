@@ -1,4 +1,4 @@
-"""Reads a paper's folder, `config/papers/<id>/`: `paper.yaml` with sets and groups of claims, and the CSV tables beside it.
+"""Reads a paper's folder, `config/papers/<id>/`: `paper.yaml`, with sets and groups of claims, and its CSV tables.
 
 Sets, groups, tables and templates are expanded here; the rest of the project knows only the resolved `Paper`.
 """
@@ -133,7 +133,13 @@ class _Claims:
 
 
 def _check_matrices(runs: Any, sets: Sets, where: str) -> None:
-    for section, entries in (runs or {}).items():
-        for name, entry in (entries or {}).items():
-            for key in set(entry.get("matrix", {})) & set(sets) if isinstance(entry, dict) else ():
-                raise ConfigError(f"{where}: runs.{section}.{name}: matrix: '{key}' is also a set; rename one of them")
+    """Raise where a run's matrix has the name of a set: a part in braces could be either."""
+    sections = runs.items() if isinstance(runs, dict) else ()
+    for section, entries in sections:
+        for name, entry in entries.items() if isinstance(entries, dict) else ():
+            matrix = entry.get("matrix") if isinstance(entry, dict) else None
+            for key in matrix if isinstance(matrix, dict) else ():
+                if key in sets:
+                    raise ConfigError(
+                        f"{where}: runs.{section}.{name}: matrix: '{key}' is also a set; rename one of them"
+                    )

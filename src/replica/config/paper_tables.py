@@ -121,8 +121,7 @@ def read_table(folder: Path, content: Any, sets: Container[str], where: str) -> 
 def expand_ours(node: Any, table: Nested, where: str) -> Any:
     """Return `ours` with its templates filled: an expression for every cell of a table that a template with words covers.
 
-    `each` holds for every key of its level that has no entry of its own, or leaves something out. What has neither words nor `each`
-    stays as it is.
+    `each` holds for every key of its level, except where a key's own entry differs. Texts without words stay as they are.
     """
     if isinstance(node, dict):
         if not isinstance(table, dict):
@@ -150,7 +149,7 @@ def expand_ours(node: Any, table: Nested, where: str) -> Any:
 
 
 def _over(own: Any, default: Any) -> Any:
-    """Return an entry of its own; what it leaves out is as in `each`."""
+    """Return a key's own entry, completed from `each`."""
     if isinstance(own, dict) and isinstance(default, dict):
         return {**default, **own}
     return default if own is None else own

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 PART = re.compile(r"\{(\w+)\}")
@@ -73,7 +73,7 @@ def spread(value: Any, sets: Sets) -> Any:
 
 
 def matches(name: str, stored: Iterable[str]) -> list[dict[str, str]]:
-    """Return for every stored name that fits a name with parts what its parts are, sorted with numbers as numbers."""
+    """Return the parts of every stored name that fits a name with parts, in the order of `natural`."""
     texts, words = PART.split(name)[::2], PART.findall(name)
     groups = [f"(?P<{word}>[^.]+)" if word not in words[:i] else f"(?P={word})" for i, word in enumerate(words)]
     regex = re.compile("".join(itertools.chain(*itertools.zip_longest(map(re.escape, texts), groups, fillvalue=""))))
@@ -82,7 +82,7 @@ def matches(name: str, stored: Iterable[str]) -> list[dict[str, str]]:
 
 
 def natural(text: str) -> list[tuple[int, float, str]]:
-    """Return a key that sorts numbers in words as numbers, and before letters."""
+    """Return a sort key under which numbers in words count as numbers and come before letters."""
     return [(0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in re.split(r"(\d+)", text) if part]
 
 
@@ -95,14 +95,12 @@ def _members(name: str, sets: Sets) -> list[Any]:
     return [fill(name, words) for _, words in _choices(name, sets)]
 
 
-def _choices(name: str, sets: Sets) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the labels and the members of a name's sets, for every combination of them."""
+def _choices(name: str, sets: Sets) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield by set the label and the member, for every combination of the sets of a name."""
     words = [word for word in parts(name) if word in sets]
-    pairs = [
-        [*(s.items() if isinstance(s, Mapping) else zip(s, s, strict=True))] for s in (sets[word] for word in words)
-    ]
-    return [
-        tuple(dict(zip(words, values, strict=True)) for values in (labels, members))
-        for chosen in itertools.product(*pairs)
-        for labels, members in [zip(*chosen, strict=True) if chosen else ((), ())]
-    ]
+    members = [sets[word] if isinstance(sets[word], Mapping) else {item: item for item in sets[word]} for word in words]
+    for labels in itertools.product(*members):
+        yield (
+            dict(zip(words, labels, strict=True)),
+            {word: items[label] for word, items, label in zip(words, members, labels, strict=True)},
+        )

@@ -87,9 +87,9 @@ class Project:
         return self.model(model).tokenizer or model
 
 
-def _pick(known: dict[str, Any], name: str, what: str) -> Any:
+def _pick(known: dict[str, Any], name: str, kind: str) -> Any:
     if name not in known:
-        raise ConfigError(f"unknown {what} '{name}'{nearest(name, known)}")
+        raise ConfigError(f"unknown {kind} '{name}'{nearest(name, known)}")
     return known[name]
 
 
@@ -142,14 +142,14 @@ def _mapping(content: Any, where: str) -> dict[str, Any]:
 
 
 def _folder(folder: Path, model: type) -> dict[str, Any]:
-    found = {}
+    entries = {}
     for path in sorted(folder.glob("*.yaml")):
         where = f"config/{folder.name}/{path.name}"
         entry = validate(model, read_yaml(path), where)
         if entry.name != path.stem:
             raise ConfigError(f"{where}: name is '{entry.name}', but the file is named '{path.stem}'")
-        found[entry.name] = entry
-    return found
+        entries[entry.name] = entry
+    return entries
 
 
 def _check_tasks(project: Project) -> None:

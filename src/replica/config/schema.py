@@ -64,7 +64,7 @@ class Train(Strict):
 
 
 class Measure(Strict):
-    """What is measured of a finished run besides its metrics."""
+    """Costs that are measured on a finished run, besides its metrics."""
 
     latency: bool = False
     batch_size: int = 8
@@ -89,7 +89,7 @@ class RunEntry(Strict):
         [],
         description="tasks trained with `task` in one run, a batch being of one of them; adapters count the tasks in this order",
     )
-    beside: str | None = Field(None, description="task whose training text a method reads beside the run's own")
+    beside: str | None = Field(None, description="task whose training text a method reads in addition to the run's own")
     methods: list[dict[str, Any] | str] = []
     train: dict[str, Any] = {}
     tune: dict[str, list[Any]] = Field({}, description="train key: values tried at the first seed, chosen on `select`")
@@ -120,8 +120,8 @@ class Tolerance(Strict):
 class Trend(Strict):
     """The protocol of a laptop experiment, fixed before it runs.
 
-    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`, or `runs.<name>.reported.<method>.<key>` for what a
-    method says of its finished training); the 95 % interval is over seeds, paired.
+    `effect` is an expression per seed over laptop runs (`runs.<name>.<task>.<metric>`, or `runs.<name>.reported.<method>.<key>` for a
+    number that a method reports after training); the 95 % interval is over seeds, paired.
     It is reproduced when the interval lies above `margin` (below, for `direction: below`).
     """
 
@@ -135,12 +135,12 @@ class Trend(Strict):
     split: Literal["report"] = "report"
     metric: str
     quick: bool = Field(False, description="part of `make reproduce`")
-    protocol: str = Field(description="arms, backbone, data, budget, tuned rates: what was decided before the run")
-    reading: str = Field("", description="written after the run: what its result does and does not say, and why")
-    shows: dict[str, str] = Field({}, description="arm: expression shown in the table beside the effect")
+    protocol: str = Field(description="arms, backbone, data, budget, tuned rates, as decided before the run")
+    reading: str = Field("", description="written after the run: how to read its result, and why")
+    shows: dict[str, str] = Field({}, description="arm: expression shown in the table next to the effect")
     floor: float | None = Field(
         None,
-        description="what an arm scores that learned nothing, with the noise of the report split; an arm not above it (below it, for an "
+        description="score of an untrained arm, with the noise of the report split; an arm not above it (below it, for an "
         "error) makes the comparison inconclusive",
     )
     floor_direction: Literal["above", "below"] = "above"
@@ -177,11 +177,13 @@ class Claim(Strict):
     tolerance: Tolerance | None = None
     tolerances: dict[str, Tolerance] = Field({}, description="per cell, by its dotted key or the first part of it")
     ours: str | dict[str, Any] | None = None
-    unit_scale: float = Field(1.0, description="ours is divided by this to stand in the claim's unit")
+    unit_scale: float = Field(1.0, description="ours is divided by this, which gives the claim's unit")
     not_run: str | dict[str, str] | None = Field(
         None, description="why there is no measurement (for all, or by cell key)"
     )
-    blocked: str | dict[str, str] | None = Field(None, description="what makes it impossible (for all, or by cell key)")
+    blocked: str | dict[str, str] | None = Field(
+        None, description="the obstacle that makes it impossible (for all, or by cell key)"
+    )
     explain: str | dict[str, str] | None = Field(
         None, description="why ours differs, when it does (for all, or by cell key)"
     )
@@ -228,17 +230,15 @@ class Figure(Strict):
     kind: Literal["bar", "scatter", "line", "effects", "heatmap"]
     x: str = ""
     y: str = ""
-    colour: str = Field("", description="heatmap: what its colours say")
+    colour: str = Field("", description="heatmap: label of its colour scale")
     series: dict[str, dict[str, str] | str] = Field({}, description="label: expression(s) for its points")
     log: Literal["", "x", "y", "xy", "colour"] = ""
-    per_step: bool = Field(
-        False, description="heatmap of a history: what a count grew by since the line before, for each step"
-    )
+    per_step: bool = Field(False, description="heatmap of a history: growth of a count per step, since the line before")
     caption: str = ""
 
 
 class Table(Strict):
-    """A table in the shape of the paper's: rows by columns of claim cells, the paper's number beside ours; or ours of laptop runs alone."""
+    """A table as in the paper: rows and columns of claim cells, each with the paper's number and ours; or laptop runs alone."""
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
@@ -258,7 +258,7 @@ class Table(Strict):
 
 
 class Paper(Strict):
-    """One paper: what it did (`runs`) and what it printed (`claims`)."""
+    """One paper: its experiments (`runs`) and its printed numbers (`claims`)."""
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     title: str
@@ -270,7 +270,7 @@ class Paper(Strict):
     families: list[str]
     summary: str
     errata: list[str] = []
-    seeds: dict[Literal["laptop", "paper"], int] = Field({}, description="seeds a run gets, where a trend does not say")
+    seeds: dict[Literal["laptop", "paper"], int] = Field({}, description="seeds of a run without a trend")
     runs: dict[Literal["laptop", "paper"], dict[str, RunEntry]] = {}
     measurements: dict[str, Measurement] = {}
     claims: list[Claim]
@@ -288,5 +288,5 @@ class Paper(Strict):
         names = [claim.id for claim in claims]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"claim ids stand twice: {', '.join(twice)}")
+            raise ValueError(f"two claims have the id {', '.join(twice)}")
         return claims

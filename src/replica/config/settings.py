@@ -1,4 +1,4 @@
-"""Schemas of what is not a paper's: scales (config/scales/) and settings (config/config.yaml)."""
+"""Schemas of scales (config/scales/) and settings (config/config.yaml)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ class Scale(Strict):
 
 
 class Settings(Strict):
-    """config/config.yaml: what is enabled and where assets come from."""
+    """config/config.yaml: enabled papers, scale, sources of assets, default tolerances."""
 
     papers: list[str] | None = Field(None, description="the papers of this call; all that are not disabled when absent")
     disabled: list[str] = Field([], description="papers of config/papers/ that are left out")
     scale: Literal["smoke", "laptop", "paper"] = "laptop"
     quick: bool = Field(True, description="of the laptop's trends only those marked quick")
-    claims: list[str] | None = Field(None, description="run what the verdicts of these need and no more, quick or not")
+    claims: list[str] | None = Field(
+        None, description="run only the jobs that the verdicts of these need, quick or not"
+    )
     sources: list[Literal["generated", "package", "wheel", "mirror", "hub"]] = [
         "generated",
         "package",
@@ -45,5 +47,5 @@ class Settings(Strict):
     tolerances: dict[str, Tolerance] = Field({}, description="by kind of claim, where the claim has none")
     confidence_level: float = Field(0.95, gt=0.5, lt=1)
     public_remotes: list[str] = Field(
-        [], description="DVC remotes that anybody can read: nothing goes there that may not be passed on"
+        [], description="DVC remotes that anybody can read; they get only assets that may be passed on"
     )

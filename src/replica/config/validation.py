@@ -22,7 +22,7 @@ def validate(model: type[Model], value: Any, where: str) -> Model:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Say in one line what a pydantic validation found, with the nearest known key for an unknown one."""
+    """Return pydantic's errors in one line, with the nearest known key for an unknown one."""
     parts = []
     for item in error.errors():
         where = ".".join(str(step) for step in item["loc"]) or "value"

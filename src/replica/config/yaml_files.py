@@ -12,7 +12,7 @@ from replica.errors import ConfigError
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, which here also refuses a key that stands twice and reads 1e-4 as a number."""
+    """The safe loader, which also refuses duplicate keys and reads 1e-4 as a number."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -23,7 +23,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dic
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' stands twice (line {line})")
+            raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice (line {line})")
         seen.add(key)
     loader.flatten_mapping(node)
     return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}

@@ -73,7 +73,7 @@ def _method_cost(measured: Measured, options: MethodCostOptions) -> dict:
 
 
 def _options_of(method: Method) -> list[str]:
-    """Return the names of the arguments of a method's `cost` besides the model."""
+    """Return the names of the arguments of a method's `cost` after the model."""
     return list(inspect.signature(method.cost).parameters)[1:]
 
 

@@ -133,7 +133,7 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
 
 
 def _check_rank(method: str, config: Any, model_config: Any) -> None:
-    """Raise ConfigError for a rank above the model's width: such a factorisation is larger than what it factorises."""
+    """Raise ConfigError for a rank above the model's width: such a factorisation is larger than the matrix."""
     rank, width = getattr(config, "rank", None), getattr(model_config, "hidden_size", None)
     if isinstance(rank, int) and isinstance(width, int) and rank > width:
         raise ConfigError(f"method '{method}': rank {rank} is above the width {width} of the model")

@@ -23,7 +23,7 @@ def make_batch(
 
     Inputs are `input_ids` and `attention_mask` (batch, length); `pixel_values` (batch, channels, side, side), without a length; or
     `input_values` (batch, samples), with as many samples as give `length` frames of 20 ms. CLIP-BART and CLIP-T5 get the features and
-    boxes of their regions besides the words.
+    boxes of their regions in addition to the words.
     Token ids are 1 and the mask is all ones. `decoder_length` is the length of an encoder-decoder model's labels (without labels:
     of its `decoder_input_ids`). The head's labels follow from the class of the model; a model without a head gets none.
     Raises ConfigError for a length beyond the model's position embeddings.

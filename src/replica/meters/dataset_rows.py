@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 #: A grouping by more values than this is taken for a mistake.
 GROUPS = 1000
-#: Key under which several splits stand together.
+#: Key of the counts over several splits.
 ALL = "all"
 
 Scalar = bool | int | float | str
 
 
 class Condition(BaseModel):
-    """What a column must hold: `empty` tells whether it is null, an empty text or an empty list."""
+    """A condition on a column: `empty` tells whether it is null, an empty text or an empty list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,10 +96,10 @@ def count_rows(splits: Mapping[str, list[Rows]], options: RowsOptions) -> dict[s
 
     Returns `{split: {"rows": rows, count: number, …}}`, with `all` over the splits where there are several; a count with
     `by` is nested dictionaries by value, as text (`null` for no value). Sums are floats where a value is one.
-    Raises ConfigError for a column that the data does not have, a sum over what is no number, and more than 1,000 groups.
+    Raises ConfigError for a column that the data does not have, a sum over values that are no numbers, and more than 1,000 groups.
     """
     together = {name: _Counter(name, count) for name, count in _counts(options)}
-    found: dict[str, Any] = {}
+    counted: dict[str, Any] = {}
     for split, parts in splits.items():
         own = {name: _Counter(name, count) for name, count in _counts(options)}
         for part in parts:
@@ -108,10 +108,10 @@ def count_rows(splits: Mapping[str, list[Rows]], options: RowsOptions) -> dict[s
             for row in _rows(part):
                 for counter in (*own.values(), *together.values()):
                     counter.add(row)
-        found[split] = {name: counter.result() for name, counter in own.items()}
-    if len(splits) > 1 and ALL not in found:
-        found[ALL] = {name: counter.result() for name, counter in together.items()}
-    return found
+        counted[split] = {name: counter.result() for name, counter in own.items()}
+    if len(splits) > 1 and ALL not in counted:
+        counted[ALL] = {name: counter.result() for name, counter in together.items()}
+    return counted
 
 
 def _counts(options: RowsOptions) -> list[tuple[str, Count]]:

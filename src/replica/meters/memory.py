@@ -109,7 +109,7 @@ def _optimizers(model: nn.Module, options: MemoryOptions) -> list[torch.optim.Op
 
 
 def _frozen_states(model: nn.Module, options: MemoryOptions) -> list[torch.Tensor]:
-    """Return the optimizer state that parameters frozen now would have, from a step of stand-ins with zero gradients."""
+    """Return the optimizer state that parameters frozen now would have, from a step of copies with zero gradients."""
     frozen = [nn.Parameter(torch.zeros_like(p)) for p in model.parameters() if not p.requires_grad]
     if options.optimizer is None or not frozen:
         return []
@@ -178,7 +178,7 @@ def _undisturbed(model: nn.Module, options: MemoryOptions) -> Iterator[None]:
     for parameter, _ in gradients:
         parameter.grad = None
     if gradients and not gradients[0][0].is_meta:
-        gc.collect()  # on meta there is nothing to free
+        gc.collect()  # on meta no memory is freed
     model.train(options.train)
     if options.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": False})

@@ -106,7 +106,7 @@ def result_names(
 
 
 def _filled(key: str, methods: Mapping[str, list[str]]) -> list[str]:
-    """Return a key with its placeholder replaced by each name that it stands for."""
+    """Return a key with its placeholder replaced by each of its names."""
     for placeholder, values in (("<part>", PARTS), ("<flop_part>", FLOP_PARTS), ("<category>", CATEGORIES)):
         if placeholder in key:
             return [key.replace(placeholder, value) for value in values]

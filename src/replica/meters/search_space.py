@@ -20,12 +20,12 @@ class SearchSpace:
 
     def __init__(self, ranges: Mapping[str, Sequence[float]]):
         self.values: dict[str, list[float]] = {}
-        for name, given in ranges.items():
-            if len(given) != 3:
-                raise ConfigError(f"search space: '{name}' needs (lowest, highest, step), got {list(given)}")
-            low, high, step = (Fraction(str(number)) for number in given)
+        for name, bounds in ranges.items():
+            if len(bounds) != 3:
+                raise ConfigError(f"search space: '{name}' needs (lowest, highest, step), got {list(bounds)}")
+            low, high, step = (Fraction(str(number)) for number in bounds)
             if step <= 0 or high < low or (high - low) % step:
-                raise ConfigError(f"search space: '{name}' does not go from {given[0]} to {given[1]} by {given[2]}")
+                raise ConfigError(f"search space: '{name}' does not go from {bounds[0]} to {bounds[1]} by {bounds[2]}")
             self.values[name] = [float(low + index * step) for index in range(int((high - low) / step) + 1)]
 
     def count(self) -> int:
@@ -65,7 +65,7 @@ def encoder_macs(shape: Shape, length: int = 128) -> float:
     return layers * (projections + 2 * ratio * length * hidden**2 + 2 * length**2 * hidden * share)
 
 
-#: What a shape can be charged, by name.
+#: The costs of a shape, by name.
 COSTS: dict[str, Callable[[Shape], float]] = {"encoder_parameters": encoder_parameters, "encoder_macs": encoder_macs}
 _NEEDED = {"layers", "hidden", "ratio", "heads"}
 

@@ -34,7 +34,7 @@ def attention(model: nn.Module, name: str) -> Iterator[None]:
 
 @contextmanager
 def steady(model: nn.Module) -> Iterator[None]:
-    """Run the model in this block without what chance or values decide, so that shapes alone do; then put everything back.
+    """Run the model in this block so that shapes alone decide, not chance or values; then restore everything.
 
     Where a mask selects values on the meta device (ELECTRA's loss), it selects all: every token is real.
     Layer drop and SpecAugment (wav2vec 2.0) are off. Every example of Longformer has one global token, as its classifier sets.
@@ -58,20 +58,20 @@ def steady(model: nn.Module) -> Iterator[None]:
 
 
 def notes(model: nn.Module) -> list[str]:
-    """Return what an architecture's measurement takes for granted beyond the meters' own assumptions."""
+    """Return the assumptions of an architecture's measurement beyond the meters' own."""
     config = model.config
     note = architecture(config.model_type).note
-    found = [note] if note else []
+    lines = [note] if note else []
     if config.model_type == "big_bird":
         shortest = (5 + 2 * config.num_random_blocks) * config.block_size
-        found.append(f"blocks of {config.block_size}; full attention up to {shortest} tokens, as transformers does")
+        lines.append(f"blocks of {config.block_size}; full attention up to {shortest} tokens, as transformers does")
     if config.model_type == "nystromformer" and config.num_landmarks == config.segment_means_seq_len:
-        found.append("full attention, as transformers runs it while segment_means_seq_len equals num_landmarks")
+        lines.append("full attention, as transformers runs it while segment_means_seq_len equals num_landmarks")
     if getattr(model, "main_input_name", "") == "pixel_values":
-        found.append("images of the configuration's size (224 where it has none); length is not used")
+        lines.append("images of the configuration's size (224 where it has none); length is not used")
     if type(model).__name__.endswith("ForCTC"):
-        found.append("the sum of the logits stands for the CTC loss")
-    return found
+        lines.append("the sum of the logits stands for the CTC loss")
+    return lines
 
 
 @contextmanager
@@ -92,8 +92,8 @@ def scan_at_once(model: nn.Module) -> Iterator[None]:
 def _scan_at_once(x, dt, a, b, c, D=None, z=None, delta_bias=None, return_last_state=False, **_):
     """Shapes and products of the scan of x and dt (batch, inner, length), a (inner, state), b and c (batch, state, length)."""
     dt = dt if delta_bias is None else dt + delta_bias[..., None]
-    given = (dt * x)[..., None] * b.transpose(1, 2)[:, None]
-    states = torch.exp(a[None, :, None, :] * dt[..., None]) + given
+    inputs = (dt * x)[..., None] * b.transpose(1, 2)[:, None]
+    states = torch.exp(a[None, :, None, :] * dt[..., None]) + inputs
     output = (states.transpose(1, 2) @ c.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
     output = output if D is None else output + x * D[None, :, None]
     output = output if z is None else output * z
@@ -101,7 +101,7 @@ def _scan_at_once(x, dt, a, b, c, D=None, z=None, delta_bias=None, return_last_s
 
 
 def _one_global_token(is_global: torch.Tensor) -> tuple:
-    """Return what Longformer derives from a mask (batch, length) in which only the first token of each example is global."""
+    """Return the values that Longformer derives from a mask (batch, length) in which only the first token of each example is global."""
     rows = torch.arange(is_global.shape[0], device=is_global.device)
     none = rows[:0]
     return 1, (rows, torch.zeros_like(rows)), (rows, torch.zeros_like(rows)), (none, none)
@@ -143,20 +143,20 @@ def rules(model: nn.Module, kernel: str = "eager", *, dropout: bool = True, era:
 def autocasting(dtype: torch.dtype) -> Iterator[None]:
     """Run the forward pass in this block in mixed precision, as `torch.autocast("cuda", dtype)` does; for the meta device.
 
-    `torch.autocast` has no rules for meta. What it does there: products with weights, `torch.matmul` and attention take their
+    `torch.autocast` has no rules for meta. On CUDA, products with weights, `torch.matmul` and attention take their
     inputs in `dtype`, softmax, normalisation and cross-entropy take theirs in fp32, everything else takes the wider type of
     its inputs. A trained fp32 weight is cast once and the copy kept to the end of the block; any other value is cast each time.
     """
-    kept: dict[int, torch.Tensor] = {}
+    low_copies: dict[int, torch.Tensor] = {}
 
     def low(value):
         if not (isinstance(value, torch.Tensor) and value.dtype == torch.float32):
             return value
         if not (value.is_leaf and value.requires_grad):
             return value.to(dtype)
-        if id(value) not in kept:
-            kept[id(value)] = value.to(dtype)
-        return kept[id(value)]
+        if id(value) not in low_copies:
+            low_copies[id(value)] = value.to(dtype)
+        return low_copies[id(value)]
 
     def high(value):
         return value.float() if isinstance(value, torch.Tensor) and value.dtype == dtype else value
@@ -175,7 +175,7 @@ def autocasting(dtype: torch.dtype) -> Iterator[None]:
             for place, name in places:
                 stack.enter_context(patch.object(place, name, casting(getattr(place, name), cast)))
         yield
-        kept.clear()
+        low_copies.clear()
 
 
 def _gpu_dropout(input, p=0.5, training=True, inplace=False):
@@ -239,22 +239,22 @@ class _SoftmaxKeepingInput(torch.autograd.Function):
 
 @contextmanager
 def _decoder_cache(model: nn.Module) -> Iterator[None]:
-    """Keep what a T5 decoder's key and value projections give as long as the model's output lives, as `use_cache` did."""
-    kept: list[torch.Tensor] = []
+    """Keep the outputs of a T5 decoder's key and value projections as long as the model's output lives, as `use_cache` did."""
+    cached: list[torch.Tensor] = []
     handles = []
 
     def with_output(_model: nn.Module, _inputs: tuple, output: object) -> None:
-        weakref.finalize(output, kept.clear)
+        weakref.finalize(output, cached.clear)
 
     if architecture(getattr(model.config, "model_type", "")).family == "t5":
         handles.append(model.register_forward_hook(with_output))
         for name, module in model.named_modules():
             steps = name.split(".")
             if "decoder" in steps and steps[-1] in {"k", "v"} and isinstance(module, nn.Module):
-                handles.append(module.register_forward_hook(lambda _m, _i, output: kept.append(output.detach())))
+                handles.append(module.register_forward_hook(lambda _m, _i, output: cached.append(output.detach())))
     try:
         yield
     finally:
-        kept.clear()
+        cached.clear()
         for handle in handles:
             handle.remove()

@@ -22,7 +22,7 @@ COLUMN = "column"
 
 @dataclass(frozen=True)
 class Reading:
-    """What an expression comes to: the mean over seeds with its interval (`over` seeds or examples), and what was scored."""
+    """An expression's value: the mean over seeds with its interval (`over` seeds or examples), and the scored metrics."""
 
     value: float
     low: float | None = None
@@ -34,7 +34,7 @@ class Reading:
 
 @dataclass
 class Point:
-    """A point of a series. `x` is None for bars and levels; `paper` is the paper's value beside a bar, `printed` says y is the paper's."""
+    """A point. `x` is None for bars and levels; `paper` is the paper's value next to a bar; `printed`: y is the paper's."""
 
     label: str
     y: Reading
@@ -45,7 +45,7 @@ class Point:
 
 @dataclass
 class Series:
-    """A label's points; `missing` says of each that could not be had why. `named` are words that stand for x = 0, 1, …"""
+    """A label's points; `missing` gives the reason for each point left out. `named` are words at x = 0, 1, …"""
 
     label: str
     points: list[Point] = field(default_factory=list)
@@ -69,9 +69,9 @@ class Numbers:
     """Evaluates a figure's expressions.
 
     Names are those of claims (`<measurement>…`, `runs.<run>.<task>.<metric>` as the mean over seeds with its interval) and besides
-    `ours.<claim>[.<cell>]` and `paper.<claim>[.<cell>]` for numbers of the ledger. A claim's own name stands for all its cells
+    `ours.<claim>[.<cell>]` and `paper.<claim>[.<cell>]` for numbers of the ledger. A claim's own name gives all its cells
     in a bar chart. `history.<run>.<key>` is a list with a number for each line of the run's history, for lines and heat maps.
-    A part of a name in braces, `runs.<run>.reported.<method>.layer{layer}`, stands for everything that is stored there.
+    A name with parts in braces, `runs.<run>.reported.<method>.layer{layer}`, gives all stored names that fit it.
     """
 
     def __init__(self, paper: Paper, rows: list[Row], evidence: Evidence):
@@ -116,58 +116,58 @@ class Numbers:
                     seeds = max(seeds, 0 if shared else len(outcome.seeds))
                     scored.add(self.evidence.scored_on(name, section))
         count = min((len(values) for values in known.values() if len(values) > 1), default=1)
-        found = [
+        numbers = [
             parsed.value({name: values[seed if len(values) > 1 else 0] for name, values in known.items()})
             for seed in range(count)
         ]
         single = own if len(known) == 1 and _plain(expression) in known else None
-        return self._reading(found, seeds, single, frozenset(filter(None, scored)))
+        return self._reading(numbers, seeds, single, frozenset(filter(None, scored)))
 
     def printed(self, expression: str) -> float | None:
-        """Return the paper's number for what an expression measures, where a claim's cell is made by the same one."""
+        """Return the paper's number of the cell that has the same expression, if there is one."""
         name = _plain(expression)
         row = self.cells.get(name.removeprefix("ours.")) if name.startswith("ours.") else self.by_expression.get(name)
         number = row["paper_value"] if row else None
         return float(number) if isinstance(number, int | float) else None
 
-    def series(self, given: dict[str, dict[str, str] | str], kind: str) -> list[Series]:
+    def series(self, entries: dict[str, dict[str, str] | str], kind: str) -> list[Series]:
         """Return the points of a figure's series."""
-        found = []
-        for label, entry in given.items():
-            made = Series(label)
+        drawn = []
+        for label, entry in entries.items():
+            series = Series(label)
             if kind == "bar":
-                self._bars(made, entry)
+                self._bars(series, entry)
             elif isinstance(entry, dict) and set(entry) == {"x", "y"}:
-                self._curve(made, entry["x"], entry["y"])
+                self._curve(series, entry["x"], entry["y"])
             elif isinstance(entry, str) and pattern(entry):
-                self._along(made, entry)
+                self._along(series, entry)
             elif isinstance(entry, str) and len(split_list(entry)) == 1:
-                self._add(made, label, entry)
+                self._add(series, label, entry)
             else:
-                self._points(made, entry)
-            found.append(made)
-        return found
+                self._points(series, entry)
+            drawn.append(series)
+        return drawn
 
     def panels(self, figure: Figure) -> list[Panel]:
         """Return the panels of a heat map, one for each series."""
-        found = []
+        panels = []
         for label, text in figure.series.items():
             if not isinstance(text, str) or not pattern(text):
                 raise ConfigError(f"series '{label}': a heat map takes a name with parts in braces")
-            made = Panel(label)
+            panel = Panel(label)
             try:
-                fill = self._over_time if "history." in text else self._grid
-                fill(made, text, figure.per_step)
+                draw = self._over_time if "history." in text else self._grid
+                draw(panel, text, figure.per_step)
             except Missing as missing:
-                made.missing.append(str(missing))
-            found.append(made)
-        rows = sorted({row for panel in found for row in panel.rows}, key=natural)
-        for panel in found:  # the same rows in all, so that they stand beside each other
+                panel.missing.append(str(missing))
+            panels.append(panel)
+        rows = sorted({row for panel in panels for row in panel.rows}, key=natural)
+        for panel in panels:  # the same rows in all panels, so that they line up
             if panel.rows:
-                nothing = [0.0 if figure.per_step else None] * len(panel.columns)
+                empty = [0.0 if figure.per_step else None] * len(panel.columns)
                 known = dict(zip(panel.rows, panel.values, strict=True))
-                panel.rows, panel.values = rows, [known.get(row, nothing) for row in rows]
-        return found
+                panel.rows, panel.values = rows, [known.get(row, empty) for row in rows]
+        return panels
 
     def _reading(
         self,
@@ -182,59 +182,59 @@ class Numbers:
         low, high = bounds or (None, None)
         return Reading(aggregate(values), low, high, seeds, over if bounds else "", scored)
 
-    def _add(self, made: Series, label: str, y: str, x: str | None = None) -> None:
+    def _add(self, series: Series, label: str, y: str, x: str | None = None) -> None:
         """Add a point, or the reason why it is missing."""
         try:
             printed = bool(names(y)) and all(name.startswith("paper.") for name in names(y))
-            made.points.append(Point(label, self.read(y), self.read(x) if x is not None else None, printed=printed))
+            series.points.append(Point(label, self.read(y), self.read(x) if x is not None else None, printed=printed))
         except Missing as missing:
-            made.missing.append(str(missing))
+            series.missing.append(str(missing))
 
-    def _bars(self, made: Series, entry: dict[str, str] | str) -> None:
+    def _bars(self, series: Series, entry: dict[str, str] | str) -> None:
         if isinstance(entry, str) and entry in self.of_claim:
             for label, row in self.of_claim[entry]:
                 ours, paper = row["our_value"], row["paper_value"]
                 if ours is None:
-                    made.missing.append(f"{row['claim']}: {row['reason']}")
+                    series.missing.append(f"{row['claim']}: {row['reason']}")
                 else:
                     number = paper if isinstance(paper, int | float) else None
                     over = "" if row["low"] is None else "seeds"
                     reading = Reading(ours, row["low"], row["high"], row["seeds"] or 0, over)
-                    made.points.append(Point(label, reading, paper=number))
+                    series.points.append(Point(label, reading, paper=number))
             return
         if isinstance(entry, str):
             parts = split_list(entry)
-            entry = {made.label: entry} if len(parts) == 1 else {str(i + 1): part for i, part in enumerate(parts)}
+            entry = {series.label: entry} if len(parts) == 1 else {str(i + 1): part for i, part in enumerate(parts)}
         for label, expression in entry.items():
-            self._add(made, label, expression)
-            if made.points and made.points[-1].label == label:
-                made.points[-1].paper = self.printed(expression)
+            self._add(series, label, expression)
+            if series.points and series.points[-1].label == label:
+                series.points[-1].paper = self.printed(expression)
 
-    def _points(self, made: Series, entry: dict[str, str] | str) -> None:
+    def _points(self, series: Series, entry: dict[str, str] | str) -> None:
         if isinstance(entry, str):
             parts = split_list(entry)
-            entry = {made.label: entry} if len(parts) == 2 else {str(i + 1): f"{i}, {p}" for i, p in enumerate(parts)}
+            entry = {series.label: entry} if len(parts) == 2 else {str(i + 1): f"{i}, {p}" for i, p in enumerate(parts)}
         for label, pair in entry.items():
             coordinates = split_list(pair)
             if len(coordinates) != 2:
                 raise ConfigError(f"'{pair}' is not a point: give `x, y`")
-            self._add(made, label, coordinates[1], coordinates[0])
+            self._add(series, label, coordinates[1], coordinates[0])
 
-    def _curve(self, made: Series, x: str, y: str) -> None:
+    def _curve(self, series: Series, x: str, y: str) -> None:
         if "history." in x + y:
             try:
-                made.points = self._over_seeds(x, y)
+                series.points = self._over_seeds(x, y)
             except Missing as missing:
-                made.missing.append(str(missing))
+                series.missing.append(str(missing))
             return
         xs, ys = split_list(x), split_list(y)
         if len(xs) != len(ys):
-            raise ConfigError(f"series '{made.label}': x gives {len(xs)} points and y {len(ys)}")
+            raise ConfigError(f"series '{series.label}': x gives {len(xs)} points and y {len(ys)}")
         for a, b in zip(xs, ys, strict=True):
-            self._add(made, "" if len(xs) > 1 else made.label, b, a)
+            self._add(series, "" if len(xs) > 1 else series.label, b, a)
 
     def _over_seeds(self, x: str, y: str) -> list[Point]:
-        """Return a history's curve: at each line that holds what x and y read, their mean over the run's seeds."""
+        """Return a history's curve: x and y of each line that has both, as means over the run's seeds."""
         wanted = names(x) | names(y)
         if not all(name.startswith("history.") for name in wanted):
             raise ConfigError(f"'{x}', '{y}': only names of histories go with names of histories")
@@ -242,11 +242,11 @@ class Numbers:
         section = self.evidence.section_of(_as_run(first))
         seeds = self._seeds(_as_run(first), section)
         curves = [list(self._lines(wanted, section, seed)) for seed in range(seeds)]
-        found = []
+        points = []
         for lines in zip(*curves, strict=False):
             xs, ys = ([parse(text).value(line) for line in lines] for text in (x, y))
-            found.append(Point("", self._reading(ys, seeds), Reading(aggregate(xs))))
-        return found
+            points.append(Point("", self._reading(ys, seeds), Reading(aggregate(xs))))
+        return points
 
     def _lines(self, wanted: set[str], section: str, seed: int) -> Iterator[dict[str, float]]:
         stored = {name: self.evidence.lines(name, section, seed) for name in sorted(wanted)}
@@ -258,51 +258,51 @@ class Numbers:
                 yield line
 
     def _expanded(self, text: str) -> list[tuple[dict[str, str], str]]:
-        """Return, for everything that is stored where a pattern points, what its parts in braces stand for and the expression with it."""
+        """Return the parts of every stored name that fits the pattern in `text`, and `text` with them filled in."""
         name = pattern(text) or ""
         section = self.evidence.section_of(_as_run(name))
         hits = matches(name, self.evidence.names(name, section))
         if not hits:
-            raise Missing(f"nothing is stored as {name}; a run made before this was stored is to be made again")
+            raise Missing(f"no stored number fits {name}; rerun the run if it is older than this number")
         return [(hit, fill(text, hit)) for hit in hits]
 
-    def _along(self, made: Series, text: str) -> None:
-        """Add a point for everything that is stored where a pattern points; x is the number that its part in braces stands for."""
+    def _along(self, series: Series, text: str) -> None:
+        """Add a point for every stored name that fits a pattern; x is the number in its part in braces."""
         try:
             expanded = self._expanded(text)
         except Missing as missing:
-            made.missing.append(str(missing))
+            series.missing.append(str(missing))
             return
         words = [" ".join(parts.values()) for parts, _ in expanded]
         if not all(word.isdigit() for word in words):
-            made.named = words
+            series.named = words
         for index, (_, expression) in enumerate(expanded):
-            self._add(made, words[index], expression, str(index) if made.named else words[index])
+            self._add(series, words[index], expression, str(index) if series.named else words[index])
 
-    def _grid(self, made: Panel, text: str, _per_step: bool) -> None:
+    def _grid(self, panel: Panel, text: str, _per_step: bool) -> None:
         """Fill a heat map's panel with means over seeds, rows by columns."""
         cells: dict[tuple[str, str], Reading] = {}
         for parts, expression in self._expanded(text):
             if COLUMN not in parts:
                 raise ConfigError(f"'{text}': one part of a heat map's name must be {{{COLUMN}}}")
-            row = " ".join(value for key, value in parts.items() if key != COLUMN) or made.label
+            row = " ".join(value for key, value in parts.items() if key != COLUMN) or panel.label
             cells[row, parts[COLUMN]] = self.read(expression)
-        made.rows = sorted({row for row, _ in cells}, key=natural)
-        made.columns = sorted({column for _, column in cells}, key=natural)
-        made.values = [
-            [cells[row, column].value if (row, column) in cells else None for column in made.columns]
-            for row in made.rows
+        panel.rows = sorted({row for row, _ in cells}, key=natural)
+        panel.columns = sorted({column for _, column in cells}, key=natural)
+        panel.values = [
+            [cells[row, column].value if (row, column) in cells else None for column in panel.columns]
+            for row in panel.rows
         ]
-        made.seeds = max(cell.seeds for cell in cells.values())
+        panel.seeds = max(cell.seeds for cell in cells.values())
 
-    def _over_time(self, made: Panel, text: str, per_step: bool) -> None:
-        """Fill a heat map's panel from the first seed's history: rows by what the braces stand for, columns by step."""
+    def _over_time(self, panel: Panel, text: str, per_step: bool) -> None:
+        """Fill a heat map's panel from the first seed's history: rows by the parts in braces, columns by step."""
         expanded = self._expanded(text)
         name = next(iter(names(expanded[0][1])))
         section = self.evidence.section_of(_as_run(name))
         _, lines = self.evidence.lines(name, section)
         steps = [float(line["step"]) for line in lines]
-        made.columns = [f"{step:g}" for step in steps]
+        panel.columns = [f"{step:g}" for step in steps]
         for parts, expression in expanded:
             wanted = {each: self.evidence.lines(each, section)[0] for each in names(expression)}
             row: list[float | None] = []
@@ -310,9 +310,9 @@ class Numbers:
                 known = {each: line.get(key) for each, key in wanted.items()}
                 whole = all(value is not None for value in known.values())
                 row.append(parse(expression).value(known) if whole else None)  # type: ignore[arg-type]
-            made.rows.append(" ".join(parts.values()))
-            made.values.append(_growth(row, steps) if per_step else row)
-        made.seeds = 1
+            panel.rows.append(" ".join(parts.values()))
+            panel.values.append(_growth(row, steps) if per_step else row)
+        panel.seeds = 1
 
     def _seeds(self, name: str, section: str) -> int:
         """Return how many seeds a run has: those of the trends that read it, or the scale's."""
@@ -326,24 +326,24 @@ class Numbers:
 
 def _trend_seeds(paper: Paper) -> dict[str, int]:
     """Return by laptop run the most seeds that a trend of the paper reads of it."""
-    entries, found = expand_section(paper, "laptop"), {}
+    entries, seeds = expand_section(paper, "laptop"), {}
     for trend in (claim.trend for claim in paper.claims if claim.trend):
         for text in (trend.effect, *trend.shows.values()):
             for name in names(text):
                 if name.startswith("runs."):
                     run = split_run(name, entries)[0]
-                    found[run] = max(found.get(run, 0), trend.seeds)
-    return found
+                    seeds[run] = max(seeds.get(run, 0), trend.seeds)
+    return seeds
 
 
 def _growth(counts: list[float | None], steps: list[float]) -> list[float | None]:
-    """Return what a count grew by since the line before, for each step; before it stands the first time it is zero."""
-    before, found = (0.0, 0.0), []
+    """Return a count's growth per step since the line before; it starts at zero."""
+    before, rates = (0.0, 0.0), []
     for count, step in zip(counts, steps, strict=True):
         now = before[1] if count is None else count
-        found.append((now - before[1]) / (step - before[0]))
+        rates.append((now - before[1]) / (step - before[0]))
         before = (step, now)
-    return found
+    return rates
 
 
 def split_list(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from replica.errors import nearest
-from replica.methods.base import Method
+from replica.methods.base import Context, Method
 from replica.methods.peft.layers import Adapter, TaskLayers
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
@@ -50,6 +50,14 @@ def insert_adapters(method: Method, model: Any, make: MakeLayer, n: int = 1) -> 
 def adapters(method: Method, model: Any) -> list[Adapter]:
     """Return the adapters of a prepared or restored model, in the order of their places."""
     return [place.module.adapter for place in _places(method, model)]
+
+
+def prepare_adapters(method: Method, model: Any, context: Context) -> None:
+    """Put the method's adapters in (unless they were restored), drawn by the run's seed, and freeze the rest."""
+    if method.name not in context.restored:
+        method.restore(model)
+        draw_adapters(method, model, torch.Generator().manual_seed(context.seed))
+    train_adapters(method, model)
 
 
 def draw_adapters(method: Method, model: Any, seeds: torch.Generator) -> None:

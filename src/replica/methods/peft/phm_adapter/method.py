@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from replica.methods.base import Context, Method
-from replica.methods.peft.bottleneck_adapters import count_trained, draw_adapters, insert_adapters, train_adapters
+from replica.methods.peft.bottleneck_adapters import count_trained, insert_adapters, prepare_adapters
 from replica.methods.peft.layers import HypercomplexLinear
 
 
@@ -16,10 +14,7 @@ class HypercomplexAdapters(Method):
 
     def prepare(self, model: Any, context: Context) -> None:
         """Put the adapters in (unless they were restored), drawn by the run's seed, and freeze the rest."""
-        if self.name not in context.restored:
-            self.restore(model)
-            draw_adapters(self, model, torch.Generator().manual_seed(context.seed))
-        train_adapters(self, model)
+        prepare_adapters(self, model, context)
 
     def restore(self, model: Any) -> None:
         """Put adapters with zero weights into the model; raises ConfigError where sizes do not fit or some are there."""

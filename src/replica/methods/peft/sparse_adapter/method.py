@@ -7,13 +7,7 @@ from typing import Any
 import torch
 
 from replica.methods.base import Context, Method
-from replica.methods.peft.bottleneck_adapters import (
-    adapters,
-    count_trained,
-    draw_adapters,
-    insert_adapters,
-    train_adapters,
-)
+from replica.methods.peft.bottleneck_adapters import adapters, count_trained, insert_adapters, prepare_adapters
 from replica.methods.peft.layers import FullLinear
 from replica.methods.peft.start_pruning import counts, prune_at_start
 from replica.methods.pruning.masks import add_mask, bake_mask
@@ -25,10 +19,7 @@ class SparseAdapters(Method):
     def prepare(self, model: Any, context: Context) -> None:
         """Put the adapters in, freeze the rest and set the masks; restored adapters keep the zeros that they were stored with."""
         restored = self.name in context.restored
-        if not restored:
-            self.restore(model)
-            draw_adapters(self, model, torch.Generator().manual_seed(context.seed))
-        train_adapters(self, model)
+        prepare_adapters(self, model, context)
         layers = self._layers(model)
         for name, layer in layers.items():
             mask = layer.weight.detach() != 0 if restored else torch.ones_like(layer.weight, dtype=torch.bool)
