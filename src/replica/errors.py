@@ -1,4 +1,4 @@
-"""The errors a person can cause and mend: each says what was wrong, where, and what would be right."""
+"""The errors a person can cause and mend: each names the mistake, its place and the remedy."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ReplicaError(Exception):
 
 
 class ConfigError(ReplicaError):
-    """A configuration file says something that cannot be; the message names file, key and what would be right."""
+    """A configuration file is wrong; the message names file, key and remedy."""
 
 
 class AssetError(ReplicaError):
-    """A data set or model cannot be had, or is not what the registry pins."""
+    """A data set or model cannot be had, or differs from the registry's pin."""
 
 
 class TrainingError(ReplicaError):
@@ -54,7 +54,7 @@ class RepeatedError(ReplicaError):
 
 
 class ResultError(ReplicaError):
-    """A stored result is missing, cannot be read, or holds what no result may hold (a number that is not finite)."""
+    """A stored result is missing, cannot be read, or holds a value that no result may have (a number that is not finite)."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

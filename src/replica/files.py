@@ -25,7 +25,7 @@ def sha256_file(path: Path | str) -> str:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary name beside `path`, moved into place when the block ends well and removed when it does not."""
+    """Give a temporary name in the folder of `path`, moved into place when the block ends well and removed when it does not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -56,19 +56,19 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path | str) -> list[Path]:
-    """Remove and return what `atomic_path` and `atomic_folder` left beside `path` in a process that was killed.
+    """Remove and return what `atomic_path` and `atomic_folder` left next to `path` in a process that was killed.
 
     Only for a path that no other process writes now.
     """
     path = Path(path)
     name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    found = [item for item in sorted(path.parent.glob(".*")) if name.fullmatch(item.name)]
-    for item in found:
+    leftovers = [item for item in sorted(path.parent.glob(".*")) if name.fullmatch(item.name)]
+    for item in leftovers:
         if item.is_dir():
             shutil.rmtree(item)
         else:
             item.unlink()
-    return found
+    return leftovers
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replica.assets.rows import Content, RowHash
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.settings import Settings
 
@@ -21,6 +22,13 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def hash_rows(rows) -> Content:
+    """Return the canonical content of rows."""
+    running = RowHash()
+    running.update(rows)
+    return running.content()
 
 
 def project(datasets=None, models=None, sources=ALL_SOURCES, root=Path()):

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from replica.assets import generated, smoke_tokenizer
-from replica.assets.rows import hash_rows
 from replica.errors import AssetError
+from tests.unit.assets_helpers import hash_rows
 
 GOOD = {"good", "great", "lovely", "brilliant", "charming", "superb", "moving", "fresh"}
 BAD = {"bad", "awful", "dull", "clumsy", "boring", "poor", "empty", "rotten"}

@@ -9,9 +9,8 @@ import pytest
 
 from replica.assets import hub as source
 from replica.assets import manifest, retrieve_dataset, retrieve_model
-from replica.assets.rows import hash_rows
 from replica.errors import AssetError
-from tests.unit.assets_helpers import REVISION, dataset, left_in, project, safetensors, sha256
+from tests.unit.assets_helpers import REVISION, dataset, hash_rows, left_in, project, safetensors, sha256
 from tests.unit.assets_hub_server import CONVERTED, blob_id
 
 ROWS = [{"text": f"row {number}", "label": number % 2} for number in range(50)]

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from replica.assets import manifest, retrieve_dataset, retrieve_model, wheels
-from replica.assets.rows import hash_rows
 from replica.errors import AssetError, ConfigError
 from tests.unit.assets_helpers import (
     REVISION,
     dataset,
+    hash_rows,
     left_in,
     mirror_split,
     only_wheels_of,

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from replica.assets import manifest
-from replica.assets.rows import Rows, hash_rows, write_parquet
+from replica.assets.rows import Rows, write_parquet
 from replica.errors import AssetError
+from tests.unit.assets_helpers import hash_rows
 
 
 def test_hash_follows_its_rule():

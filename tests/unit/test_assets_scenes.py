@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from replica.assets import generated, scenes, smoke_tokenizer
-from replica.assets.rows import hash_rows
 from replica.errors import AssetError
+from tests.unit.assets_helpers import hash_rows
 
 SIZES = {"train": {"vqa": 120, "gqa": 120, "nlvr": 60, "caption": 30, "look": 90}, "test": {"vqa": 60, "nlvr": 30}}
 

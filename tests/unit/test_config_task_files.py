@@ -8,7 +8,7 @@ import yaml
 from replica.config import load_project
 from replica.errors import ConfigError
 
-from .small_project import write_project
+from .small_project import paper, write_project
 
 ROW = {"dataset": "words", "labels": ["a", "b"]}
 SHARED = {
@@ -21,8 +21,9 @@ SHARED = {
 }
 
 
-def load(folder, content, name="family"):
-    write_project(folder)
+def load(folder, content, name="family", write=True):
+    if write:
+        write_project(folder)
     (folder / "config" / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(content))
     return load_project(folder)
 
@@ -34,6 +35,13 @@ def test_a_groups_tasks_have_the_shared_keys_and_their_own(tmp_path):
     assert (project.task("first").version, project.task("second").version) == (1, 3)
     assert project.task("first").splits.report == "test"
     assert project.task("second").splits.report is None  # a key is replaced whole
+
+
+def test_a_group_is_a_set_of_every_paper(tmp_path):
+    entry = {"stage": "adapt", "model": "small", "evaluate": ["{family}"], "task": "words", "train": {"steps": 2}}
+    write_project(tmp_path, paper(runs={"laptop": {"wide": entry}}))
+    project = load(tmp_path, {**SHARED, "tasks": {"first": ROW, "second": ROW}}, write=False)
+    assert project.paper("one").runs["laptop"]["wide"].evaluate == ["first", "second"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from replica.assets import manifest
 from replica.assets.at_hand import presence
-from replica.assets.rows import Rows, hash_rows
+from replica.assets.rows import Rows
 from replica.claims.compare import compare
 from replica.config import load_project
 from replica.config.hub_lock import HubLock, Locked, write_lock
@@ -25,6 +25,7 @@ from replica.meters.dataset_rows import RowsOptions, count_rows
 from replica.meters.registry import DATA_METERS, meters_of, parse_meters
 from replica.plan.outputs import fingerprint
 from replica.plan.requests import check_claims
+from tests.unit.assets_helpers import hash_rows
 
 from .small_project import DATASETS, PAPER, paper, write_project
 

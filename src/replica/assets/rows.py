@@ -92,13 +92,6 @@ class RowHash:
         return Content(self._rows, self._hash.hexdigest())
 
 
-def hash_rows(rows: Iterable[dict[str, Any]]) -> Content:
-    """Return the canonical content of rows."""
-    running = RowHash()
-    running.update(rows)
-    return running.content()
-
-
 def write_parquet(rows: Rows, path: Path) -> Content:
     """Write a split to one Parquet file, hashing its rows on the way, and return its content."""
     running = RowHash()

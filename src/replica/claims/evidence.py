@@ -162,10 +162,10 @@ class Evidence:
         if rest.partition(".")[0] in FILES:
             return None
         task, metric = self._task_and_metric(rest)
-        found = self.project.task(task)
-        known = [item.name for item in found.metrics]
-        split = "report" if found.splits.report else "select"
-        return f"{metric if metric in known else known[0]} on {found.dataset}, {split} split"
+        entry = self.project.task(task)
+        known = [item.name for item in entry.metrics]
+        split = "report" if entry.splits.report else "select"
+        return f"{metric if metric in known else known[0]} on {entry.dataset}, {split} split"
 
     def _structural_values(self, names: Iterable[str]) -> dict[str, float]:
         names = sorted(names)

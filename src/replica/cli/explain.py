@@ -12,6 +12,7 @@ from rich.console import Console
 from replica.cli.options import console
 from replica.errors import ConfigError, nearest
 from replica.paths import Layout
+from replica.report.site.stored import StoredRun, stored_runs
 
 
 def add(verbs: Any) -> None:
@@ -41,6 +42,7 @@ def explain(arguments: Namespace) -> int:
     if not chosen:
         raise ConfigError(f"{path}: no claim '{claim}'{nearest(claim, (row['claim'] for row in rows))}")
     layout = Layout(arguments.root)
+    runs = {scale: stored_runs(layout.results, scale) for scale in {row["scale"] for row in chosen}}
     for row in chosen:
         console.print(
             f"[bold]{row['paper']} / {row['claim']}[/bold]  ({row['evidence']}, {row['metric']})", highlight=False
@@ -55,7 +57,7 @@ def explain(arguments: Namespace) -> int:
                 f"  measured in {layout.structural(row['paper'])} from config/papers/{row['paper']}/paper.yaml (measurements)"
             )
         for run_id in _run_ids(row):
-            _explain_run(layout, row["scale"], run_id, "  ", set())
+            _explain_run(layout, runs[row["scale"]], row["scale"], run_id, "  ", set())
     return 0
 
 
@@ -64,20 +66,20 @@ def _run_ids(row: dict[str, Any]) -> list[str]:
     return runs.split() if isinstance(runs, str) else list(runs)
 
 
-def _explain_run(layout: Layout, scale: str, run_id: str, indent: str, seen: set[str]) -> None:
-    from replica.assets import manifest
-
+def _explain_run(
+    layout: Layout, runs: dict[str, StoredRun], scale: str, run_id: str, indent: str, seen: set[str]
+) -> None:
     if run_id in seen:
         console.print(f"{indent}{run_id} (above)")
         return
     seen.add(run_id)
-    folders = sorted(path.parent for path in (layout.results / scale / "runs" / run_id).glob("seed*/manifest.json"))
-    if not folders:
+    seeds = [seed for seed in runs[run_id].seeds if seed.manifest] if run_id in runs else []
+    if not seeds:
         console.print(f"{indent}{run_id}: not here at scale {scale}")
         return
-    facts = manifest.read(folders[0])
+    facts = seeds[0].manifest
     spec = facts["spec"]
-    console.print(f"{indent}[bold]{run_id}[/bold]  {len(folders)} seed(s), {folders[0].parent}", highlight=False)
+    console.print(f"{indent}[bold]{run_id}[/bold]  {len(seeds)} seed(s), {seeds[0].folder.parent}", highlight=False)
     console.print(
         f"{indent}  configuration: {json.dumps({k: spec[k] for k in ('model', 'methods', 'train', 'tune') if k in spec})}"
     )
@@ -96,7 +98,7 @@ def _explain_run(layout: Layout, scale: str, run_id: str, indent: str, seen: set
     )
     for role, parent in facts["parents"].items():
         console.print(f"{indent}  {role}:")
-        _explain_run(layout, scale, parent["run"], indent + "    ", seen)
+        _explain_run(layout, runs, scale, parent["run"], indent + "    ", seen)
 
 
 def print_scorecard(arguments: Namespace) -> int:

@@ -72,13 +72,17 @@ class _Group(Strict):
     claims: list[Any] = Field(min_length=1)
 
 
-def read_paper(folder: Path) -> Paper:
-    """Return the paper of a folder; ConfigError names file, key and the nearest known name."""
+def read_paper(folder: Path, groups: Sets | None = None) -> Paper:
+    """Return the paper of a folder; ConfigError names file, key and the nearest known name.
+
+    `groups` are sets that every paper may use (the groups of tasks); a set of the paper replaces one of the same name.
+    """
     where = f"config/papers/{folder.name}/{FILE}"
     content = read_yaml(folder / FILE)
     if not isinstance(content, dict):
         raise ConfigError(f"{where}: expected a mapping, got {type(content).__name__}")
-    sets = validate(_Sets, {"sets": content.pop("sets", {})}, where).sets
+    own = validate(_Sets, {"sets": content.pop("sets", {})}, where).sets
+    sets = {**(groups or {}), **own}
     _check_matrices(content.get("runs"), sets, where)
     content.update({key: spread(content[key], sets) for key in _NAMES_OF_PAPER if key in content})
     if isinstance(content.get("claims"), list):

@@ -64,7 +64,7 @@ class Project:
     @cached_property
     def papers(self) -> dict[str, Paper]:
         """The enabled papers by name."""
-        return {name: read_paper(self.paper_folders[name]) for name in self.enabled}
+        return {name: read_paper(self.paper_folders[name], self.task_groups) for name in self.enabled}
 
     def scale(self, name: str) -> Scale:
         """Return a scale by name."""

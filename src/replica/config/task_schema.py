@@ -99,10 +99,10 @@ class Task(Strict):
 
     @model_validator(mode="after")
     def _a_label_for_each_class(self) -> Task:
-        kept = self.only.get(self.target or "")
-        if kept is not None and self.labels and len(kept) != len(self.labels):
+        values = self.only.get(self.target or "")
+        if values is not None and self.labels and len(values) != len(self.labels):
             raise ValueError(
-                f"`only` keeps {len(kept)} values of '{self.target}', and `labels` names {len(self.labels)}"
+                f"`only` keeps {len(values)} values of '{self.target}', and `labels` names {len(self.labels)}"
             )
         return self
 

@@ -151,7 +151,7 @@ def _papers(project: Project, plan: Plan | None, run: str) -> list[dict[str, Any
 
     papers = []
     for name in sorted(plan.runs[run].papers if plan else ()):
-        paper = project.papers.get(name) or read_paper(project.paper_folders[name])
+        paper = project.papers.get(name) or read_paper(project.paper_folders[name], project.task_groups)
         names = {
             known
             for section in plan.named.get(name, {}).values()
