@@ -33,7 +33,8 @@ DATABASE = {"sacct", "sacctmgr", "sshare"}
 def site(folder: Path, jobs: int) -> Path:
     """Make a checkout whose plan holds `jobs` trainings, with the links of a clone."""
     checkout(folder, ["wide"])
-    path = folder / "config" / "papers" / "wide.yaml"
+    path = folder / "config" / "papers" / "wide" / "paper.yaml"
+    path.parent.mkdir()
     path.write_text(yaml.safe_dump(wide_paper(-(-jobs // 3))))
     for name in ("profiles", "slurm"):
         (folder / name).symlink_to(os.readlink(ROOT / name))

@@ -75,14 +75,15 @@ def checkout(folder: Path, papers: list[str]) -> Path:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     config = folder / "config" / "config.yaml"
-    config.write_text(re.sub(r"(?s)papers: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
+    config.write_text(re.sub(r"disabled: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
     return folder
 
 
 def dry_run(folder: Path, jobs: int) -> tuple[int, float]:
     """Dry-run a plan of about `jobs` jobs below `folder`; returns the number of jobs and the seconds."""
     checkout(folder, ["wide"])
-    path = folder / "config" / "papers" / "wide.yaml"
+    path = folder / "config" / "papers" / "wide" / "paper.yaml"
+    path.parent.mkdir()
     path.write_text(yaml.safe_dump(wide_paper(-(-jobs // 6))))
     started = time.perf_counter()
     done = _snakemake(folder, "-n", "--quiet", "rules", "--", "runs")

@@ -10,8 +10,6 @@ MANIFEST = "manifest.json"
 METRICS, MEASURES, HISTORY, PREDICTIONS = "metrics.json", "measures.json", "history.jsonl", "predictions.parquet"
 #: Files of a run's state folder: the process at work, a failure that would come again, the micro-batches that fit.
 PROCESS, FAILED, MEMORY = "process.json", "failed.json", "memory.json"
-#: A paper's claims with verdicts, and the ledger of all papers.
-CLAIMS = "claims.json"
 
 
 def job_name(scale: str, run_id: str, seed: int | str) -> str:
@@ -72,7 +70,3 @@ class Layout:
     def summary(self, scale: str) -> Path:
         """Folder of ledger, report and bibliography; the smoke scale, which proves no claim, has its own."""
         return self.results / scale if scale == "smoke" else self.results
-
-    def ledger(self, scale: str) -> Path:
-        """The ledger of all papers' claims."""
-        return self.summary(scale) / CLAIMS

@@ -19,8 +19,8 @@ from pathlib import Path
 import yaml
 
 from replica.config.paper_folder import read_paper
+from replica.paths import PROCESS
 from replica.training.checkpoints import SEAL
-from replica.training.process import NAME
 from tests.workflow.checkout import environment, program, snakemake
 
 from .cluster import Cluster, Controller, Job, wait_for
@@ -72,7 +72,7 @@ def _wait_for_checkpoint(run: OneRun, controller: Controller) -> None:
 
 def _freeze(run: OneRun) -> int:
     """Stop training where it is until it gets a signal to go on, as SLURM sends it before it ends a job; returns its number."""
-    number = json.loads((run.state / NAME).read_text())["pid"]
+    number = json.loads((run.state / PROCESS).read_text())["pid"]
     os.kill(number, signal.SIGSTOP)
     return number
 

@@ -17,9 +17,9 @@ import pytest
 from replica.assets import manifest
 from replica.config import load_project
 from replica.errors import INTERRUPTED
+from replica.paths import PROCESS
 from replica.plan import build_plan
 from replica.training.checkpoints import SEAL
-from replica.training.process import NAME
 
 from .checkout import environment, make_checkout, program, snakemake
 
@@ -102,8 +102,8 @@ def _snakemake_until_checkpoint(folder, target, state):
     )
     deadline = time.monotonic() + 180  # a loaded machine takes long to import; an idle one ten seconds
     while time.monotonic() < deadline:
-        if any(state.glob(f"checkpoint-*/{SEAL}")) and (state / NAME).exists():
-            return process, json.loads((state / NAME).read_text())["pid"]
+        if any(state.glob(f"checkpoint-*/{SEAL}")) and (state / PROCESS).exists():
+            return process, json.loads((state / PROCESS).read_text())["pid"]
         assert process.poll() is None, "Snakemake ended before its training job wrote a checkpoint"
         time.sleep(0.02)
     raise AssertionError("no checkpoint in three minutes")

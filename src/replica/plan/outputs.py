@@ -12,7 +12,7 @@ from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.project import Project
 from replica.config.schema import Paper
 from replica.methods import registry
-from replica.paths import CLAIMS, MANIFEST, MEASURES, METRICS, Layout
+from replica.paths import MANIFEST, MEASURES, METRICS, Layout
 from replica.plan.plan import Plan
 
 #: Snakemake runs in the root of the checkout.
@@ -89,11 +89,6 @@ def paper_inputs(plan: Plan, paper: str) -> list[str]:
     """Return the files that the paper's claims are computed from at the plan's scale."""
     measures = [run_file(plan, run, seed, MEASURES) for run, seed in measured_runs(plan, paper)]
     return [str(HERE.structural(paper)), *metrics_files(plan, paper), *measures]
-
-
-def paper_files(scale: str, paper: str, *names: str) -> list[str]:
-    """Return the files or folders of a paper's results: `claims.json` by default, `tables`, `figures`."""
-    return [str(HERE.paper(scale, paper) / name) for name in names or (CLAIMS,)]
 
 
 def claimed_papers(project: Project) -> list[str]:

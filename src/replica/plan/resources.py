@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from replica.config.asset_schema import ModelEntry
 from replica.config.project import Project
 from replica.config.schema import Train
 from replica.config.settings import Scale
@@ -41,12 +40,6 @@ START_SECONDS = 8.0
 EVALUATION_BATCH = 64
 #: Least minutes a job asks for, on a processor and on a GPU, where a first start takes longer.
 LEAST_MINUTES = {False: 10, True: 60}
-
-
-def parameters(entry: ModelEntry) -> tuple[int, int]:
-    """Return (weights in layers, weights in embeddings) of a registered configuration."""
-    shape = shape_of(entry)
-    return shape.blocks, shape.embeddings
 
 
 def rows_of(project: Project, task: Task, split: str | None) -> int:
