@@ -195,7 +195,7 @@ def test_the_registry_names_no_commit_and_the_lock_no_stranger(root):
     locked(root)
     change(root, "models", "encoder", sources={"hub": {"repo": "owner/model", "revision": NEW}})
     with pytest.raises(
-        ConfigError, match=r"models.encoder: sources.hub: commits and digests stand in config/hub.lock.yaml"
+        ConfigError, match=r"models.encoder: sources.hub: commits and digests belong in config/hub.lock.yaml"
     ):
         load_project(root)
     change(root, "models", "encoder", sources={"hub": {"repo": "owner/other"}})
