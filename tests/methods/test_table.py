@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,10 @@ def _make(row: Row):
     return entry, entry.create(config)
 
 
+def _undeclared(keys, declared) -> list[str]:
+    return [key for key in keys if not any(fnmatchcase(key, pattern) for pattern in declared)]
+
+
 def _train(row: Row):
     """Train a few steps by hand; returns model, method, entry and the losses."""
     set_seed(0)
@@ -161,6 +166,8 @@ def _train(row: Row):
         losses.append(float(loss.detach()))
     reported = method.reported(model, context)
     assert all(isinstance(value, float | int | str) for value in reported.values()), reported
+    assert not _undeclared(reported, entry.reported), "declare them: @method(…, reported=…)"
+    assert not _undeclared(context.recorded, entry.recorded), "declare them: @method(…, recorded=…)"
     return model, method, entry, losses
 
 

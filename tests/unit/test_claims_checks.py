@@ -108,6 +108,49 @@ def test_an_unknown_name_in_a_figure(tmp_path, series, message):
     assert message in text
 
 
+@pytest.mark.parametrize(
+    ("method", "name", "message"),
+    [
+        (
+            {"name": "private-gradients", "epsilon": 8.0},
+            "runs.plain.reported.private-gradients.epsilonn",
+            "did you mean 'private-gradients.epsilon'",
+        ),
+        ("lora", "runs.plain.reported.lora.rank", "run 'plain' has no method that could report a number"),
+        ("deft", "history.plain.density_los", "did you mean 'density_loss'"),
+        ("lora", "history.plain.density_loss", "run 'plain' gives no 'history.density_loss'"),
+    ],
+)
+def test_a_number_that_no_method_of_the_run_declares(tmp_path, method, name, message):
+    def change(content):
+        content["runs"]["laptop"]["plain"]["methods"] = [method]
+        content["figures"] = [{"id": "f", "title": "F", "kind": "bar", "series": {"arm": name}}]
+
+    text = _broken(tmp_path, change)
+    assert "figures.f.series.arm: " in text
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("method_cost.prunabel", "did you mean 'method_cost.prunable'"),
+        ("method_cost.sparse-modules.prunabel", "did you mean 'method_cost.sparse-modules.prunable'"),
+        ("method_cost.expected.trainable", "method_cost.expected.trainable_parameters"),
+    ],
+)
+def test_a_cost_that_the_method_does_not_declare(tmp_path, key, message):
+    def change(content):
+        content["measurements"]["sparse"] = {
+            **MEASURED["student"],
+            "methods": ["sparse-modules"],
+            "meters": {"method_cost": {}},
+        }
+        content["claims"][0]["ours"] = f"sparse.{key}"
+
+    assert message in _broken(tmp_path, change)
+
+
 def test_an_unknown_name_in_a_table(tmp_path):
     table = {"id": "t", "title": "T", "arms": {"row": {"column": "runs.student.words.acuracy"}}}
     text = _broken(tmp_path, lambda content: content.update(tables=[table]))
@@ -125,11 +168,12 @@ def test_declared_keys_are_the_measured_ones(path):
         if "unavailable" in results:
             continue
         measurement = measurements[name]
-        fields = {entry.name: list(entry.config.model_fields) for entry, _ in map(parse, measurement.methods)}
-        declared = result_names(PROJECT, measurement.datasets, meters_of(measurement), fields)
+        methods = [entry for entry, _ in map(parse, measurement.methods)]
+        keys = {entry.name: {"<field>": entry.config.model_fields, "<cost>": entry.costs} for entry in methods}
+        declared = result_names(PROJECT, measurement.datasets, meters_of(measurement), keys)
         measured = flat({meter: numbers for meter, numbers in results.items() if meter != "assumptions"})
         assert not [key for key in measured if not _fits(key, declared)], name
-        optional = ("parameters.expected.", "config.", "storage.by_part.", "memory.peak_phase")
+        optional = ("parameters.expected.", "config.", "method_cost.", "storage.by_part.", "memory.peak_phase")
         assert not [
             key for key in declared if "*" not in key and not key.startswith(optional) and key not in measured
         ], name

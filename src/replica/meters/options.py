@@ -254,8 +254,8 @@ class MethodCostOptions(Options):
 
     assumption = "as each method's `expected` and `cost` say"
     results = {
-        "<method>.expected.*": "the counts that the method expects",
-        "<method>.*": "the results of the method's `cost`; of a measurement's only method also without its name",
+        "<method>.expected.<count>": "the counts that the method expects",
+        "<method>.<cost>": "the results of the method's `cost`; of a measurement's only method also without its name",
     }
 
 

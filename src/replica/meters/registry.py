@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from replica.errors import ConfigError, nearest
 from replica.meters.dataset_rows import RowsOptions
 from replica.meters.options import (
     CATEGORIES,
+    EXPECTED,
     FLOP_PARTS,
     PARTS,
     ConfigOptions,
@@ -89,11 +90,14 @@ def check_splits(project: Project, names: list[str], options: RowsOptions) -> li
 
 
 def result_names(
-    project: Project, datasets: list[str], meters: Mapping[str, Options], methods: Mapping[str, list[str]]
+    project: Project,
+    datasets: list[str],
+    meters: Mapping[str, Options],
+    methods: Mapping[str, Mapping[str, Iterable[str]]],
 ) -> list[str]:
     """Return the dotted names of a measurement's results, `<meter>.<key>`, where `*` is any key or keys below.
 
-    `methods` has the fields of each method's configuration. Raises ConfigError for an unknown data set or split.
+    `methods` has the names behind each method's `<field>` and `<cost>`. Raises ConfigError for an unknown data set or split.
     """
     names = []
     for meter, options in meters.items():
@@ -105,18 +109,19 @@ def result_names(
     return names
 
 
-def _filled(key: str, methods: Mapping[str, list[str]]) -> list[str]:
+def _filled(key: str, methods: Mapping[str, Mapping[str, Iterable[str]]]) -> list[str]:
     """Return a key with its placeholder replaced by each of its names."""
     for placeholder, values in (("<part>", PARTS), ("<flop_part>", FLOP_PARTS), ("<category>", CATEGORIES)):
         if placeholder in key:
             return [key.replace(placeholder, value) for value in values]
     if "<method>" not in key:
         return [key]
-    keys = [
-        key.replace("<method>", method.replace(".", "_")).replace("<field>", field)
-        for method, fields in methods.items()
-        for field in (fields if "<field>" in key else [""])
-    ]
+    keys = []
+    for method, own in methods.items():
+        named = key.replace("<method>", method.replace(".", "_"))
+        words = {**own, "<count>": EXPECTED}
+        placeholder = next((word for word in words if word in named), None)
+        keys += [named.replace(placeholder, word) for word in words[placeholder]] if placeholder else [named]
     if key.startswith("<method>.") and len(methods) == 1:  # the only method's keys are also at the top
         keys += [name.partition(".")[2] for name in keys]
     return keys

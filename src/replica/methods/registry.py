@@ -37,6 +37,9 @@ class MethodEntry:
     `changes` lists the parts of training that it acts on: `structure` (modules or masks in the model), `loss`, `optimizer`,
     `schedule`; at most one method of a run may change each of the last three. With `needs_teacher` the run must have a `teacher:` or
     stored `targets:`. The stored model of a `persistent` method keeps its modules, and loading calls `restore`.
+
+    `reported`, `recorded` and `costs` are the dotted keys that `reported`, the lines of the history and `cost` give, `*` being any
+    text: papers may name these and no others.
     """
 
     name: str
@@ -45,6 +48,9 @@ class MethodEntry:
     changes: frozenset[str]
     needs_teacher: bool
     persistent: bool
+    reported: tuple[str, ...] = ()
+    recorded: tuple[str, ...] = ()
+    costs: tuple[str, ...] = ()
 
     @property
     def family(self) -> str:
@@ -80,12 +86,25 @@ class MethodEntry:
 _ENTRIES: dict[str, MethodEntry] = {}
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 def method(
-    name: str, *, version: int, changes: set[str], needs_teacher: bool = False, persistent: bool = False
+    name: str,
+    *,
+    version: int,
+    changes: set[str],
+    needs_teacher: bool = False,
+    persistent: bool = False,
+    reported: str = "",
+    recorded: str = "",
+    costs: str = "",
 ) -> Callable[[type[MethodConfig]], type[MethodConfig]]:
     """Register the decorated configuration class as the method `name`.
 
-    Raises ValueError for a name taken twice or an unknown entry of `changes`: both are mistakes of the programmer.
+    `reported`, `recorded` and `costs` are keys with spaces between them (see `MethodEntry`). Raises ValueError for a name taken twice
+    or an unknown entry of `changes`: both are mistakes of the programmer.
     """
     if changes - CHANGES:
         raise ValueError(f"method '{name}' changes {sorted(changes - CHANGES)}; known: {sorted(CHANGES)}")
@@ -93,7 +112,15 @@ def method(
     def register(config: type[MethodConfig]) -> type[MethodConfig]:
         if name in _ENTRIES:
             raise ValueError(f"method '{name}' is registered twice")
-        _ENTRIES[name] = MethodEntry(name, version, config, frozenset(changes), needs_teacher, persistent)
+        _ENTRIES[name] = MethodEntry(
+            name,
+            version,
+            config,
+            frozenset(changes),
+            needs_teacher,
+            persistent,
+            *map(_words, (reported, recorded, costs)),
+        )
         return config
 
     return register

@@ -65,9 +65,9 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
             )
         meters = meters_of(measurement, f"{where}.meters")
         try:
-            methods = [registry.parse(reference) for reference in measurement.methods]
-            fields = {entry.name: list(entry.config.model_fields) for entry, _ in methods}
-            measurements[name] = result_names(project, measurement.datasets, meters, fields)
+            methods = [registry.parse(reference)[0] for reference in measurement.methods]
+            keys = {entry.name: {"<field>": entry.config.model_fields, "<cost>": entry.costs} for entry in methods}
+            measurements[name] = result_names(project, measurement.datasets, meters, keys)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
     runs = {
@@ -78,7 +78,7 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
 
 def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
     """Return the keys of a run's numbers by their first part, as `replica.claims.checks.Names` has them."""
-    methods = [item if isinstance(item, str) else item["name"] for item in entry.methods]
+    methods = [registry.entry(item if isinstance(item, str) else item["name"]) for item in entry.methods]
     scored = entry.evaluate
     if scored is None:
         scored = [name for name in (entry.task, *entry.together) if name in project.tasks]
@@ -86,9 +86,10 @@ def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
     numbers = {
         name: [metric.name for metric in project.tasks[name].metrics] for name in scored if name in project.tasks
     }
-    numbers |= {"counts": list(COUNTS), "history": [*HISTORY, *(["*"] if methods else [])]}
-    if methods:
-        numbers["reported"] = [f"{method}.*" for method in methods]
+    recorded = [key for method in methods for key in method.recorded]
+    numbers |= {"counts": list(COUNTS), "history": [*HISTORY, *recorded]}
+    if reported := [f"{method.name}.{key}" for method in methods for key in method.reported]:
+        numbers["reported"] = reported
     if entry.measure.latency:
         numbers["measures"] = [*MEASURES, *(ONNX_MEASURES if entry.measure.runtime == "onnxruntime" else ())]
     return numbers

@@ -7,7 +7,13 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("hidden-distillation", version=1, changes={"loss"}, needs_teacher=True)
+@method(
+    "hidden-distillation",
+    version=1,
+    changes={"loss"},
+    needs_teacher=True,
+    recorded="hidden_loss next_sentence_loss task_loss",
+)
 class HiddenDistillationConfig(MethodConfig):
     """Pre-training objective of BiPFT (Xing et al. 2024): task loss, hidden states, next-sentence soft targets."""
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("logit-distillation", version=1, changes={"loss"}, needs_teacher=True)
+@method("logit-distillation", version=1, changes={"loss"}, needs_teacher=True, recorded="distillation_loss task_loss")
 class LogitDistillationConfig(MethodConfig):
     """Soft targets (Hinton et al. 2015): alpha * task loss + (1 - alpha) * T^2 * KL(teacher / T || student / T)."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("minilm", version=1, changes={"loss"}, needs_teacher=True)
+@method("minilm", version=1, changes={"loss"}, needs_teacher=True, recorded="attention_loss value_loss")
 class MiniLMConfig(MethodConfig):
     """Deep self-attention distillation (Wang et al. 2020, equations 6-10)."""
 

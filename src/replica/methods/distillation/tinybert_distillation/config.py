@@ -7,7 +7,13 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("tinybert-distillation", version=1, changes={"loss"}, needs_teacher=True)
+@method(
+    "tinybert-distillation",
+    version=1,
+    changes={"loss"},
+    needs_teacher=True,
+    recorded="attention_loss embedding_loss hidden_loss",
+)
 class TinyBERTConfig(MethodConfig):
     """General distillation of TinyBERT (Jiao et al. 2020, equations 7-9) with the uniform layer map."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("galore", version=1, changes={"optimizer"})
+@method("galore", version=1, changes={"optimizer"}, costs="states projected_states matrices.*")
 class GaLoreConfig(MethodConfig):
     """Gradient low-rank projection (Zhao et al. 2024, Algorithm 2): Adam's moments live in a subspace of each gradient."""
 

@@ -7,7 +7,13 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("optimizer-state-error", version=1, changes=set())
+@method(
+    "optimizer-state-error",
+    version=1,
+    changes=set(),
+    reported="*.*.first *.*.second *.*.update",
+    costs="plain.* outliers.*",
+)
 class StateErrorConfig(MethodConfig):
     """Errors that 8-bit codes would make in the states of the run's own 32-bit Adam, by code and block, after the last step."""
 

@@ -7,7 +7,13 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("slimfit", version=1, changes={"structure", "optimizer"})
+@method(
+    "slimfit",
+    version=1,
+    changes={"structure", "optimizer"},
+    recorded="frozen moved.* trained.*",
+    costs="tensors frozen_tensors frozen_share plain static.* dynamic.* plain_static.* plain_dynamic.*",
+)
 class SlimFitConfig(MethodConfig):
     """SlimFit (Ardakani et al. 2023): tensors that moved least are frozen each step; the inputs of the backward pass are compressed."""
 

@@ -7,7 +7,9 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("deft", version=1, changes={"loss"})
+@method(
+    "deft", version=1, changes={"loss"}, reported="density encoder decoder layer*", recorded="task_loss density_loss"
+)
 class DEFTConfig(MethodConfig):
     """DEFT (Runwal et al. 2024): training leaves fewer feed-forward activations o different from zero.
 

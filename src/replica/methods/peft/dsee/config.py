@@ -9,7 +9,14 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("dsee", version=1, changes={"structure"}, persistent=True)
+@method(
+    "dsee",
+    version=1,
+    changes={"structure"},
+    persistent=True,
+    recorded="sparsity heads_removed",
+    costs="heads heads_removed_share units flops_folded flops_with_update pools.*",
+)
 class DSEEConfig(MethodConfig):
     """DSEE (Chen et al. 2021): a low-rank plus sparse update of queries and values, whose size then decides the pruning.
 

@@ -9,7 +9,14 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("mixture-of-domain-adapters", version=1, changes={"structure", "loss", "optimizer"}, persistent=True)
+@method(
+    "mixture-of-domain-adapters",
+    version=1,
+    changes={"structure", "loss", "optimizer"},
+    persistent=True,
+    reported="layer*.adapter* layer*.backbone",
+    recorded="domain_loss sampling_loss gate_backbone",
+)
 class MixtureConfig(MethodConfig):
     """MixDA (Diao et al. 2023): o = w [K_1 ... K_k; F], domain adapters K next to the feed-forward output F of some layers.
 

@@ -6,7 +6,7 @@ from replica.methods.peft.options import StartPruningOptions
 from replica.methods.registry import method
 
 
-@method("sparse-modules", version=1, changes={"structure"})
+@method("sparse-modules", version=1, changes={"structure"}, costs="prunable pruned kept")
 class SparseModulesConfig(StartPruningOptions):
     """SparseAdapter's pruning for any module: the matrices that are trained, but for a new head's, are pruned before training.
 

@@ -9,7 +9,13 @@ from pydantic import Field, model_validator
 from replica.methods.registry import MethodConfig, method
 
 
-@method("private-gradients", version=2, changes={"loss"})
+@method(
+    "private-gradients",
+    version=2,
+    changes={"loss"},
+    reported="epsilon epsilon_prv epsilon_rdp delta noise_multiplier clip sample_rate steps stated",
+    costs="trained noise_std noise_norm",
+)
 class PrivateGradientsConfig(MethodConfig):
     """DP-SGD's gradient (Abadi et al. 2016) as Yu et al. 2022 use it for plug-in modules: clipped by example, noised once.
 

@@ -10,7 +10,16 @@ from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
-@method("gradual-magnitude-pruning", version=1, changes={"structure"})
+@method(
+    "gradual-magnitude-pruning",
+    version=1,
+    changes={"structure"},
+    recorded="sparsity",
+    costs=(
+        "linear_weights kept_weights other_parameters values_only_ratio with_mask_ratio with_rest_ratio "
+        "with_mask_and_rest_ratio"
+    ),
+)
 class GradualMagnitudePruningConfig(MethodConfig):
     """Magnitude pruning layer by layer on a cubic schedule (Zhu and Gupta 2017; Zafrir et al. 2021).
 

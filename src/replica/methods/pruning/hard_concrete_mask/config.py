@@ -8,7 +8,15 @@ from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
-@method("hard-concrete-mask", version=1, changes={"structure", "loss"})
+@method(
+    "hard-concrete-mask",
+    version=1,
+    changes={"structure", "loss"},
+    recorded="open_gates",
+    costs=(
+        "layers scores lower upper temperature initial_score initial_gate initial_open_share expected_sparsity kept"
+    ),
+)
 class HardConcreteMaskConfig(MethodConfig):
     """Masks learned over frozen weights through hard-concrete gates (Louizos et al. 2018; Zheng et al. 2022)."""
 

@@ -10,7 +10,16 @@ from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
-@method("iterative-magnitude-pruning", version=1, changes={"structure", "schedule", "loss"})
+@method(
+    "iterative-magnitude-pruning",
+    version=1,
+    changes={"structure", "schedule", "loss"},
+    recorded="sparsity",
+    costs=(
+        "weights rounds epochs sparsity.round-* kept.round-* rounds_to_target epochs_to_target "
+        "epochs_with_ticket optima penalty_at_optimum"
+    ),
+)
 class IterativeMagnitudePruningConfig(MethodConfig):
     """Training in rounds, each from the same weights with fewer of them (Frankle and Carbin 2019; Frankle et al. 2020).
 

@@ -9,7 +9,13 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("slimming-ticket", version=1, changes={"structure"}, persistent=True)
+@method(
+    "slimming-ticket",
+    version=1,
+    changes={"structure"},
+    persistent=True,
+    costs="heads_cut_share fewest_heads_cut most_heads_cut neurons neurons_cut neurons_cut_share",
+)
 class SlimmingTicketConfig(MethodConfig):
     """EarlyBERT (Chen et al. 2021): heads and feed-forward neurons are cut by coefficients learned early under an L1 penalty.
 

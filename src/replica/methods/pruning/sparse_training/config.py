@@ -9,7 +9,16 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("sparse-training", version=1, changes={"structure"})
+@method(
+    "sparse-training",
+    version=1,
+    changes={"structure"},
+    recorded="drop_share",
+    costs=(
+        "layers dense_layers weights kept_weights density least_density most_density flops sparse_flops "
+        "flops_ratio mb dense_mb training.* training_ratio micronet.*"
+    ),
+)
 class SparseTrainingConfig(MethodConfig):
     """A network that is sparse from its first step on: RigL (Evci et al. 2020), SET, SNFS, or a mask that never moves."""
 

@@ -9,7 +9,14 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("s3pet", version=2, changes={"structure", "optimizer", "loss"}, persistent=True)
+@method(
+    "s3pet",
+    version=2,
+    changes={"structure", "optimizer", "loss"},
+    persistent=True,
+    reported="budget expected chosen chosen_slots chosen_* kept.*",
+    costs="backbone slots parameters budget expected expected_share chosen chosen_slots by_kind.*",
+)
 class S3PETConfig(MethodConfig):
     """Sparse structure search (Hu et al. 2022): gated rank-1 updates, biases, norm scales and adapters within a budget.
 
