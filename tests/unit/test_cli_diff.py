@@ -100,9 +100,9 @@ def _git(root, *arguments):
 
 
 def _diff(root, capsys, monkeypatch, *arguments):
-    from replica.cli import main, options
+    from replica.cli import main, terminal
 
-    monkeypatch.setattr(options.console, "width", 240)
+    monkeypatch.setattr(terminal.console, "width", 240)
     monkeypatch.setattr(sys, "argv", ["replica", "--root", str(root), "diff", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         main()

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from replica.cli import options
 from replica.cli import run as module
+from replica.cli import terminal
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.files import write_json
@@ -41,7 +41,7 @@ def call(folder, monkeypatch):
 
     def made(code, *names, **changes):
         console = Console(record=True, width=200, force_terminal=False)
-        for each in (module, options):
+        for each in (module, terminal):
             monkeypatch.setattr(each, "console", console)
         seen = []
 

@@ -134,7 +134,7 @@ def test_parsing_imports_no_torch_transformers_pandas_or_matplotlib(root):
 
 
 def test_two_runs_with_one_id_and_other_content_are_refused(tmp_path, monkeypatch):
-    import replica.plan.runs as runs
+    import replica.plan.builder as runs
 
     twice = paper()
     plain = twice["runs"]["laptop"]["plain"]

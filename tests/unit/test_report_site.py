@@ -24,7 +24,7 @@ from replica.files import write_json, write_text
 from replica.plan import build_plan
 from replica.report import site
 from replica.report.marks import MARKS
-from replica.report.site import compare, stored
+from replica.report.site import comparisons, stored_runs
 from tests.unit.synthetic_checkout import CLAIMS, fill, make, store, store_metrics
 from tests.unit.test_report import build
 
@@ -239,30 +239,30 @@ def test_a_run_that_is_only_pinned_has_a_page_that_says_so(tmp_path, built):
     run = next(path.stem for path in (results / "pinned" / "laptop" / "runs").iterdir())
     site.write(make(root), built["rows"], "laptop", results, root / "report" / "index.html")
     assert "Pinned:" in (root / "report" / "site" / "runs" / f"{run}.html").read_text(encoding="utf-8")
-    assert stored.stored_runs(results, "laptop")[run].pinned
+    assert stored_runs.stored_runs(results, "laptop")[run].pinned
     assert 'data-evidence="trend"' not in (root / "report" / "site" / "budget.html").read_text(encoding="utf-8")
 
 
-def _point(label: str, trained: float, score: float, direction: str = "higher") -> compare.Point:
-    return compare.Point(
+def _point(label: str, trained: float, score: float, direction: str = "higher") -> comparisons.Point:
+    return comparisons.Point(
         "trend", label, "toy", "", "b", "t", (), "b on t", {"trained": trained}, {}, score, direction=direction
     )
 
 
 def test_the_pareto_front_holds_what_nothing_else_beats():
     found = [_point("a", 10, 70), _point("b", 20, 80), _point("c", 20, 75), _point("d", 30, 80), _point("e", 40, 90)]
-    assert [point.label for point in compare.front(found, "trained", "score")] == ["a", "b", "e"]
+    assert [point.label for point in comparisons.front(found, "trained", "score")] == ["a", "b", "e"]
     errors = [_point("a", 10, 0.3, "lower"), _point("b", 20, 0.2, "lower"), _point("c", 30, 0.25, "lower")]
-    assert [point.label for point in compare.front(errors, "trained", "score")] == ["a", "b"]
+    assert [point.label for point in comparisons.front(errors, "trained", "score")] == ["a", "b"]
 
 
 def test_points_measured_under_other_options_share_no_drawing():
     def memory(label, batch, trained):
         costs, settings = {"trained": trained, "memory": trained * batch}, {"memory": f"batch {batch}"}
-        return compare.Point("structural", label, "toy", "", "b", "", (), "b", costs, settings)
+        return comparisons.Point("structural", label, "toy", "", "b", "", (), "b", costs, settings)
 
     found = [memory(f"{batch}-{size}", batch, size) for batch in (1, 8) for size in (1, 2, 3)]
-    assert [plane.settings for plane in compare.planes(found)] == ["batch 1", "batch 8"]
+    assert [plane.settings for plane in comparisons.planes(found)] == ["batch 1", "batch 8"]
 
 
 def test_memory_and_flops_of_runs_are_compared_under_equal_options(tmp_path, built):

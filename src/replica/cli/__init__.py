@@ -18,7 +18,7 @@ from replica.cli import (
     status,
     watch,
 )
-from replica.cli.options import OneLine
+from replica.cli.terminal import OneLine
 from replica.jobs.programs import main as run_program
 
 EPILOG = """examples:

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from replica.cli.options import console
+from replica.cli.terminal import console
 from replica.errors import ConfigError, ResultError
 from replica.files import write_text
 
@@ -37,7 +37,7 @@ def add(verbs: Any) -> None:
 def diff(arguments: Namespace) -> int:
     """Print the differences, with `--html` write them as a page; 1 with `--fail-on-change` where there are any, else 0."""
     from replica.claims.changes import changes
-    from replica.report import changes as shown
+    from replica.report import ledger_diff as shown
 
     root = Path(arguments.root)
     if arguments.most < 0:

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
-from replica.cli.options import console
+from replica.cli.terminal import console
 from replica.errors import ConfigError, nearest
 from replica.paths import Layout
-from replica.report.site.stored import StoredRun, stored_runs
+from replica.report.site.stored_runs import StoredRun, stored_runs
 
 
 def add(verbs: Any) -> None:

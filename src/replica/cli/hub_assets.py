@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from replica.cli.options import plan_options, planned
+from replica.cli.terminal import plan_options, planned
 from replica.errors import AssetError
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from replica.cli.options import console, print_text, scale_option, shortened
+from replica.cli.terminal import console, print_text, scale_option, shortened
 from replica.config import load_project
 from replica.errors import ConfigError, ReplicaError, nearest
 from replica.jobs.run_state import state_of

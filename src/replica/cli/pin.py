@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import Any
 
 from replica.cli.explain import ledger_of
-from replica.cli.options import console
+from replica.cli.terminal import console
 from replica.files import atomic_folder, write_json, write_text
 from replica.paths import Layout
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from replica.cli.options import console, plan_options, planned
+from replica.cli.terminal import console, plan_options, planned
 from replica.config import Project
 from replica.plan import Plan, Resources, Run
 from replica.plan.resources import longest_path, training_resources, widest_point

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from replica.cli.options import print_text, scale_option, shortened
+from replica.cli.terminal import print_text, scale_option, shortened
 from replica.config import Project, load_project
 from replica.errors import ConfigError, ResultError, nearest
 from replica.plan import Plan, build_plan

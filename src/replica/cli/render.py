@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.claims.ledger import merge, read_ledger, summary, to_csv, to_json
-from replica.cli.options import console
+from replica.cli.terminal import console
 from replica.config import Project, load_project
 from replica.errors import ConfigError
 from replica.files import atomic_folder, write_json, write_text

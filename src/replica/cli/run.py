@@ -15,7 +15,7 @@ from typing import Any
 from rich.live import Live
 
 from replica.cli.explain import ledger_of
-from replica.cli.options import all_option, console, print_text, scale_option
+from replica.cli.terminal import all_option, console, print_text, scale_option
 from replica.cli.watch import EVERY, duration, line, picture
 from replica.config import Project, load_project
 from replica.errors import ConfigError, ReplicaError, nearest

@@ -11,7 +11,7 @@ from typing import Any
 from rich.table import Table
 
 from replica.cli.explain import ledger_of
-from replica.cli.options import console, plan_options, planned
+from replica.cli.terminal import console, plan_options, planned
 from replica.errors import ConfigError, ResultError
 from replica.jobs.run_state import state_of
 from replica.paths import Layout

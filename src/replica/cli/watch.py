@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from replica.cli.options import console, plan_options, planned, print_text
+from replica.cli.terminal import console, plan_options, planned, print_text
 from replica.config import Project
 from replica.errors import ConfigError, ReplicaError
 from replica.jobs.progress import Look, Running, Watcher

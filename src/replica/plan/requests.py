@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from replica.claims.cells import cells
-from replica.claims.checks import COUNTS, HISTORY, MEASURES, ONNX_MEASURES, Names, check_names
 from replica.claims.expressions import names, split_run
+from replica.claims.name_checks import COUNTS, HISTORY, MEASURES, ONNX_MEASURES, Names, check_names
 from replica.config.project import Project
 from replica.config.schema import Claim, Paper, RunEntry
 from replica.config.settings import Scale
@@ -77,7 +77,7 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
 
 
 def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
-    """Return the keys of a run's numbers by their first part, as `replica.claims.checks.Names` has them."""
+    """Return the keys of a run's numbers by their first part, as `replica.claims.name_checks.Names` has them."""
     methods = [registry.entry(item if isinstance(item, str) else item["name"]) for item in entry.methods]
     scored = entry.evaluate
     if scored is None:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Sampler
 
 from replica.errors import ConfigError
 from replica.tasks.collator import Collator
 from replica.tasks.prepared import PreparedSplit
-from replica.tasks.sampler import LengthBucketSampler
+from replica.tasks.sampler import EpochSampler, LengthBucketSampler
 
 #: Entry of a batch with the number of its rows' task, `(batch,)`, from 0.
 TASK = "task"
@@ -58,7 +57,7 @@ class MixedCollator:
         return {**self.collators[task](rows), TASK: torch.full((len(rows),), task)}
 
 
-class MixedSampler(Sampler[list[int]]):
+class MixedSampler(EpochSampler):
     """Every task's batches of like length, all of an epoch shuffled: a task comes in proportion to its rows.
 
     As VL-T5's multi-task loader does. The order depends on seed and epoch alone, as `LengthBucketSampler`'s does.
@@ -67,13 +66,7 @@ class MixedSampler(Sampler[list[int]]):
     def __init__(self, split: MixedSplit, batch_size: int, seed: int = 0, *, followers: Sequence[Any] = ()):
         self.samplers = [LengthBucketSampler(part.lengths, batch_size, seed) for part in split.splits]
         self.starts = split.starts
-        self.seed, self.followers, self.epoch = seed, tuple(followers), 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is given next, here and in the followers."""
-        self.epoch = int(epoch)
-        for follower in (*self.samplers, *self.followers):
-            follower.set_epoch(self.epoch)
+        super().__init__(seed, (*self.samplers, *followers))
 
     def __len__(self) -> int:
         return sum(len(sampler) for sampler in self.samplers)

@@ -9,7 +9,20 @@ import numpy as np
 from torch.utils.data import Sampler
 
 
-class LengthBucketSampler(Sampler[list[int]]):
+class EpochSampler(Sampler[list[int]]):
+    """A batch sampler whose order follows from `seed` and `epoch` alone; `followers` (a collator) get every epoch set here."""
+
+    def __init__(self, seed: int, followers: Sequence[Any]):
+        self.seed, self.epoch, self.followers = seed, 0, tuple(followers)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose batches are given next, here and in the followers."""
+        self.epoch = int(epoch)
+        for follower in self.followers:
+            follower.set_epoch(self.epoch)
+
+
+class LengthBucketSampler(EpochSampler):
     """A batch sampler: rows permuted, sorted by length inside megabatches and cut into batches, which are shuffled.
 
     Parameters
@@ -38,18 +51,10 @@ class LengthBucketSampler(Sampler[list[int]]):
     ):
         if batch_size < 1 or megabatch < 1:
             raise ValueError("batch_size and megabatch must be at least 1")
+        super().__init__(seed, followers)
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
-        self.seed = seed
         self.megabatch = megabatch
-        self.followers = tuple(followers)
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is given next, here and in the followers."""
-        self.epoch = int(epoch)
-        for follower in self.followers:
-            follower.set_epoch(self.epoch)
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.lengths), self.batch_size)

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from replica.errors import ConfigError
 from replica.methods.base import Context
 from replica.methods.peft.layers import Adapter
-from replica.methods.peft.options import StartPruningOptions
+from replica.methods.peft.shared_options import StartPruningOptions
 from replica.methods.pruning.masks import MASK
 
 #: Examples in a batch whose gradient is taken before training.

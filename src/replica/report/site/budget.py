@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replica.report.site.compare import AXES, Point
+from replica.report.site.comparisons import AXES, Point
 from replica.report.site.pages import Pages, Source
 
 

@@ -10,7 +10,7 @@ from replica.config.project import Project
 from replica.errors import ConfigError
 from replica.files import atomic_folder, write_text
 from replica.plan import build_plan
-from replica.report.site import budget, compare, front, methods, papers, runs
+from replica.report.site import budget, comparisons, front, methods, papers, runs
 from replica.report.site.pages import FOLDER, Pages, Source
 
 
@@ -33,9 +33,9 @@ def write(project: Project, rows: list[Row], scale: str, results: Path | str, ou
             (folder / name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
         used = papers.write(pages, source)
         runs.write(pages, source, used)
-        points = compare.points(source)
+        points = comparisons.points(source)
         methods.write(pages, source, points)
-        compare.write(pages, source, points)
+        comparisons.write(pages, source, points)
         budget.write(pages, source, points)
         first = front.render(pages, source)
     write_text(out, first)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.methods import registry
-from replica.report.site.compare import AXES, Point
+from replica.report.site.comparisons import AXES, Point
 from replica.report.site.front import method_names
 from replica.report.site.pages import Pages, Source
 

@@ -18,7 +18,7 @@ from replica.config.schema import Paper
 from replica.plan import Plan
 from replica.report.marks import MARKS, UNSURE, UNSURE_MEANS
 from replica.report.scorecard import EVIDENCE
-from replica.report.site.stored import StoredRun, stored_runs
+from replica.report.site.stored_runs import StoredRun, stored_runs
 
 #: Folder with all pages but index.html.
 FOLDER = "site"

@@ -11,7 +11,7 @@ from replica.plan import Run
 from replica.report.sheets import Sheet
 from replica.report.site.pages import OF_SCALE, Pages, Source, text
 from replica.report.site.papers import Used, claim_link
-from replica.report.site.stored import StoredRun
+from replica.report.site.stored_runs import StoredRun
 
 #: Keys of a history that count and are drawn as no curve.
 _COUNTS = ("step", "epoch")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from replica.methods.peft.options import AdapterOptions
+from replica.methods.peft.shared_options import AdapterOptions
 from replica.methods.registry import method
 
 

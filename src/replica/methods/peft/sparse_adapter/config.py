@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from replica.methods.peft.adapter.config import AdapterConfig
-from replica.methods.peft.options import StartPruningOptions
+from replica.methods.peft.shared_options import StartPruningOptions
 from replica.methods.registry import method
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from replica.methods.peft.options import StartPruningOptions
+from replica.methods.peft.shared_options import StartPruningOptions
 from replica.methods.registry import method
 
 

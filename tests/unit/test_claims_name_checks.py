@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from replica.claims.checks import COUNTS, MEASURES, _fits
 from replica.claims.evidence import flat
+from replica.claims.name_checks import COUNTS, MEASURES, _fits
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.meters.registry import meters_of, result_names
