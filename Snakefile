@@ -34,7 +34,7 @@ rule all:
         LEDGER,
         REPORT,
         BIBLIOGRAPHY,
-        all_evidence,
+        all_outputs,
 
 
 rule paper:

@@ -72,7 +72,7 @@ def only_biases(monkeypatch):
         def cost(self, model, length=1):
             return {"additions": self.config.factor * length}
 
-        def schedule(self, config, total_steps):
+        def schedule(self, total_steps):
             return {"last": total_steps - 1}
 
     found = registry.MethodEntry("only-biases", 1, Config, f"{__name__}:unused", frozenset({"structure"}), False, False)

@@ -268,7 +268,7 @@ def test_a_table_of_laptop_runs_shows_means_and_spread_and_what_is_missing(tmp_p
     # Asked for where not only quick trends are; no claim reads these runs.
     slow = ids["laptop"]["slow"]
     assert not build_plan(project, "laptop").runs[slow].seeds
-    everything = make(tmp_path, claims=[claim("toy-total", value=1000)], tables=[table])
+    everything = make(tmp_path, claims=[claim("toy-total", value=1000)], tables=[table], figures=[])
     asked = build_plan(
         dataclasses.replace(everything, settings=everything.settings.model_copy(update={"quick": False})), "laptop"
     )

@@ -12,9 +12,10 @@ from replica.claims.compare import report
 from replica.claims.evidence import Evidence
 from replica.claims.statistics import t_interval
 from replica.errors import ConfigError
+from replica.methods.registry import MethodConfig, MethodEntry, entries
 from replica.plan import build_plan
 from replica.report import figures
-from tests.unit.synthetic_checkout import fill, make, store
+from tests.unit.synthetic_checkout import PAPER, fill, make, store
 
 SCORES = [0.82, 0.84, 0.86]
 #: Losses of three seeds at three steps, and a count that first stands in the second line.
@@ -22,9 +23,18 @@ LOSSES = [[1.0, 0.5, 0.25], [1.5, 0.5, 0.5], [2.0, 0.5, 0.75]]
 COUNTS = [None, 1.0, 4.0]
 
 
+@pytest.fixture(autouse=True)
+def gates(monkeypatch):
+    """A method whose numbers the runs of these figures report and record."""
+    entry = MethodEntry("gates", 1, MethodConfig, frozenset(), False, False, ("layer*", "kept.*"), ("trained.*",))
+    monkeypatch.setitem(entries(), "gates", entry)
+
+
 def draw(root, *declared: dict) -> dict[str, list[dict[str, str]] | dict]:
     """Draw figures over runs with reported numbers, counts and histories; returns the data of each, and `listed`."""
-    project = make(root, figures=[{"title": figure["id"], **figure} for figure in declared])
+    laptop = PAPER["runs"]["laptop"]
+    runs = {**PAPER["runs"], "laptop": {**laptop, "plain": {**laptop["plain"], "methods": [{"name": "gates"}]}}}
+    project = make(root, figures=[{"title": figure["id"], **figure} for figure in declared], runs=runs)
     ids = {"laptop": build_plan(project, "laptop").named["toy"]["laptop"]}
     results = root / "results"
     fill(results, ids)
@@ -121,7 +131,7 @@ def test_runs_that_store_less_are_said_and_wrong_names_are_errors(tmp_path):
         ("runs.plain.toy-task.accuracy", "takes a name with parts in braces"),
         ("runs.plain.reported.gates.layer{layer}.{part}", "must be {column}"),
     ):
-        with pytest.raises(ConfigError, match=r"figures\.wrong: ") as error:
+        with pytest.raises(ConfigError, match=r"figures\.wrong[.:]") as error:
             draw(tmp_path / "wrong", {"id": "wrong", "kind": "heatmap", "series": {"a": series}})
         assert said in str(error.value)
 

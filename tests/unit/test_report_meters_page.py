@@ -17,11 +17,9 @@ def test_the_page_is_that_of_the_options():
 
 
 def test_every_option_is_described():
-    options = {**METERS, **DATA_METERS}.items()
-    silent = [
-        f"{name}.{key}" for name, model in options for key, field in model.model_fields.items() if not field.description
-    ]
-    assert not silent
+    models = {**METERS, **DATA_METERS}
+    fields = {f"{name}.{key}": field for name, model in models.items() for key, field in model.model_fields.items()}
+    assert not [name for name, field in fields.items() if not field.description]
 
 
 def test_every_meter_has_its_results_on_the_page():

@@ -142,7 +142,7 @@ def test_report_is_rebuilt_from_adopted_runs_without_training(adopted, tmp_path)
 
 def test_new_version_of_a_method_plans_its_runs_and_what_follows_alone(adopted, tmp_path):
     folder = shutil.copytree(adopted, tmp_path / "copy", symlinks=True)
-    path = folder / "src" / "replica" / "methods" / "peft" / "config.py"
+    path = folder / "src" / "replica" / "methods" / "peft" / "compacter" / "config.py"
     text, count = re.subn(r'("compacter",\s+version=)1', r"\g<1>2", path.read_text())
     assert count == 1
     path.write_text(text)
@@ -179,7 +179,7 @@ def test_checkpoint_that_scores_otherwise_is_named(adopted, tmp_path):
         "a forged metric is no pinned one"
     )
     program = (
-        "from replica.cli.sharing import _planned; from replica.sharing.reevaluate import reevaluate\n"
+        "from replica.cli.publishing import _planned; from replica.sharing.reevaluate import reevaluate\n"
         "project, plan = _planned('.', None, []); found = reevaluate(project, plan, ['compacter'])\n"
         "print([(item.run, item.published) for item in found if item.verdict == 'differs'])"
     )

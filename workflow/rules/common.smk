@@ -163,9 +163,17 @@ def paper_results(papers, *kinds):
     ]
 
 
-def all_evidence(wildcards):
-    """Every paper's measurements and claims: Snakemake makes a deleted file again only where a target asks for it."""
-    return [*paper_results(PROJECT.papers, "claims.json"), *evidence(PROJECT.papers)]
+def outputs_of(names):
+    """Tables, figures and claims of papers, and their inputs: Snakemake makes a deleted file again only where it is a target."""
+    return [
+        *paper_results(names, "tables", "figures", "claims.json"),
+        *evidence(names),
+    ]
+
+
+def all_outputs(wildcards):
+    """The outputs of every enabled paper."""
+    return outputs_of(PROJECT.papers)
 
 
 def compare_inputs(wildcards):
@@ -209,12 +217,8 @@ def requested_papers():
 
 
 def paper_outputs(wildcards):
-    """Tables and figures of the requested papers, and their inputs: Snakemake makes a deleted file again only where it is a target."""
-    names = requested_papers()
-    return [
-        *paper_results(names, "tables", "figures", "claims.json"),
-        *evidence(names),
-    ]
+    """The outputs of the requested papers."""
+    return outputs_of(requested_papers())
 
 
 def training(run):
