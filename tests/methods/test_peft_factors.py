@@ -131,6 +131,29 @@ def test_fact_changes_each_block_of_each_weight_by_its_own_core(form):
     assert number == 2 * 12
 
 
+def test_fact_may_slice_its_mixed_tensor_as_the_released_code_does():
+    """The released slices: the mixed tensor of a layer of four matrices, (r, r, 4), read as (r, 4 r); its transpose on the way back."""
+    plain, _ = prepared({"name": "fact", "form": "tucker", "rank": 3})
+    model, method = prepared({"name": "fact", "form": "tucker", "rank": 3, "released_slices": True})
+    factors = body(model).fact
+    randomise(factors)
+    body(plain).fact.load_state_dict(factors.state_dict())
+    x = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _, place in method._layers(model):
+            count = place.outputs * place.inputs
+            matrix = (factors.core @ factors.columns[:, place.start : place.stop]).reshape(3, 3 * count)
+            wide = x.repeat(1, 1, place.inputs) * torch.arange(1, place.inputs * WIDTH + 1)
+            if place.inputs == 1:
+                wanted = (((wide @ factors.u) @ matrix).reshape(2, 5, count, 3) @ factors.v).reshape(2, 5, -1)
+            else:
+                wanted = ((wide.reshape(2, 5, count, WIDTH) @ factors.u).reshape(2, 5, -1) @ matrix.t()) @ factors.v
+            torch.testing.assert_close(factors(wide, place), wanted, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(wide @ factors.increment(place).t(), wanted, rtol=1e-4, atol=1e-3)
+            same = torch.allclose(body(plain).fact(wide, place), wanted, rtol=1e-4, atol=1e-3)
+            assert same == (count == 1), "one matrix is sliced alike, four are not"
+
+
 def test_fact_refuses_layers_that_its_matrices_do_not_fill():
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, image_size=8, patch_size=4

@@ -247,6 +247,49 @@ def test_starts_from_what_matters_to_the_task():
     assert torch.equal(block.attention.output.LayerNorm.bias, attention.output.LayerNorm.bias[out])
 
 
+def test_pruning_may_walk_on_from_the_encoder_as_the_released_code_does():
+    """By hand on two T5 blocks a stack: one walk through all matrices, each cut to the columns of the rows kept before it."""
+    plain = tiny("t5")
+    model, _ = prepared(
+        {"name": "ladder-side-tuning", "reduction": 8, "start": "magnitude", "released_walk": True}, "t5"
+    )
+    usual, _ = prepared({"name": "ladder-side-tuning", "reduction": 8, "start": "magnitude"}, "t5")
+    squared = {name: weight.detach() ** 2 for name, weight in plain.named_parameters()}
+    rows, seen, restarted = squared["shared.weight"].sum(0).topk(4).indices.sort().values, 0, 0
+    for stack in ("encoder", "decoder"):
+        for number in range(2):
+            attentions = ["layer.0.SelfAttention", *(["layer.1.EncDecAttention"] if stack == "decoder" else [])]
+            last = f"layer.{len(attentions)}.DenseReluDense"
+            steps = [[f"{part}.{n}" for n in group] for part in attentions for group in ("qkv", "o")]
+            for group in (*steps, [f"{last}.wi"], [f"{last}.wo"]):
+                score = torch.ones(())
+                for name in group:
+                    score = score * squared[f"{stack}.block.{number}.{name}.weight"][:, rows]
+                kept = score.sum(1).topk(len(score) // 8).indices.sort().values
+                for name in group:
+                    source = plain.get_submodule(f"{stack}.block.{number}.{name}").weight
+                    own = [
+                        m.get_submodule(f"{stack}.ladder.blocks.{number}.block.{name}").weight for m in (model, usual)
+                    ]
+                    assert torch.equal(own[0], source[kept][:, rows])
+                    restarted += not torch.equal(*own)
+                    seen += 1
+                rows = kept
+    assert seen == 2 * 6 + 2 * 10 and restarted >= 6, (
+        "keys and values of two cross-attentions and the decoder's first block"
+    )
+
+
+@pytest.mark.parametrize("start", ["fisher", "magnitude"])
+def test_a_start_that_a_model_cannot_have_is_refused_before_it_is_looked_for(start):
+    found, values = parse({"name": "ladder-side-tuning", "reduction": 2, "start": start})
+    with pytest.raises(ConfigError, match="'vit' is not supported"):
+        entry = ModelEntry(title="v", architecture="vit", config={"num_hidden_layers": 1, "hidden_size": 24})
+        found.create(values).prepare(models.build(entry, head="image"), context("bert"))
+    with pytest.raises(ConfigError, match=r"`start: fisher` and `start: magnitude` .* llama.*use `start: random`"):
+        found.create(values).prepare(_decoder("llama"), Context(head="causal"))
+
+
 def test_projections_may_start_as_the_released_codes():
     plain, _ = prepared({"name": "ladder-side-tuning", "reduction": 2}, "t5")
     model, _ = prepared({"name": "ladder-side-tuning", "reduction": 2, "projection_std": 0.01}, "t5")

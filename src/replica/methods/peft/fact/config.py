@@ -19,6 +19,11 @@ class FacTConfig(MethodConfig):
     form: Literal["tensor-train", "tucker"] = Field(
         "tensor-train", description="how the tensor of changes is factorised"
     )
+    released_slices: bool = Field(
+        False,
+        description="Tucker: cores of a layer of several matrices are slices of the mixed tensor reshaped from (r, r, n) to (r, n r), as "
+        "in the released code, which puts entries of several cores into one; else core j is mixed by column j alone, as in the paper",
+    )
     rank: int = Field(16, ge=1, description="r, the same on every side of the factorisation")
     scale: float = Field(1.0, gt=0, description="s; the authors chose 0.01, 0.1, 1, 10 or 100 for each task")
     dropout: float = Field(0.1, ge=0, lt=1, description="on the r numbers after the core")

@@ -37,10 +37,13 @@ class Factors(nn.Module):
     """U (d, r) and V (r, d), shared by all matrices, and the parameters of each matrix's core (r, r): Delta W_j = s U core_j V.
 
     Tensor train: every core is a parameter of its own, together (matrices, r, r). Tucker: core_j = sum_k C[:, :, k] P[k, j] with
-    the shared C (r, r, r) and a column of P (r, matrices); the cores of a layer that has several inputs are transposed.
+    the shared C (r, r, r) and a column of P (r, matrices); the cores of a layer that has several inputs are transposed. With
+    `released_slices` core i of a layer of n matrices has in row a the numbers i r to i r + r - 1 of the n r numbers [a, q, j], j fastest.
     """
 
-    def __init__(self, width: int, rank: int, matrices: int, tucker: bool, dropout: float):
+    def __init__(
+        self, width: int, rank: int, matrices: int, tucker: bool, dropout: float, released_slices: bool = False
+    ):
         super().__init__()
         self.u = nn.Parameter(torch.zeros(width, rank))
         self.v = nn.Parameter(torch.zeros(rank, width))
@@ -49,7 +52,7 @@ class Factors(nn.Module):
             self.columns = nn.Parameter(torch.zeros(rank, matrices))
         else:
             self.cores = nn.Parameter(torch.zeros(matrices, rank, rank))
-        self.tucker, self.dropout = tucker, dropout
+        self.tucker, self.dropout, self.released_slices = tucker, dropout, released_slices
 
     def reset(self, layers: list[Slices], seeds: torch.Generator) -> None:
         """Draw all but V, which stays zero: U and the cores of a train as linear layers start, C and P by Xavier's rule."""
@@ -69,6 +72,8 @@ class Factors(nn.Module):
             cores = self.cores[place.start : place.stop]
         else:
             cores = torch.einsum("abk,kj->jab", self.core, self.columns[:, place.start : place.stop])
+            if self.released_slices:
+                cores = cores.permute(1, 2, 0).reshape(len(self.core), -1, len(self.core)).transpose(0, 1)
             cores = cores.transpose(1, 2) if place.inputs > 1 else cores
         return cores.unflatten(0, (place.outputs, place.inputs))
 
@@ -111,6 +116,7 @@ class FacT(Method):
                 layers[-1][1].stop,
                 self.config.form == "tucker",
                 self.config.dropout,
+                self.config.released_slices,
             )
         factors.reset([place for _, place in layers], torch.Generator().manual_seed(context.seed))
         factors.train(model.training)

@@ -48,7 +48,7 @@ class Hypernetwork(nn.Module):
             FullLinear(2 * config.embedding, config.hidden, std),
             nn.ReLU(),
             FullLinear(config.hidden, config.projected, std),
-            nn.LayerNorm(config.projected),
+            nn.LayerNorm(config.projected, eps=1e-6),
         )
         self.activation = ACT2FN[config.activation]
         self.down = nn.ModuleDict({name: Generator(config.projected, width, bottleneck, std) for name in sublayers})

@@ -30,7 +30,8 @@ class Fastfood(nn.Module):
 
     B holds random signs, Pi a random permutation, G normal numbers (Le, Sarlos and Smola 2013, equation 8, without S). Each
     block is divided by sqrt(n sum(G^2)) and by the root of the number of blocks, so that a tensor made of whole blocks has
-    the expected norm of the input. The three are drawn by the seed and not stored.
+    the expected norm of the input. A last block that is used in part is divided by the root of n all the same, in the released code by
+    that of its used length, so that its outputs are larger there by sqrt(n / length). The three are drawn by the seed and not stored.
     """
 
     def __init__(self, n: int, outputs: int, seed: int, device: torch.device):

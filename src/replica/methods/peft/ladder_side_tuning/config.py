@@ -38,8 +38,14 @@ class LadderSideTuningConfig(MethodConfig):
     projection_std: float | None = Field(
         None,
         gt=0,
-        description="down- and up-projections start as normal(0, this) with biases of zero, in the released code 0.01; absent: as torch's "
-        "linear layers start",
+        description="down- and up-projections start as normal(0, this) with biases of zero, in the released code for GLUE 0.01; absent: as "
+        "torch's linear layers start, as in the released code for images",
+    )
+    released_walk: bool = Field(
+        False,
+        description="prune as the released code does: rows kept go on from the encoder's last layer to the decoder's first, and keys and "
+        "values of cross-attention keep the columns of the decoder's rows; else the decoder starts at the embedding, and they keep those "
+        "of the encoder's rows, whose states they read",
     )
     within_heads: bool = Field(
         False,

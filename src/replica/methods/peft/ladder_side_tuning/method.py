@@ -14,6 +14,7 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.ladder_side_tuning.side_network import (
     SideStack,
     check_architecture,
+    check_prunable,
     fisher,
     prune_into,
     side_config,
@@ -149,14 +150,17 @@ class LadderSideTuning(Method):
         if self.name not in context.restored:
             meta = next(model.parameters()).is_meta
             importance = squares
-            if self.config.start == "fisher" and not meta:  # before the side networks take the stacks' outputs' place
+            pruned = self.config.start != "random" and not meta
+            if pruned:
+                check_prunable(model)
+            if pruned and self.config.start == "fisher":  # before the side networks take the stacks' outputs' place
                 importance = fisher(model, context, self.config.fisher_examples)
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(context.seed)
                 self.restore(model)
-            if self.config.start != "random" and not meta:
+            if pruned:
                 sides = [getattr(stack, LADDER) for stack, _ in stacks_of(model)]
-                prune_into(model, sides, importance, self.config.within_heads)
+                prune_into(model, sides, importance, self.config.within_heads, self.config.released_walk)
             if self.config.projection_std is not None:
                 self._draw_projections(model, torch.Generator().manual_seed(context.seed))
         trained = [p for stack, _ in stacks_of(model) for p in getattr(stack, LADDER).parameters()]

@@ -37,6 +37,16 @@ def check_architecture(model: Any) -> Architecture:
     return row
 
 
+def check_prunable(model: Any) -> None:
+    """Raise ConfigError where no side network can start as a pruning of the model: rotated pairs of rows cannot be kept one by one."""
+    row = check_architecture(model)
+    if row.rotary:
+        raise ConfigError(
+            f"method 'ladder-side-tuning': `start: fisher` and `start: magnitude` are not known for {row.name}, whose rows are rotated "
+            "in pairs; use `start: random`"
+        )
+
+
 def stacks_of(model: Any) -> list[tuple[nn.Module, nn.ModuleList]]:
     """Return the modules whose output a ladder replaces, each with its list of layers (of T5 and BART: encoder, decoder)."""
     row, inner = check_architecture(model), body(model)
@@ -243,32 +253,41 @@ def fisher(model: Any, context: Context, examples: int) -> Importance:
 
 
 def prune_into(
-    model: Any, sides: list[SideStack], importance: Importance = squares, within_heads: bool = False
+    model: Any,
+    sides: list[SideStack],
+    importance: Importance = squares,
+    within_heads: bool = False,
+    released_walk: bool = False,
 ) -> None:
     """Copy the most important rows and columns of the backbone's layers into the side blocks.
 
     The walk starts at the embedding's columns. The columns kept of a matrix are the rows kept of its input; the rows kept
     are those of the largest summed importance over these columns. Query, key and value are pruned together by the product of
     their importances, over all rows, or within every head so that heads stay whole. Dropped layers are walked through as well. Norms
-    and biases are cut to the rows kept, tables of relative positions are copied. Raises ConfigError for LLaMA, whose rotated pairs of rows
-    cannot be chosen one by one, and whose heads may share keys.
+    and biases are cut to the rows kept, tables of relative positions are copied.
+
+    The walk starts anew in the decoder, and keys and values of cross-attention keep the columns of the encoder's last rows. With
+    `released_walk` it goes on from the encoder's last rows, and keys and values keep the columns of the decoder's rows, as queries do.
+    Raises ConfigError for LLaMA, whose rotated pairs of rows cannot be chosen one by one, and whose heads may share keys.
     """
+    check_prunable(model)
     inner, row = body(model), check_architecture(model)
     config = inner.config
-    if row.rotary:
-        raise ConfigError(f"method 'ladder-side-tuning': start 'pruned' is not known for {row.name}; use start: random")
     words = importance(inner.get_input_embeddings())
     memory: torch.Tensor | None = None
     for number, ((stack, layers), side) in enumerate(zip(stacks_of(model), sides, strict=True)):
         width = side.first.out_features
-        rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
+        if memory is None or not released_walk:
+            rows = _largest(words.sum(0), width) if words.shape[1] == config.hidden_size else torch.arange(width)
         rungs = dict(zip(side.rungs, side.blocks, strict=True))
         heads = heads_of(config, number == 1) if within_heads else 1
         sublayers = _sublayers(row, layers[0], number == 1, config)
         for index, layer in enumerate(layers):
             target = rungs[index].block if index in rungs else None
             for sublayer in sublayers:
-                rows = _prune(layer, target, sublayer, rows, memory, heads, width, importance)
+                rows = _prune(
+                    layer, target, sublayer, rows, rows if released_walk else memory, heads, width, importance
+                )
         if side.norm is not None:
             _copy_vectors(part_of(stack, row.stacks[0].norm), side.norm, rows)
         tables = [m for m in layers.modules() if isinstance(m, nn.Embedding)]
