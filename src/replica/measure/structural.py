@@ -18,7 +18,7 @@ from replica.meters.dataset_rows import RowsOptions, count_rows
 from replica.meters.parameters import count_parameters
 from replica.meters.registry import check_splits, meters_of
 from replica.methods.base import Context
-from replica.methods.registry import parse
+from replica.methods.registry import parse_all
 from replica.models import build
 
 if TYPE_CHECKING:
@@ -117,10 +117,7 @@ def prepare(project: Project, measurement: Measurement) -> Measured:
     )
     base = count_parameters(model)["total"]
     methods = {}
-    for reference in measurement.methods:
-        entry, config = parse(reference)
-        if entry.name in methods:
-            raise ConfigError(f"method '{entry.name}' is listed twice in one measurement")
+    for entry, config in parse_all(measurement.methods):
         _check_rank(entry.name, config, model.config)
         methods[entry.name] = entry.create(config)
     context = Context(head=measurement.head)

@@ -7,7 +7,7 @@ version, and `method.py`, the class that does the work, which is imported when a
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +21,14 @@ from replica.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from replica.methods.base import Method
 
-CHANGES = {"structure", "loss", "optimizer", "schedule"}
+#: The parts of training that one method of a run may change, with the words of the error where two do.
+EXCLUSIVE = {
+    "trainable": "decide which parameters train",
+    "loss": "change the loss",
+    "optimizer": "change the optimizer",
+    "schedule": "change the schedule",
+}
+CHANGES = {"structure", *EXCLUSIVE}
 
 
 class MethodConfig(BaseModel):
@@ -29,14 +36,19 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    def changed(self, declared: frozenset[str]) -> frozenset[str]:
+        """Return the parts of training that the method acts on with these options: those it declares, by default."""
+        return declared
+
 
 @dataclass(frozen=True)
 class MethodEntry:
     """A registered method.
 
-    `changes` lists the parts of training that it acts on: `structure` (modules or masks in the model), `loss`, `optimizer`,
-    `schedule`; at most one method of a run may change each of the last three. With `needs_teacher` the run must have a `teacher:` or
-    stored `targets:`. The stored model of a `persistent` method keeps its modules, and loading calls `restore`.
+    `changes` lists the parts of training that it acts on: `structure` (modules or masks in the model), `trainable` (it freezes all
+    parameters but those it chooses), `loss`, `optimizer`, `schedule`; at most one method of a run may change each of the last four.
+    With `needs_teacher` the run must have a `teacher:` or stored `targets:`. The stored model of a `persistent` method keeps its
+    modules, and loading calls `restore`.
 
     `reported`, `recorded` and `costs` are the dotted keys that `reported`, the lines of the history and `cost` give, `*` being any
     text: papers may name these and no others.
@@ -172,3 +184,22 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
         return registered, registered.config(**reference)
     except ValidationError as error:
         raise ConfigError(f"method '{registered.name}': {explain(error, registered.config)}") from None
+
+
+def parse_all(references: Iterable[dict[str, Any] | str]) -> list[tuple[MethodEntry, MethodConfig]]:
+    """Parse the methods of one run, in their order.
+
+    Raises ConfigError for a method listed twice, and for two that change the same part of training.
+    """
+    methods: list[tuple[MethodEntry, MethodConfig]] = []
+    for reference in references:
+        method, config = parse(reference)
+        for other, other_config in methods:
+            if other is method:
+                raise ConfigError(f"method '{method.name}' is listed twice")
+            for part in config.changed(method.changes) & other_config.changed(other.changes) & EXCLUSIVE.keys():
+                raise ConfigError(
+                    f"methods '{other.name}' and '{method.name}' both {EXCLUSIVE[part]}; list one of them"
+                )
+        methods.append((method, config))
+    return methods

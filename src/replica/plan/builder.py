@@ -248,13 +248,8 @@ class _Section:
 
     def _methods(self, entry: RunEntry, taught: bool) -> list[dict[str, Any]]:
         """Return name, version and options of the run's methods; `taught`: the run has a teacher or its stored signals."""
-        methods, changed = [], {}
-        for reference in methods_at(entry, self.builder.scale):
-            method, config = registry.parse(reference)
-            for aspect in method.changes & {"loss", "optimizer", "schedule"}:
-                if aspect in changed:
-                    raise ConfigError(f"methods: '{changed[aspect]}' and '{method.name}' both change the {aspect}")
-                changed[aspect] = method.name
+        methods = []
+        for method, config in registry.parse_all(methods_at(entry, self.builder.scale)):
             if method.needs_teacher and not taught:
                 raise ConfigError(f"methods: '{method.name}' needs `teacher:` or `targets:`")
             options = config.model_dump(exclude_defaults=True, mode="json")

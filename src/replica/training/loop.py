@@ -19,6 +19,7 @@ from replica.errors import DivergedError
 from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
 from replica.methods.peft.layers import select_task
+from replica.methods.registry import EXCLUSIVE
 from replica.tasks import LengthBucketSampler, MixedSampler, MixedSplit
 from replica.tasks.mixed_tasks import TASK
 from replica.training import checkpoints, distributed, micro_batches
@@ -124,7 +125,7 @@ class Loop(Trainer):
         self.own_parts = micro_batches.PartSampler(self.sampler, parts, distributed.rank(), processes)
         self._weights: list[float] = []
         # objective, optimizer and schedule: at most one method's each
-        self._own = {aspect: method for changes, method in methods for aspect in changes - {"structure"}}
+        self._own = {aspect: method for changes, method in methods for aspect in changes & EXCLUSIVE.keys()}
         self._objective = self._own["loss"].loss if "loss" in self._own else objective
         self._objective_name = type(self._own["loss"]).__name__ if "loss" in self._own else "the task's loss"
         self.precision = choose(train.precision)

@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "mixture-of-domain-adapters",
     version=1,
-    changes={"structure", "loss", "optimizer"},
+    changes={"structure", "trainable", "loss", "optimizer"},
     persistent=True,
     reported="layer*.adapter* layer*.backbone",
     recorded="domain_loss sampling_loss gate_backbone",
@@ -47,3 +47,7 @@ class MixtureConfig(MethodConfig):
     gate_rate: float | None = Field(None, gt=0, description="learning rate of the gates; the run's when absent")
     dropout: float = Field(0.2, ge=0, lt=1, description="inside the released gate")
     head: bool = Field(True, description="stage `task`: train the new head of an encoder as well")
+
+    def changed(self, declared: frozenset[str]) -> frozenset[str]:
+        """Stage `task` adds its gates to the parameters that another method trains."""
+        return declared if self.stage == "domain" else declared - {"trainable"}
