@@ -211,6 +211,20 @@ def test_onnxruntime_multiplies_integers_and_agrees(tmp_path):
     assert saved > 0.7 * 3 * linears  # three of four bytes a weight, less the nodes of the grids
 
 
+def test_onnx_reads_a_batch_of_single_sentences(tmp_path):
+    """The graph is exported with types of tokens, which the collator gives for pairs alone: absent they are zeros."""
+    model = sparse_model().eval()
+    tokens = {name: value for name, value in inputs().items() if name in ("input_ids", "attention_mask")}
+    types = {"token_type_ids": torch.zeros_like(tokens["input_ids"])}
+    onnx_export.export_onnx(model, {**tokens, **types}, tmp_path / "m.onnx")
+    opened = onnx_export.session(tmp_path / "m.onnx")
+    with torch.no_grad():
+        wanted = model(**tokens).logits
+    torch.testing.assert_close(onnx_export.run(opened, tokens)["logits"], wanted, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="lacks input_ids"):
+        onnx_export.run(opened, {"attention_mask": tokens["attention_mask"]})
+
+
 def test_onnx_initializers_are_int8(tmp_path):
     import onnx
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from replica.tasks.text_metrics import cider, phrase_recall, vqa_accuracy
+from replica.tasks.text_metrics import cider, normalize_vqa, phrase_recall, vqa_accuracy
 
 
 def test_phrase_recall_counts_whole_phrases_as_often_as_they_stand_there():
@@ -19,6 +19,38 @@ def test_vqa_accuracy_leaves_each_persons_answer_out_once():
     assert vqa_accuracy("Red", ["red"] * 3 + ["blue"] * 7) == pytest.approx(0.9)
     assert vqa_accuracy("red", ["red"] * 4 + ["blue"] * 6) == pytest.approx(1.0)
     assert vqa_accuracy("red", ["red"] + ["blue"] * 9) == pytest.approx((0 + 9 * (1 / 3)) / 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("The Two  dogs", "2 dogs"),  # articles, numerals, case, space
+        ("None", "0"),
+        ("eleven", "eleven"),
+        ("blue/white", "blue white"),  # a mark between letters becomes a space
+        ("blue / white", "blue white"),  # and next to a space goes
+        ("yes, sir!", "yes sir"),
+        ("t-shirt", "t shirt"),
+        ("t-shirt - blue", "tshirt blue"),  # a mark next to a space anywhere goes everywhere
+        ("1,000 t-shirts", "1000 tshirts"),  # as do all marks with a comma between digits
+        ("mr. smith", "mr smith"),
+        ("3.5", "3.5"),  # a period before a digit stays
+        ("cant", "can't"),
+        ("its", "its"),
+        ("shouldntve", "shouldntve"),  # only one apostrophe may be missing
+        ("shouldn'tve", "shouldn't've"),
+        ("a", ""),
+    ],
+)
+def test_vqa_answers_are_normalised_as_officially(text, normal):
+    assert normalize_vqa(text) == normal
+
+
+def test_vqa_answers_are_normalised_where_people_differ():
+    people = ["two"] * 5 + ["2"] * 4 + ["three"]
+    assert vqa_accuracy("2", people) == vqa_accuracy("the two.", people) == pytest.approx(1.0)
+    assert vqa_accuracy("2", ["two"] * 10) == 0.0  # one answer of all is compared as it is
+    assert vqa_accuracy(" two\n", ["two"] * 10) == 1.0
 
 
 def test_cider_of_one_word_captions_by_hand():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +13,7 @@ from tokenizers import models as token_models
 from tokenizers import pre_tokenizers, processors
 
 from replica.config.task_schema import Task
+from replica.tasks import METRICS
 from replica.tasks.kinds.span import Span, answers_from_windows, best_spans
 from replica.tasks.text_metrics import exact_match, normalize_answer, token_f1
 from replica.tasks.tokenizer import TextTokenizer
@@ -150,3 +153,27 @@ def test_f1_is_the_harmonic_mean_of_word_overlap_and_the_best_answer_counts():
 def test_no_answer_is_right_only_for_no_answer(said, answers, value):
     assert exact_match(said, answers) == value
     assert token_f1(said, answers) == value
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "em", "f1"),
+    [
+        ("", ["."], 1, 0),
+        ("the", ["."], 1, 0),
+        ("", [".", "x"], 1, 0),
+        ("x", ["."], 0, 0),
+        ("x", [".", "x y"], 0, 2 / 3),
+    ],
+)
+def test_where_every_question_has_an_answer_one_of_marks_alone_counts_as_it_is(prediction, answers, em, f1):
+    """SQuAD 1.1's rules: no answer is taken out, and without a common word F1 is 0."""
+    assert exact_match(prediction, answers, unanswerable=False) == em
+    assert token_f1(prediction, answers, unanswerable=False) == pytest.approx(f1)
+
+
+def test_a_question_without_an_answer_brings_the_rules_of_the_second_squad():
+    task = SimpleNamespace(name="reading")
+    table = pd.DataFrame({"prediction": ["", "x"], "answers": [[".", "y"], ["x"]]})
+    assert (METRICS["em"].compute(table, task), METRICS["squad_f1"].compute(table, task)) == (100, 50)
+    table = pd.concat([table, pd.DataFrame({"prediction": [""], "answers": [[]]})], ignore_index=True)
+    assert METRICS["em"].compute(table, task) == METRICS["squad_f1"].compute(table, task) == pytest.approx(200 / 3)

@@ -36,8 +36,9 @@ def measure_memory(
     Returns the keys of `MemoryOptions.results`.
 
     Every storage that an operation returns is followed by weak reference until it dies, under the phase that created it; the peak is
-    the largest sum. Two steps, because optimizer state exists only after the first. Not seen: workspaces inside kernels, the
-    allocator's rounding and fragments, the device's context.
+    the largest sum. Two steps, because optimizer state exists only after the first. The sum of two gradients of a tensor takes the first
+    one's storage, as in a step that nothing watches; under a dispatch mode and on meta autograd makes a new one. Not seen: workspaces
+    inside kernels, the allocator's rounding and fragments, the device's context.
 
     `step(model, batch) -> loss` replaces the model's own loss, and `make_optimizers(model)` the optimizer that the options name.
     """

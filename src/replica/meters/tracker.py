@@ -14,6 +14,11 @@ from torch.utils._pytree import tree_iter
 from replica.meters.options import CATEGORIES
 
 _ITEM = torch.ops.aten._local_scalar_dense.default
+_ADD = torch.ops.aten.add.Tensor
+
+#: References to a tensor whose last owner is autograd's buffer, seen from a dispatch mode: the buffer, the call's stack, its Python
+#: object and the arguments; and to its storage: the tensor and the storage's Python object.
+_OF_ENGINE, _OF_TENSOR = 4, 2
 
 
 class AnswerItems(TorchDispatchMode):
@@ -140,8 +145,11 @@ class StorageTracker(TorchDispatchMode):
         """Run the operation and take up the storages of its results."""
         if func is _ITEM and args[0].is_meta:
             return self.truth if args[0].dtype == torch.bool else 1
+        reused = func is _ADD and self._accumulates(*args)
         result = self._shapes.run(func, args, kwargs or {})
         if isinstance(result, torch.Tensor):
+            if reused:
+                self._forget(args[0].untyped_storage()._cdata)
             self.take(result)
             return result
         for value in tree_iter(result):
@@ -177,10 +185,25 @@ class StorageTracker(TorchDispatchMode):
         known = self._storages.get(tensor.untyped_storage()._cdata)
         return known[1] if known else None
 
+    def _accumulates(self, total: torch.Tensor, other: object) -> bool:
+        """Return whether an addition is autograd's sum of two gradients that takes the first one's storage where no mode looks on."""
+        return (
+            self.phase == "backward"
+            and not torch.is_grad_enabled()
+            and isinstance(other, torch.Tensor)
+            and (total.shape, total.dtype) == (other.shape, other.dtype)
+            and total._use_count() == _OF_ENGINE
+            and torch._C._storage_Use_Count(total.untyped_storage()._cdata) == _OF_TENSOR
+        )
+
     def _drop(self, key: int, dead: weakref.ref) -> None:
         known = self._storages.get(key)
         if known is not None and known[0] is dead:
-            del self._storages[key]
+            self._forget(key)
+
+    def _forget(self, key: int) -> None:
+        known = self._storages.pop(key, None)
+        if known is not None:
             self._change(known[1], -known[2])
 
     def _change(self, category: str, size: int) -> None:

@@ -177,13 +177,17 @@ def _accuracy_statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
     return _per_example(predictions["label"] == predictions["prediction"])
 
 
-def _answers(measure: Callable[[str, list[str]], float], part: bool | None = None):
-    """Return statistics of an answer measure over all questions, or those with (True) or without (False) an answer."""
+def _answers(measure: Callable[..., float], part: bool | None = None, squad: bool = False):
+    """Return statistics of an answer measure over all questions, or those with (True) or without (False) an answer.
+
+    With `squad` the measure is told whether any question has no answer: SQuAD 2.0's rules or 1.1's.
+    """
 
     def statistics(predictions: pd.DataFrame, task: Task) -> np.ndarray:
         column = "answers" if "answers" in predictions else "references"
         answers = [list(a) for a in predictions[column]]
-        values = np.array([measure(p, a) for p, a in zip(predictions["prediction"], answers, strict=True)])
+        rules = {"unanswerable": not all(answers)} if squad else {}
+        values = np.array([measure(p, a, **rules) for p, a in zip(predictions["prediction"], answers, strict=True)])
         counted = np.array([part is None or bool(a) == part for a in answers], dtype=float)
         return np.stack([values * counted, counted], axis=1)
 
@@ -255,11 +259,11 @@ METRICS: dict[str, MetricEntry] = {
     "pearson": _score(_moments, _pearson_value, _NUMBERS),
     "spearman": MetricEntry("percent", "higher", of_sample=_spearman, columns=_NUMBERS),
     "span_f1": _score(_entity_counts, _f1_value, _TAGS),
-    "em": _mean(_answers(exact_match), _TEXTS),
-    "squad_f1": _mean(_answers(token_f1), _TEXTS),
-    "em_has_answer": _mean(_answers(exact_match, True), _TEXTS),
-    "squad_f1_has_answer": _mean(_answers(token_f1, True), _TEXTS),
-    "em_no_answer": _mean(_answers(exact_match, False), _TEXTS),
+    "em": _mean(_answers(exact_match, squad=True), _TEXTS),
+    "squad_f1": _mean(_answers(token_f1, squad=True), _TEXTS),
+    "em_has_answer": _mean(_answers(exact_match, True, squad=True), _TEXTS),
+    "squad_f1_has_answer": _mean(_answers(token_f1, True, squad=True), _TEXTS),
+    "em_no_answer": _mean(_answers(exact_match, False, squad=True), _TEXTS),
     "vqa_accuracy": _mean(_answers(vqa_accuracy), _TEXTS),
     "phrase_recall": _mean(_answers(phrase_recall), _TEXTS),
     "cider": _mean(_cider, _TEXTS),

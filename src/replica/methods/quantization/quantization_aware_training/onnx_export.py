@@ -23,6 +23,8 @@ OPSET = 17
 
 #: Inputs that an exported model takes where the batch has them; the rest of a batch (labels) is not exported.
 INPUTS = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")
+#: What a model reads where its batch has no such input, made from the tokens: no padding, and one sentence.
+ABSENT = {"attention_mask": torch.ones_like, "token_type_ids": torch.zeros_like}
 OUTPUTS = ("logits", "prediction_logits", "seq_relationship_logits", "start_logits", "end_logits", "last_hidden_state")
 
 #: Operators by which onnxruntime multiplies integer matrices.
@@ -173,8 +175,15 @@ def session(path: Path | str, threads: int = 1, optimized: Path | str | None = N
 
 
 def run(opened: onnxruntime.InferenceSession, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the session's outputs by name for a batch."""
-    inputs = {item.name: batch[item.name].numpy() for item in opened.get_inputs()}
+    """Return the session's outputs by name for a batch; inputs of `ABSENT` may be missing in it, as in the model's own call.
+
+    Raises ConfigError where another input of the exported graph is missing.
+    """
+    names = [item.name for item in opened.get_inputs()]
+    missing = [name for name in names if name not in batch and (name not in ABSENT or "input_ids" not in batch)]
+    if missing:
+        raise ConfigError(f"the exported model reads {', '.join(names)}; the batch lacks {', '.join(missing)}")
+    inputs = {name: (batch[name] if name in batch else ABSENT[name](batch["input_ids"])).numpy() for name in names}
     outputs = opened.run(None, inputs)
     return {item.name: torch.from_numpy(value) for item, value in zip(opened.get_outputs(), outputs, strict=True)}
 
