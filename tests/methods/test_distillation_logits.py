@@ -147,27 +147,33 @@ def masked_batch():
     return text() | {"labels": labels}
 
 
-def test_masked_language_model_distils_the_masked_positions():
+@pytest.mark.parametrize("words", ["masked", "all"])
+def test_masked_language_model_distils_masked_words_or_all_but_padding(words):
     student, teacher = pair(BertForMaskedLM)
     batch = masked_batch()
-    method, context = make("mlm", teacher, alpha=0.5, temperature=2.0)
+    method, context = make("mlm", teacher, alpha=0.5, temperature=2.0, words=words)
     with torch.no_grad():
         inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
         chosen = batch["labels"] != -100
-        own, taught = student(**inputs).logits[chosen].double(), teacher(**inputs).logits[chosen].double()
-    expected = 0.5 * hard_by_hand(own, batch["labels"][chosen]) + 0.5 * soft_by_hand(own, taught, 2.0)
+        taught_at = chosen if words == "masked" else inputs["attention_mask"].bool()
+        own, taught = student(**inputs).logits.double(), teacher(**inputs).logits.double()
+    expected = 0.5 * hard_by_hand(own[chosen], batch["labels"][chosen]) + 0.5 * soft_by_hand(
+        own[taught_at], taught[taught_at], 2.0
+    )
+    assert taught_at.sum() == (4 if words == "masked" else 13)
     assert method.loss(student, batch, context).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_pretraining_adds_the_next_sentence():
+@pytest.mark.parametrize("words", ["masked", "all"])
+def test_pretraining_adds_the_next_sentence(words):
     student, teacher = pair(BertForPreTraining)
     batch = masked_batch() | {"next_sentence_label": torch.tensor([0, 1, 1])}
-    method, context = make("pretraining", teacher, alpha=0.5, temperature=2.0)
-    chosen = batch["labels"] != -100
+    method, context = make("pretraining", teacher, alpha=0.5, temperature=2.0, words=words)
+    at = batch["labels"] != -100 if words == "masked" else batch["attention_mask"].bool()
     with torch.no_grad():
         inputs = {key: value for key, value in batch.items() if key != "example_id"}
         own, taught = student(**inputs), teacher(**inputs)
-    soft = soft_by_hand(own.prediction_logits[chosen].double(), taught.prediction_logits[chosen].double(), 2.0)
+    soft = soft_by_hand(own.prediction_logits[at].double(), taught.prediction_logits[at].double(), 2.0)
     soft += soft_by_hand(own.seq_relationship_logits.double(), taught.seq_relationship_logits.double(), 2.0)
     expected = 0.5 * own.loss.item() + 0.5 * soft
     assert method.loss(student, batch, context).item() == pytest.approx(expected, rel=1e-5)

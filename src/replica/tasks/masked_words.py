@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +55,7 @@ def mask_tokens(
 class MlmOutput:
     """The outputs of body and heads for a batch.
 
-    `logits` `(masked, vocabulary)` and `labels` `(masked,)` in row-major order of the batch's positions; `body` is
+    `logits` `(positions, vocabulary)` and `labels` `(positions,)` in row-major order of the batch's positions; `body` is
     the body's own output (`last_hidden_state`, `hidden_states`, `attentions`); `next_sentence_logits` `(batch, 2)` or
     None.
     """
@@ -65,17 +65,24 @@ class MlmOutput:
     body: Any
     next_sentence_logits: torch.Tensor | None = None
 
+    def masked(self) -> MlmOutput:
+        """Return the same output at masked words only."""
+        chosen = self.labels != IGNORED
+        return replace(self, logits=self.logits[chosen], labels=self.labels[chosen])
 
-def mlm_forward(model: nn.Module, batch: dict[str, torch.Tensor], **options: Any) -> MlmOutput:
-    """Run the body on a batch and the masked-language head at the positions whose label is not -100.
 
-    `options` go to the body (`output_hidden_states=True`, …). Works for BertForMaskedLM, BertForPreTraining and the
+def mlm_forward(
+    model: nn.Module, batch: dict[str, torch.Tensor], *, where: torch.Tensor | None = None, **options: Any
+) -> MlmOutput:
+    """Run the body on a batch and the masked-language head at the positions whose label is not -100, or at those of `where`.
+
+    `where` is `(batch, length)` bool; `labels` of the output hold -100 at its words that are not masked. `options` go to the body (`output_hidden_states=True`, …). Works for BertForMaskedLM, BertForPreTraining and the
     like (`cls.predictions`) and RobertaForMaskedLM (`lm_head`); for any other model the full head is run and then
     indexed.
     """
     inputs = model_inputs(batch)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    masked = batch["labels"] != IGNORED
+    masked = batch["labels"] != IGNORED if where is None else where
     labels = batch["labels"][masked]
     head = _head(inner)
     if head is None:

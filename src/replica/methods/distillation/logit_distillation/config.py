@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from replica.methods.registry import MethodConfig, method
@@ -15,3 +17,8 @@ class LogitDistillationConfig(MethodConfig):
         0.5, ge=0, le=1, description="weight of the task's own loss: 1 is hard labels only, 0 soft targets only"
     )
     temperature: float = Field(2.0, gt=0, description="T: both models' logits are divided by it before the softmax")
+    words: Literal["masked", "all"] = Field(
+        "masked",
+        description="words of a masked language model at which the vocabulary's logits are compared: those that are masked, as in "
+        "the MLM-KD of MiniLM, or all real ones, as in the released code of Prune-OFA; the task's own loss is of masked words",
+    )

@@ -25,9 +25,10 @@ class LogitDistillation(Method):
     T^2 keeps the soft gradients as large as the hard ones when T changes (section 2 of the source). The averages are
     over:
 
-    - classification, image: examples (`batchmean`); tagging, text2text: labelled positions; mlm: masked positions;
+    - classification, image: examples (`batchmean`); tagging, text2text: labelled positions; mlm: masked words, or with
+      `words: all` every word but padding;
     - span: examples, with the mean of start and end, over real positions only;
-    - pretraining: masked positions for the token logits plus examples for the next-sentence logits, as the task's loss
+    - pretraining: the same words for the token logits plus examples for the next-sentence logits, as the task's loss
       sums both;
     - regression has no distribution: the mean squared error between the two outputs takes the divergence's place,
       without T.
@@ -53,7 +54,7 @@ class LogitDistillation(Method):
         """Return the teacher's logits in float32: `logits` (batch, classes), or those of other heads:
 
         `token_logits` (batch, length, classes); `start_logits` and `end_logits` (batch, length); for masked language
-        models `masked_logits` (masked, vocabulary) and `next_sentence_logits` (batch, 2).
+        models `word_logits` (words, vocabulary) and `next_sentence_logits` (batch, 2).
         """
         return {name: logits.float() for name, logits in self._forward(teacher, batch, context)[0].items()}
 
@@ -62,11 +63,11 @@ class LogitDistillation(Method):
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
         """Return the logits by name, and the task's loss where the batch has labels."""
         if context.head in _MASKED:
-            output = mlm_forward(model, batch)
-            logits = {"masked_logits": output.logits}
+            output = mlm_forward(model, batch, where=att.attention_mask(batch) if self.config.words == "all" else None)
+            logits = {"word_logits": output.logits}
             if output.next_sentence_logits is not None and "next_sentence_label" in batch:
                 logits["next_sentence_logits"] = output.next_sentence_logits
-            return logits, mlm_loss_of(output, batch)
+            return logits, mlm_loss_of(output.masked() if self.config.words == "all" else output, batch)
         output = context.forward(model, batch)
         if context.head == "span":
             return {"start_logits": output.start_logits, "end_logits": output.end_logits}, output.loss

@@ -11,7 +11,7 @@ from replica.methods.pruning.pattern_lock.config import PatternLockConfig
 
 
 class PatternLock(Method):
-    """Freezes the zeros that the loaded weights have: mask = (w != 0) for every linear layer but heads and pooler.
+    """Freezes the zeros that the loaded weights have: mask = (w != 0) for every linear layer but heads.
 
     The mask keeps gradients from the zeros; after every step it is applied to the stored weights too, so that they are
     exactly zero whatever the optimizer does (decay, momentum, noise).

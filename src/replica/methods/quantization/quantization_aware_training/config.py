@@ -8,7 +8,7 @@ from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
-@method("quantization-aware-training", version=1, changes={"structure"}, persistent=True)
+@method("quantization-aware-training", version=2, changes={"structure"}, persistent=True)
 class QuantizationAwareTrainingConfig(MethodConfig):
     """Training with simulated int8 in every linear layer (Q8BERT, Zafrir et al. 2019, as Prune-OFA uses it).
 
@@ -22,8 +22,9 @@ class QuantizationAwareTrainingConfig(MethodConfig):
     )
     requantize_outputs: bool = Field(True, description="quantise outputs of the linear layers as well as their inputs")
     plain_outputs: tuple[str, ...] = Field(
-        ("output.dense", "value", "qa_outputs"),
-        description="layers whose name contains one of these keep outputs as they are",
+        ("output.dense", "value", *HEADS),
+        description="layers whose name contains one of these keep outputs as they are; the released configurations name the head of "
+        "each task: `classifier` on GLUE, `qa_outputs` on SQuAD",
     )
     exclude: tuple[str, ...] = Field((), description="linear layers whose name contains one of these stay in fp32")
     packed_density: float | None = Field(
