@@ -186,12 +186,33 @@ def test_what_stays_in_full_precision_and_what_is_binary():
     method().prepare(model, Context())
     after = dict(model.named_parameters())
     assert all(after[name] is parameter for name, parameter in before.items())
+    assert {"pooler.LayerNorm.weight", "pooler.LayerNorm.bias"} <= after.keys() - before.keys()
     kinds = {}
     for module in model.modules():
         kinds[type(module).__name__] = kinds.get(type(module).__name__, 0) + 1
     assert kinds["BinaryLinear"] == 2 * 6 + 1 and kinds["BinaryEmbedding"] == 1 and kinds["Embedding"] == 2
-    assert kinds["LayerNorm"] == 2 * 2 + 1 and kinds["Linear"] == 2  # the estimators alone
+    assert kinds["LayerNorm"] == 2 * 2 + 2 and kinds["Linear"] == 2  # the estimators alone
     assert kinds["ActivationScale"] == 2 * 10 + 1
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_pooler_has_a_norm_and_a_residual_connection_around_its_binary_matrix(packed):
+    """tanh(LayerNorm(W_b x_b + bias) + x) in numpy, from the stored tensors; without them the pooler sees one 1-bit product alone."""
+    model, found, _ = trained(store="packed" if packed else "latent")
+    body, inputs = model.base_model, {key: value for key, value in batch(seed=9).items() if key != "labels"}
+    pooler = {name: value.detach().double().numpy() for name, value in body.pooler.state_dict().items()}
+    if packed:
+        model = found.finalize(model)
+    with torch.no_grad():
+        output = model.base_model(**inputs)
+    x = output.last_hidden_state[:, 0].double().numpy()
+    weight, alpha = pooler["dense.weight"], pooler["dense.scale.alpha"]
+    binary = np.abs(weight).mean() * np.where(weight >= weight.mean(), 1.0, -1.0)
+    dense = alpha * np.where(x + pooler["dense.shift"] >= 0, 1.0, -1.0) @ binary.T + pooler["dense.bias"]
+    centred = dense - dense.mean(-1, keepdims=True)
+    norm = centred / np.sqrt(dense.var(-1, keepdims=True) + model.config.layer_norm_eps)
+    wanted = np.tanh(norm * pooler["LayerNorm.weight"] + pooler["LayerNorm.bias"] + x)
+    np.testing.assert_allclose(output.pooler_output.numpy(), wanted, atol=2e-5)
 
 
 def test_feed_forward_keeps_gelu_whatever_is_configured():

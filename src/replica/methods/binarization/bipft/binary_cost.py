@@ -13,6 +13,7 @@ from replica.methods.binarization.bipft.binary_attention import ESTIMATORS, SCAL
 from replica.methods.binarization.bipft.binary_layers import (
     BinaryEmbedding,
     BinaryLinear,
+    BinaryPooler,
     PackedEmbedding,
     PackedLinear,
 )
@@ -31,6 +32,7 @@ PARTS = (
     "binary_weights",
     "biases",
     "layer_norms",
+    "pooler_norm",
     "position_type_embeddings",
     "embedding_scales",
     "weight_scales",
@@ -44,12 +46,12 @@ PARTS = (
 def storage_bits(model: PreTrainedModel) -> dict[str, float]:
     """Return the bits of a BiPFT with one bit for each binary weight, by part, whether the model is latent or packed.
 
-    Parts: `binary_weights`, `biases` (of binary linears), `layer_norms`, `position_type_embeddings`, `embedding_scales` (one a
-    row), `weight_scales`, `shifts`, `activation_scales`, `estimators`, `head` (a matrix tied to the word embedding counts in
-    full: it cannot be shared with bits). Everything but binary weights takes 32 bits.
+    Parts: `binary_weights`, `biases` (of binary linears), `layer_norms` (BERT's own), `pooler_norm`, `position_type_embeddings`,
+    `embedding_scales` (one a row), `weight_scales`, `shifts`, `activation_scales`, `estimators`, `head` (a matrix tied to the word
+    embedding counts in full: it cannot be shared with bits). Everything but binary weights takes 32 bits.
 
-    Conventions: `paper` is binary weights, biases, norms, position and type embeddings; `released` adds row scales, shifts
-    and estimators; `total` is all of it, as it is stored. Each has `_bits`, `_mib` (2**20 bytes) and `_ratio`, the last against
+    Conventions: `paper` is binary weights, biases, norms, position and type embeddings; `released` adds row scales, shifts, estimators
+    and the pooler's norm; `total` is all of it, as it is stored. Each has `_bits`, `_mib` (2**20 bytes) and `_ratio`, the last against
     `full_precision_bits`, the same architecture in 32 bits; `paper` and `released` leave out heads on both sides.
     """
     parts = dict.fromkeys(PARTS, 0)
@@ -70,16 +72,17 @@ def storage_bits(model: PreTrainedModel) -> dict[str, float]:
         elif isinstance(module, BinarySelfAttention) and module.estimators is not None:
             parts["estimators"] += 32 * _count(module.estimators)
     body = model.base_model
+    pooler_norm = body.pooler.LayerNorm if isinstance(body.pooler, BinaryPooler) else None
     for module in body.modules():
         if isinstance(module, nn.LayerNorm):
-            parts["layer_norms"] += 32 * _count(module)
+            parts["pooler_norm" if module is pooler_norm else "layer_norms"] += 32 * _count(module)
         elif isinstance(module, nn.Embedding):
             parts["position_type_embeddings"] += 32 * _count(module)
     head, tied = _head_values(model)
     parts["head"] = 32 * (head + tied)
 
     paper = sum(parts[name] for name in ("binary_weights", "biases", "layer_norms", "position_type_embeddings"))
-    released = paper + parts["embedding_scales"] + parts["shifts"] + parts["estimators"]
+    released = paper + sum(parts[name] for name in ("embedding_scales", "shifts", "estimators", "pooler_norm"))
     total = sum(parts.values())
     full = 32 * values + paper - parts["binary_weights"]
     result: dict[str, float] = {f"{name}_bits": bits for name, bits in parts.items()}
@@ -109,7 +112,7 @@ def operations(model: PreTrainedModel, batch: int = 1, length: int = 128) -> dic
     handles = [
         module.register_forward_hook(counter.seen)
         for module in model.modules()
-        if isinstance(module, (nn.Linear, PackedLinear, BinarySelfAttention, nn.LayerNorm))
+        if isinstance(module, (nn.Linear, PackedLinear, BinarySelfAttention, BinaryPooler, nn.LayerNorm))
     ]
     training = model.training
     device = next(model.parameters()).device
@@ -155,8 +158,8 @@ def operations(model: PreTrainedModel, batch: int = 1, length: int = 128) -> dic
 def expected(model: PreTrainedModel, *, estimators: bool, packed: bool) -> dict[str, float]:
     """Return `trainable_parameters` of the latent model and `storage_bits` of the stored one, from the configuration alone.
 
-    With hidden size H, feed-forward size I, L layers, vocabulary V: binary weights V H + L (4 H^2 + 2 H I) + H^2 (pooler);
-    shifts L (5 H + I) + H; activation scales 10 L + 1; estimators 5 L (H + 1). A latent model has 8 more bits for each
+    With hidden size H, feed-forward size I, L layers, vocabulary V: binary weights V H + L (4 H^2 + 2 H I) + H^2 (pooler); shifts L (5
+    H + I) + H; activation scales 10 L + 1; estimators 5 L (H + 1); the pooler's norm 2 H. A latent model has 8 more bits for each
     activation scale, which say whether it was set; a packed one has 32 for each weight matrix and embedding row instead.
     """
     config = model.config
@@ -165,7 +168,7 @@ def expected(model: PreTrainedModel, *, estimators: bool, packed: bool) -> dict[
     matrices = {(hidden, hidden): 4 * layers + pooler, (hidden, inner): layers, (inner, hidden): layers}
     weights = config.vocab_size * hidden + sum(count * rows * columns for (rows, columns), count in matrices.items())
     plain = (config.max_position_embeddings + config.type_vocab_size) * hidden + 2 * hidden * (2 * layers + 1)
-    plain += layers * (5 * hidden + inner) + pooler * hidden
+    plain += layers * (5 * hidden + inner) + 3 * pooler * hidden
     learned = layers * (5 * hidden + inner) + pooler * hidden
     learned += len(ESTIMATORS) * (hidden + 1) * layers if estimators else 0
     scales = (6 + len(SCALES)) * layers + pooler
@@ -199,6 +202,9 @@ class _Counter:
                 self.estimators += tokens * module.estimators.weight.numel()
                 self.estimators += 3 * tokens * length + heads * tokens * length
                 self.added_elementwise += tokens * len(ESTIMATORS) + output[1].numel() + output[0].numel()
+        elif isinstance(module, BinaryPooler):  # its norm and residual connection, which BERT has not
+            self.elementwise -= LAYER_NORM * output.numel()
+            self.added_elementwise += (LAYER_NORM + 1) * output.numel()
         elif isinstance(module, nn.LayerNorm):
             self.elementwise += LAYER_NORM * output.numel()
         else:

@@ -41,6 +41,24 @@ class BinaryLinear(nn.Linear):
         return BinaryProduct.apply(input, self.weight, self.shift, alpha, self.bias, compute_type(self.weight))
 
 
+class BinaryPooler(nn.Module):
+    """tanh(LayerNorm(W_b x_b + bias) + x) of the first position, the norm and the residual connection in full precision.
+
+    The released pooler (`BertPooler` of both `bipft.py` and `binary_bert.py`); the paper's text has no formula for it. The norm is new
+    to a pretrained BERT and starts at gain 1, bias 0.
+    """
+
+    def __init__(self, source: nn.Module, epsilon: float):
+        super().__init__()
+        self.dense, self.activation = BinaryLinear(source.dense), source.activation
+        self.LayerNorm = nn.LayerNorm(source.dense.out_features, eps=epsilon, device=source.dense.weight.device)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Map (batch, length, hidden) to (batch, hidden)."""
+        first = hidden_states[:, 0]
+        return self.activation(self.LayerNorm(self.dense(first)) + first)
+
+
 class BinaryEmbedding(nn.Module):
     """Word embedding whose rows are mean|row| sign(row - mean W); only the rows that are looked up are binarized."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("bipft", version=1, changes={"structure"}, persistent=True, costs="operations.* storage.*")
+@method("bipft", version=2, changes={"structure"}, persistent=True, costs="operations.* storage.*")
 class BiPFTConfig(MethodConfig):
     """Fully binary BERT with optional low-rank residual estimators (Xing et al. 2024, arXiv 2312.08937).
 

@@ -18,6 +18,7 @@ from replica.methods.binarization.bipft.binary_attention import BinarySelfAttent
 from replica.methods.binarization.bipft.binary_layers import (
     BinaryEmbedding,
     BinaryLinear,
+    BinaryPooler,
     PackedEmbedding,
     PackedLinear,
 )
@@ -28,9 +29,11 @@ from replica.models.architectures import require
 class BiPFT(Method):
     """Binarizes the word embedding, all linears of the encoder and the pooler, queries, keys, values and attention.
 
-    Position and type embeddings, LayerNorms, biases, residual connections and heads keep full precision; the activation
-    between the feed-forward linears is GELU whatever the model's configuration. Latent weights are trained by the
-    plain identity gradient. A masked-language-model head that is tied to the word embedding uses the latent matrix.
+    Position and type embeddings, LayerNorms, biases, residual connections and heads keep full precision. The pooler gets a LayerNorm
+    and a residual connection around its binary matrix, as in the released code; otherwise all that a classifier sees of a sentence
+    would go through one 1-bit product. The activation between the feed-forward linears is GELU whatever the model's configuration.
+    Latent weights are trained by the plain identity gradient. A masked-language-model head that is tied to the word embedding uses the
+    latent matrix.
     """
 
     config: BiPFTConfig
@@ -106,7 +109,7 @@ def install(model: PreTrainedModel, estimators: bool) -> None:
         layer.intermediate.intermediate_act_fn = ACT2FN["gelu"]
         layer.output.dense = BinaryLinear(layer.output.dense)
     if body.pooler is not None:
-        body.pooler.dense = BinaryLinear(body.pooler.dense)
+        body.pooler = BinaryPooler(body.pooler, model.config.layer_norm_eps)
     body.train(model.training)
 
 
