@@ -76,9 +76,9 @@ def mlm_forward(
 ) -> MlmOutput:
     """Run the body on a batch and the masked-language head at the positions whose label is not -100, or at those of `where`.
 
-    `where` is `(batch, length)` bool; `labels` of the output hold -100 at its words that are not masked. `options` go to the body (`output_hidden_states=True`, …). Works for BertForMaskedLM, BertForPreTraining and the
-    like (`cls.predictions`) and RobertaForMaskedLM (`lm_head`); for any other model the full head is run and then
-    indexed.
+    `where` is `(batch, length)` bool; `labels` of the output hold -100 at its words that are not masked. `options` go to the body
+    (`output_hidden_states=True`, …). Works for BertForMaskedLM, BertForPreTraining and the like (`cls.predictions`) and
+    RobertaForMaskedLM (`lm_head`); for any other model the full head is run and then indexed.
     """
     inputs = model_inputs(batch)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
