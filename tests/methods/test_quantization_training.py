@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.ao.quantization import MinMaxObserver
 from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification
 
 from replica import models
@@ -188,6 +189,30 @@ def test_a_stored_int8_model_can_be_trained_on():
     torch.testing.assert_close(logits(model.eval()), before, rtol=2 / 255, atol=1e-3)
     train(model, [again], 3, torch.optim.AdamW(model.parameters(), lr=1e-3))
     assert isinstance(again.finalize(model).classifier, Int8Linear)
+
+
+@pytest.mark.parametrize("form", ["now", "largest"])
+def test_range_of_a_weight_is_that_of_its_values_or_the_largest_so_far(form):
+    """Weights grow to 2 and shrink to 1: torch's MinMaxObserver, which keeps the largest range, is the reference of `largest`."""
+    model, method = tiny(), make("quantization-aware-training", weight_range=form)
+    method.prepare(model, Context())
+    layer, observer = (
+        model.classifier,
+        MinMaxObserver(torch.qint8, torch.per_tensor_symmetric, quant_min=-128, quant_max=127),
+    )
+    first = layer.weight.detach() / layer.weight.detach().abs().max()
+    for size in (0.5, 2.0, 1.0):
+        layer.weight.data.copy_(first * size)
+        observer(layer.weight.detach())
+        model.train()(**inputs())
+    scale = observer.calculate_qparams()[0] if form == "largest" else torch.tensor([1 / 127.5])
+    stored = method.finalize(model.eval()).classifier
+    torch.testing.assert_close(stored.weight_scale, scale[0])
+    assert torch.equal(stored.integers(), torch.round(layer.weight / scale).clamp(-128, 127).to(torch.int8))
+    again = make("quantization-aware-training", weight_range=form)
+    again.prepare(model, Context(restored=frozenset({"quantization-aware-training"})))
+    if form == "largest":  # trained on, a stored model keeps its range too
+        torch.testing.assert_close(model.classifier.largest_weight, torch.tensor(2.0))
 
 
 def test_prepares_restores_and_finalizes_on_meta():

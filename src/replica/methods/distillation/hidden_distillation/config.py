@@ -22,7 +22,10 @@ class HiddenDistillationConfig(MethodConfig):
         1.0, ge=0, description="weight of the mean over hidden states of their mean squared error"
     )
     next_sentence_weight: float = Field(
-        1.0, ge=0, description="weight of the soft cross-entropy on the next-sentence logits; unused without that head"
+        1.0,
+        ge=0,
+        description="weight of the soft cross-entropy on the next-sentence logits, summed over the two classes; unused without "
+        "that head. The released code averages over the classes, which is 0.5",
     )
     teacher_dropout: bool = Field(
         False, description="run the teacher with dropout, as the released code does by leaving it in train mode"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from replica.methods.pruning.head_names import HEADS
@@ -12,13 +14,19 @@ from replica.methods.registry import MethodConfig, method
 class QuantizationAwareTrainingConfig(MethodConfig):
     """Training with simulated int8 in every linear layer (Q8BERT, Zafrir et al. 2019, as Prune-OFA uses it).
 
-    Weights: symmetric, one scale per matrix, [-128, 127], range of the values now. Activations: asymmetric, one scale
+    Weights: symmetric, one scale per matrix, [-128, 127], range of the values now (Q8BERT) or
+    the largest range so far. Activations: asymmetric, one scale
     per tensor, [0, 255], moving average of the batches' ranges. The finished model stores int8.
     """
 
     start: float = Field(0.0, ge=0, lt=1, description="share of the run's steps before quantisation begins")
     averaging_constant: float = Field(
         0.01, gt=0, le=1, description="share of a new batch in the moving average of activation ranges"
+    )
+    weight_range: Literal["now", "largest"] = Field(
+        "now",
+        description="range of a weight matrix: that of its values now, as in Q8BERT's formula, or the largest that it had at any step, "
+        "as in the released code of Prune-OFA",
     )
     requantize_outputs: bool = Field(True, description="quantise outputs of the linear layers as well as their inputs")
     plain_outputs: tuple[str, ...] = Field(

@@ -37,24 +37,28 @@ def fake_quantize(x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor
     return _FakeQuantize.apply(x, scale, zero_point, low, high)
 
 
-def weight_scale(weight: torch.Tensor) -> torch.Tensor:
+def weight_scale(weight: torch.Tensor, largest: torch.Tensor | None = None) -> torch.Tensor:
     """Return the symmetric scale of a weight, max|w| / 127.5: [-128, 127] is 255 steps wide and zero maps to 0.
 
-    This is the rule of torch's MinMaxObserver with `per_tensor_symmetric` and the range [-128, 127].
+    This is the rule of torch's MinMaxObserver with `per_tensor_symmetric` and the range [-128, 127]. `largest` is a magnitude that
+    takes the place of max|w| where it is above 0.
     """
-    return (weight.detach().abs().amax().float() / ((WEIGHT_RANGE[1] - WEIGHT_RANGE[0]) / 2)).clamp_min(EPSILON)
+    magnitude = weight.detach().abs().amax().float()
+    if largest is not None:
+        magnitude = torch.where(largest > 0, largest, magnitude)
+    return (magnitude / ((WEIGHT_RANGE[1] - WEIGHT_RANGE[0]) / 2)).clamp_min(EPSILON)
 
 
-def quantize_weight(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return a weight as int8 of the same shape, and its scale."""
-    scale = weight_scale(weight)
+def quantize_weight(weight: torch.Tensor, largest: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a weight as int8 of the same shape, and its scale; `largest` as in `weight_scale`."""
+    scale = weight_scale(weight, largest)
     grid = torch.round(weight.detach().float() * (1.0 / scale)).clamp_(*WEIGHT_RANGE)
     return grid.to(torch.int8), scale
 
 
-def fake_quantize_weight(weight: torch.Tensor) -> torch.Tensor:
-    """Return a weight on its int8 grid; zeros stay exactly zero."""
-    scale = weight_scale(weight)
+def fake_quantize_weight(weight: torch.Tensor, largest: torch.Tensor | None = None) -> torch.Tensor:
+    """Return a weight on its int8 grid; zeros stay exactly zero. `largest` as in `weight_scale`."""
+    scale = weight_scale(weight, largest)
     return fake_quantize(weight, scale, torch.zeros_like(scale), *WEIGHT_RANGE)
 
 

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from replica.methods.base import Context, Method
 from replica.methods.pruning.masks import maskable_linears
 from replica.methods.quantization.quantization_aware_training.config import QuantizationAwareTrainingConfig
+from replica.methods.quantization.quantization_aware_training.fake_quantize import WEIGHT_RANGE
 from replica.methods.quantization.quantization_aware_training.packed_int8 import packed_bytes
 from replica.methods.quantization.quantization_aware_training.quantized_linear import (
     Int8Linear,
@@ -34,7 +35,8 @@ class QuantizationAwareTraining(Method):
             _replace(model, name, _resumed(module, name, self.config))
         for name, layer in maskable_linears(model, self.config.exclude).items():
             if not isinstance(layer, QuantizedLinear):
-                to_quantized(layer, name, self.config.averaging_constant, self._plain(name))
+                largest = self.config.weight_range == "largest"
+                to_quantized(layer, name, self.config.averaging_constant, self._plain(name), largest)
             layer.active = self._first_step == 0
 
     def _plain(self, name: str) -> bool:
@@ -103,7 +105,9 @@ def _int8_linears(model: nn.Module) -> dict[str, Int8Linear]:
 def _resumed(module: Int8Linear, name: str, config: QuantizationAwareTrainingConfig) -> nn.Linear:
     """Return a stored int8 layer as one that trains with simulated int8 from the same ranges."""
     layer = module.to_linear()
-    to_quantized(layer, name, config.averaging_constant, module.plain_output)
+    to_quantized(layer, name, config.averaging_constant, module.plain_output, config.weight_range == "largest")
+    if layer.largest_weight is not None and not layer.weight.is_meta:
+        layer.largest_weight.copy_(module.weight_scale * ((WEIGHT_RANGE[1] - WEIGHT_RANGE[0]) / 2))
     for side in ("input",) if module.plain_output else ("input", "output"):
         scale, zero_point = getattr(module, f"{side}_scale"), getattr(module, f"{side}_zero_point").float()
         if not scale.is_meta and float(scale) > 0:

@@ -23,13 +23,15 @@ class QuantizedLinear(nn.Linear):
     """A linear layer that computes in fp32 with input, weight and (unless plain) output on their int8 grids.
 
     The fp32 weight is trained. A mask on the layer (`weight_mask`) is applied before quantisation. `active` is
-    off until the method's start step; then the layer computes like the one it came from.
+    off until the method's start step; then the layer computes like the one it came from. `largest_weight`, where the layer has
+    it, is the largest magnitude that the weight had at any training pass.
     """
 
     honours_mask = True
 
     input_range: RangeObserver
     output_range: RangeObserver | None
+    largest_weight: torch.Tensor | None
     active: bool
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -37,12 +39,17 @@ class QuantizedLinear(nn.Linear):
         if not self.active:
             return functional.linear(input, masked_weight(self), self.bias)
         with torch.autocast(_autocast_device(input), enabled=False):
-            weight = fake_quantize_weight(masked_weight(self).float())
+            weight = masked_weight(self).float()
+            if self.training and self.largest_weight is not None:
+                self.largest_weight.copy_(torch.maximum(self.largest_weight, weight.detach().abs().amax()))
+            weight = fake_quantize_weight(weight, self.largest_weight)
             output = functional.linear(self.input_range(input.float()), weight, self.bias)
             return output if self.output_range is None else self.output_range(output)
 
 
-def to_quantized(layer: nn.Linear, name: str, averaging_constant: float, plain_output: bool) -> None:
+def to_quantized(
+    layer: nn.Linear, name: str, averaging_constant: float, plain_output: bool, keep_largest: bool = False
+) -> None:
     """Make a linear layer simulate int8, in place; its weight stays the same parameter under the same name.
 
     Raises ConfigError for a kind of linear layer that other code has replaced already.
@@ -53,6 +60,7 @@ def to_quantized(layer: nn.Linear, name: str, averaging_constant: float, plain_o
     layer.active = True
     layer.input_range = RangeObserver(averaging_constant, layer.weight.device)
     layer.output_range = None if plain_output else RangeObserver(averaging_constant, layer.weight.device)
+    layer.register_buffer("largest_weight", torch.zeros((), device=layer.weight.device) if keep_largest else None)
 
 
 class Int8Linear(nn.Module):
@@ -101,7 +109,7 @@ class Int8Linear(nn.Module):
         )
         if layer.weight.is_meta:
             return stored
-        integers, scale = quantize_weight(layer.weight)
+        integers, scale = quantize_weight(layer.weight, getattr(layer, "largest_weight", None))
         stored.set_integers(integers, name)
         stored.weight_scale.copy_(scale)
         if layer.bias is not None:
