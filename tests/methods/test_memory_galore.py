@@ -52,7 +52,9 @@ def test_a_matrix_follows_the_algorithm(shape, every):
     gradients = [torch.randn(shape, dtype=torch.float32).double() for _ in range(7)]
     parameter = nn.Parameter(start.clone())
     groups = [{"params": [parameter], "rank": 2}]
-    optimizer = GaLoreAdamW(groups, lr=RATE, weight_decay=DECAY, update_every=every, scale=SCALE)
+    optimizer = GaLoreAdamW(
+        groups, lr=RATE, weight_decay=DECAY, update_every=every, scale=SCALE, eps=1e-8, form="algorithm-2"
+    )
     for gradient in gradients:
         parameter.grad = gradient.clone()
         optimizer.step()
@@ -62,10 +64,52 @@ def test_a_matrix_follows_the_algorithm(shape, every):
     )
 
 
+def released(weight: torch.Tensor, gradients: list[torch.Tensor], rank: int, eight_bits: bool = False) -> torch.Tensor:
+    """The released optimizer's step on one matrix, one projector for all steps, in double precision.
+
+    With 8 bits epsilon is 1e-8 and joins the corrected root, as in bitsandbytes.
+    """
+    weight, (rows, columns) = weight.clone(), weight.shape
+    left, _, right = torch.linalg.svd(gradients[0], full_matrices=False)
+    first = second = 0.0
+    for step, gradient in enumerate(gradients, 1):
+        low = gradient @ right[:rank].T if rows >= columns else left[:, :rank].T @ gradient
+        first, second = 0.9 * first + 0.1 * low, 0.999 * second + 0.001 * low**2
+        correction = (1 - 0.999**step) ** 0.5
+        normal = first / (second.sqrt() + (correction * 1e-8 if eight_bits else 1e-6))
+        back = normal @ right[:rank] if rows >= columns else left[:, :rank] @ normal
+        weight = weight - RATE * correction / (1 - 0.9**step) * SCALE * back
+        weight = weight - RATE * DECAY * weight
+    return weight
+
+
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
+@pytest.mark.parametrize("bits", [32, 8])
+def test_by_default_a_matrix_follows_the_released_optimizer(shape, bits):
+    """Gradients of 1e-5 show epsilon's place and size; the moments are too small to be kept in 8 bits, so both are exact."""
+    torch.manual_seed(0)
+    start = torch.randn(shape, dtype=torch.float64)
+    gradients = [1e-5 * torch.randn(shape, dtype=torch.float32).double() for _ in range(4)]
+    parameter = nn.Parameter(start.clone())
+    store = Store("dynamic", 256, 4096, keep_sign=True) if bits == 8 else None
+    optimizer = GaLoreAdamW([{"params": [parameter], "rank": 2}], lr=RATE, weight_decay=DECAY, scale=SCALE, store=store)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    expected = released(start, gradients, 2, eight_bits=bits == 8)
+    torch.testing.assert_close(parameter.data, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_8_bit_first_moments_keep_their_sign():
+    _, config = parse({"name": "galore", "rank": 4, "bits": 8})
+    found, _ = parse("galore")
+    assert found.create(config).optimizer(tiny("bert"), Context()).store.keep_sign
+
+
 def test_what_is_not_projected_moves_as_torchs_adamw_moves_it():
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(torch.linspace(-1, 1, 12)) for _ in range(2))
-    first = GaLoreAdamW([ours], lr=RATE, weight_decay=DECAY)
+    first = GaLoreAdamW([ours], lr=RATE, weight_decay=DECAY, eps=1e-8, form="algorithm-2")
     second = torch.optim.AdamW([theirs], lr=RATE, weight_decay=DECAY)
     for _ in range(5):
         ours.grad = theirs.grad = torch.randn(12)
@@ -83,7 +127,7 @@ def made(kind: str = "bert", rank: int = 4):
 def test_a_step_in_place_is_the_written_out_one_to_the_bit():
     torch.manual_seed(0)
     parameter = nn.Parameter(torch.randn(3, 5))
-    expected, optimizer = parameter.detach().clone(), GaLoreAdamW([parameter], lr=0.1)
+    expected, optimizer = parameter.detach().clone(), GaLoreAdamW([parameter], lr=0.1, eps=1e-8, form="algorithm-2")
     mean, square = torch.zeros(3, 5), torch.zeros(3, 5)
     for step in (1, 2, 3):
         gradient = torch.randn(3, 5)

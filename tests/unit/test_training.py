@@ -17,6 +17,7 @@ from replica.config import load_project
 from replica.config.schema import Train
 from replica.errors import AssetError, TrainingError
 from replica.files import read_result, write_json
+from replica.methods.base import Context
 from replica.methods.stored import save_model
 from replica.paths import Layout
 from replica.plan import build_plan
@@ -24,7 +25,7 @@ from replica.plan.run_job import job_of
 from replica.tasks.metrics import METRICS, MetricEntry
 from replica.training import checkpoints, signals
 from replica.training.evaluate import evaluate_run
-from replica.training.loop import total_steps
+from replica.training.loop import _arguments, total_steps
 from replica.training.run import _history, parent_folder
 from replica.training.selection import choose_candidate
 
@@ -194,3 +195,22 @@ def test_signals_of_other_data_are_refused(tmp_path):
     signals.store(path, {"attention": ("heads", "length", "length")}, [_signals([4], [3], 8)])
     with pytest.raises(AssetError, match="no signals for example 5"):
         signals.StoredSignals(path)(_signals([5], [3], 8)[0])
+
+
+def test_a_cosine_schedule_falls_to_its_floor(tmp_path):
+    """Of 10 steps with 2 of warm-up the last sees floor + (1 - floor) (1 + cos(pi 7 / 8)) / 2; after it the floor is left."""
+    from torch.optim import SGD
+    from transformers import get_scheduler
+
+    for floor in (0.0, 0.1):
+        train = Train(steps=10, schedule="cosine", rate_floor=floor)
+        arguments = _arguments(train, Context(total_steps=10, warmup_steps=2), tmp_path, "fp32", 4, 1, 1)
+        optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        schedule = get_scheduler(
+            arguments.lr_scheduler_type, optimizer, 2, 10, scheduler_specific_kwargs=arguments.lr_scheduler_kwargs
+        )
+        factors = [schedule.lr_lambdas[0](step) for step in range(11)]
+        expected = [0, 0.5, *(floor + (1 - floor) * (1 + math.cos(math.pi * at / 8)) / 2 for at in range(9))]
+        assert factors == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="needs `schedule: cosine`, not linear"):
+        Train(steps=10, rate_floor=0.1)

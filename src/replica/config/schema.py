@@ -25,6 +25,9 @@ class Train(Strict):
     accumulate: int = Field(1, ge=1, description="micro-batches per step")
     learning_rate: float = Field(5e-5, gt=0, lt=10)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
+    rate_floor: float = Field(
+        0.0, ge=0, lt=1, description="share of the peak rate that a cosine schedule ends at; other schedules have none"
+    )
     warmup_steps: int = Field(0, ge=0)
     warmup_share: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -46,6 +49,12 @@ class Train(Strict):
     def _steps_or_epochs(self) -> Train:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
+        return self
+
+    @model_validator(mode="after")
+    def _floor_of_a_cosine(self) -> Train:
+        if self.rate_floor and self.schedule != "cosine":
+            raise ValueError(f"`rate_floor` needs `schedule: cosine`, not {self.schedule}")
         return self
 
     @model_validator(mode="after")

@@ -271,6 +271,13 @@ class Loop(Trainer):
         )
 
 
+def _schedule(train: Train) -> str:
+    """Return the library's name of the schedule; with a floor the cosine falls to that share of the peak rate."""
+    if train.rate_floor:
+        return "cosine_with_min_lr"
+    return {"constant": "constant_with_warmup"}.get(train.schedule, train.schedule)
+
+
 def _arguments(
     train: Train, context: Context, folder: Path, precision: str, batch: int, parts: int, processes: int
 ) -> TrainingArguments:
@@ -287,7 +294,8 @@ def _arguments(
         adam_beta2=train.beta2,
         adam_epsilon=train.epsilon,
         max_grad_norm=train.max_grad_norm,
-        lr_scheduler_type={"constant": "constant_with_warmup"}.get(train.schedule, train.schedule),
+        lr_scheduler_type=_schedule(train),
+        lr_scheduler_kwargs={"min_lr_rate": train.rate_floor} if train.rate_floor else {},
         warmup_steps=context.warmup_steps,
         seed=context.seed,
         data_seed=context.seed,

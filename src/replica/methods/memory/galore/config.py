@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("galore", version=1, changes={"optimizer"}, costs="states projected_states matrices.*")
+@method("galore", version=2, changes={"optimizer"}, costs="states projected_states matrices.*")
 class GaLoreConfig(MethodConfig):
     """Gradient low-rank projection (Zhao et al. 2024, Algorithm 2): Adam's moments live in a subspace of each gradient."""
 
@@ -25,4 +25,13 @@ class GaLoreConfig(MethodConfig):
         "then has no effect",
     )
     betas: tuple[float, float] = Field((0.9, 0.999), description="decay of Adam's first and second moment")
-    epsilon: float = Field(1e-8, gt=0, description="added to the root of the second moment")
+    epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="added to the root of the second moment; absent: 1e-6, with 8 bits 1e-8, as in the released optimizers",
+    )
+    form: Literal["released", "algorithm-2"] = Field(
+        "released",
+        description="the released optimizer: square matrices keep right singular vectors, epsilon is added before the bias correction (not "
+        "with 8 bits), decay follows the step; or the paper's text: left vectors, epsilon after the correction, decay before",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -38,10 +38,11 @@ class GaLore(Method):
             lr=context.learning_rate,
             betas=config.betas,
             eps=config.epsilon,
+            form=config.form,
             weight_decay=context.weight_decay,
             update_every=config.update_every,
             scale=config.scale,
-            store=Store("dynamic", config.block, config.smallest) if config.bits == 8 else None,
+            store=Store("dynamic", config.block, config.smallest, keep_sign=True) if config.bits == 8 else None,
             per_layer=config.per_layer,
         )
 
@@ -91,11 +92,15 @@ class GaLore(Method):
 class GaLoreAdamW(CodedOptimizer):
     """AdamW whose moments for the matrices of groups with a `rank` are kept in a subspace of their gradient.
 
-    For a matrix W of m x n with gradient G, m <= n, the projector P (m x r) holds the leading left singular vectors of G, taken
+    For a matrix W of m x n with gradient G, m < n, the projector P (m x r) holds the leading left singular vectors of G, taken
     anew every T steps; R = P^T G (r x n) goes through Adam, and W moves by alpha P N, N being Adam's normalised step (Algorithm 2).
-    For m > n the right singular vectors Q (n x r) take their place: R = G Q and alpha N Q^T. State of a matrix: two moments of R's
+    For m >= n the right singular vectors Q (n x r) take their place: R = G Q and alpha N Q^T. State of a matrix: two moments of R's
     shape and the projector, in the type of the parameter; the singular vectors are computed in fp32. Moments are kept when the
-    projector changes, as in the paper. Weight decay is decoupled (Loshchilov and Hutter 2019).
+    projector changes, as in the paper. Weight decay is decoupled (Loshchilov and Hutter 2019) and follows the step.
+
+    N = sqrt(1 - b2^t) / (1 - b1^t) M / (sqrt(V) + eps): epsilon is added before the bias correction, as the released optimizer does. With
+    `store` it is sqrt(V) + sqrt(1 - b2^t) eps, as in bitsandbytes. `form="algorithm-2"` is the text of the paper: left vectors for
+    m = n, eps after the correction, decay before the step. Without `eps` it is 1e-6, with `store` 1e-8.
 
     `store` keeps moments in 8 bits (8-bit GaLore). With `per_layer` each parameter is updated, and its gradient freed, as soon as that is
     complete in the backward pass (Section 4.3): `step` then finds no gradient, and a gradient must be whole after one pass.
@@ -106,16 +111,19 @@ class GaLoreAdamW(CodedOptimizer):
         parameters: Iterable,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
+        eps: float | None = None,
         weight_decay: float = 0.0,
         update_every: int = 200,
         scale: float = 0.25,
         store: Store | None = None,
         per_layer: bool = False,
+        form: Literal["released", "algorithm-2"] = "released",
     ):
+        if eps is None:
+            eps = 1e-6 if store is None else 1e-8
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(parameters, {**defaults, "update_every": update_every, "scale": scale, "rank": None})
-        self.store, self._done = store, set()
+        self.store, self._textbook, self._done = store, form == "algorithm-2", set()
         if per_layer:
             for number, group in enumerate(self.param_groups):
                 for parameter in group["params"]:
@@ -139,17 +147,20 @@ class GaLoreAdamW(CodedOptimizer):
         return loss
 
     def _update(self, parameter: nn.Parameter, group: dict) -> None:
-        if group["weight_decay"]:
+        if self._textbook:
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
         if group["rank"] is None:
             update = self._adam(parameter, parameter.grad, group)
             parameter.add_(update, alpha=-group["lr"])
         else:
             self._project(parameter, group)
+        if not self._textbook:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
 
     def _project(self, parameter: nn.Parameter, group: dict) -> None:
         state, gradient = self.state[parameter], parameter.grad
-        wide = gradient.shape[0] <= gradient.shape[1]
+        rows, columns = gradient.shape
+        wide = rows < columns or (self._textbook and rows == columns)
         if state.get("step", 0) % group["update_every"] == 0:
             state["projector"] = _leading_vectors(gradient, group["rank"], wide)
         projector = state["projector"]
@@ -169,7 +180,8 @@ class GaLoreAdamW(CodedOptimizer):
             self.store.write(state, "exp_avg", mean, True)
             self.store.write(state, "exp_avg_sq", square, False)
         correction = (1 - second ** state["step"]) ** 0.5
-        denominator = square.sqrt().div_(correction).add_(group["eps"])
+        epsilon = group["eps"] if self._textbook or self.store is not None else group["eps"] / correction
+        denominator = square.sqrt().div_(correction).add_(epsilon)
         return torch.div(mean, denominator, out=denominator).div_(1 - first ** state["step"]).to(gradient.dtype)
 
     def _moments(self, state: dict, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
