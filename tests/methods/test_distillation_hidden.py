@@ -145,6 +145,10 @@ def test_hidden_distillation_is_task_plus_hidden_states_plus_next_sentence():
         "hidden-distillation", "pretraining", teacher, task_weight=0, hidden_weight=2, next_sentence_weight=0.5
     )
     assert weighted.loss(student, batch, context).item() == pytest.approx(2 * hidden + 0.5 * soft, rel=1e-5)
+    # the released term is the mean over sentences and both classes: half of the sum over the classes
+    taught_shares = torch.softmax(taught.seq_relationship_logits, -1)
+    released = -(taught_shares * torch.log_softmax(own.seq_relationship_logits, -1)).mean().item()
+    assert released == pytest.approx(0.5 * soft, rel=1e-5)
 
 
 def test_hidden_distillation_without_next_sentence_and_from_a_deeper_teacher():
