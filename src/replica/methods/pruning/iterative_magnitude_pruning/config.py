@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 
 @method(
     "iterative-magnitude-pruning",
-    version=1,
+    version=2,
     changes={"structure", "schedule", "loss"},
     recorded="sparsity",
     costs=(
@@ -23,7 +23,8 @@ from replica.methods.registry import MethodConfig, method
 class IterativeMagnitudePruningConfig(MethodConfig):
     """Training in rounds, each from the same weights with fewer of them (Frankle and Carbin 2019; Frankle et al. 2020).
 
-    The run's steps are shared out equally over the rounds and the training of the last ticket.
+    The run's steps are shared out over the rounds and the training of the last ticket: T steps for the first training and, with
+    rewinding to its step k, T - k for each other.
     """
 
     rate: float = Field(0.2, gt=0, lt=1, description="share of the weights left that a round prunes")

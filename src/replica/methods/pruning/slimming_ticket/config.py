@@ -11,7 +11,7 @@ from replica.methods.registry import MethodConfig, method
 
 @method(
     "slimming-ticket",
-    version=1,
+    version=2,
     changes={"structure"},
     persistent=True,
     costs="heads_cut_share fewest_heads_cut most_heads_cut neurons neurons_cut neurons_cut_share",
