@@ -30,3 +30,4 @@ class SlimFitConfig(MethodConfig):
         description="keep a copy of all weights to measure distances, as published; else of the trained ones, for a step",
     )
     start: float = Field(1e10, gt=0, description="scores start as uniform(0, this): every tensor is trained once first")
+    epsilon: float = Field(1e-8, gt=0, description="of AdamW; the released scripts have 1e-6")
