@@ -10,9 +10,12 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "slimfit",
     version=1,
-    changes={"structure", "optimizer"},
+    changes={"layers", "optimizer"},
     recorded="frozen moved.* trained.*",
     costs="tensors frozen_tensors frozen_share plain static.* dynamic.* plain_static.* plain_dynamic.*",
+    excludes={
+        "its layers compute their own backward passes": "modules maps masks quantization private-gradients",
+    },
 )
 class SlimFitConfig(MethodConfig):
     """SlimFit (Ardakani et al. 2023): tensors that moved least are frozen each step; the inputs of the backward pass are compressed."""

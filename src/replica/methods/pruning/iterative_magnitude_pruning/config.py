@@ -13,12 +13,15 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "iterative-magnitude-pruning",
     version=2,
-    changes={"structure", "schedule", "loss"},
+    changes={"masks", "schedule", "loss"},
     recorded="sparsity",
     costs=(
         "weights rounds epochs sparsity.round-* kept.round-* rounds_to_target epochs_to_target "
         "epochs_with_ticket optima penalty_at_optimum"
     ),
+    excludes={
+        "every round begins from the first weights, which quantised layers do not keep": "quantization",
+    },
 )
 class IterativeMagnitudePruningConfig(MethodConfig):
     """Training in rounds, each from the same weights with fewer of them (Frankle and Carbin 2019; Frankle et al. 2020).

@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "sparse-training",
     version=2,
-    changes={"structure"},
+    changes={"masks"},
     recorded="drop_share",
     costs=(
         "layers dense_layers weights kept_weights density least_density most_density flops sparse_flops "
