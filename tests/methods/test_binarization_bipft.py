@@ -289,7 +289,7 @@ def test_alphas_survive_a_checkpoint_of_the_trainer(tmp_path):
             split=Rows(),
             collate=Collate(),
             context=context,
-            methods=[(frozenset({"structure"}), found)],
+            methods=[(frozenset({"layers"}), found)],
             objective=lambda m, inputs, c: m(**inputs).loss,
             state_folder=folder,
         )

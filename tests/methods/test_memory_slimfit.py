@@ -203,3 +203,9 @@ def test_unknown_architectures_and_activations_are_refused():
     t5 = ModelEntry(title="t5", architecture="t5", config={"d_model": 8, "d_kv": 2, "num_heads": 4, "vocab_size": 9})
     with pytest.raises(ConfigError, match="architecture 't5' is not supported"):
         _method().prepare(models.build(t5, head="text2text", device="meta"), Context())
+
+
+def test_the_optimizer_has_the_configured_epsilon():
+    for options, expected in (({}, 1e-8), ({"epsilon": 1e-6}, 1e-6)):
+        optimizer = _method(**options).optimizer(_model(), Context(learning_rate=1e-3))
+        assert {group["eps"] for group in optimizer.param_groups} == {expected}

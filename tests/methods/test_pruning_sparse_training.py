@@ -214,6 +214,50 @@ def test_the_rate_starts_again_in_every_training():
     assert factors[8:] == factors[:8]
 
 
+def test_a_rewound_training_goes_on_at_its_step_of_the_schedule():
+    """20 steps with a warm-up of 4, then 15 from step 5 on in each of two rounds: no second warm-up, the fall where it was."""
+    method = make("iterative-magnitude-pruning", rounds=2, rewind=0.25, decay_at=[0.5])
+    context = Context(total_steps=50, warmup_steps=4)
+    factors = [method.learning_rate_factor(at, context) for at in range(50)]
+    first = [0, 0.25, 0.5, 0.75] + [1] * 6 + [0.1] * 10
+    assert factors == pytest.approx(first + first[5:] + first[5:])
+    model = nn.Sequential(nn.Linear(3, 3))
+    method.prepare(model, context)
+    steps = {}
+    for at in range(50):
+        context.step = at
+        model[0].weight.data.fill_(1.0 + at)
+        method.on_step_begin(model, context)
+        steps[at] = model[0].weight.max().item()
+    assert [at for at in range(50) if steps[at] != 1.0 + at] == [20, 35]  # back to the weights of step 5
+    assert steps[20] == steps[35] == 6.0
+
+
+@pytest.mark.parametrize(
+    ("update", "first", "expected"),
+    [
+        ("rigl", "interval", [3, 6, 9]),
+        ("rigl", "start", [0, 3, 6, 9]),
+        ("set", "interval", [3, 6, 9]),
+        ("set", "start", [1, 4, 7, 10]),
+        ("snfs", "start", [1, 4, 7, 10]),
+    ],
+)
+def test_masks_move_first_after_an_interval_or_at_once(update, first, expected):
+    model, context = network(), Context(total_steps=16, seed=3)
+    method = make("sparse-training", sparsity=0.7, update=update, interval=3, drop=0.5, first_update=first)
+    method.prepare(model, context)
+    context.optimizer = optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    moved = []
+    for at in range(12):
+        before = [getattr(layer, MASK).clone() for layer in masked(model).values()]
+        step(model, method, context, optimizer, at)
+        after = [getattr(layer, MASK) for layer in masked(model).values()]
+        if not all(map(torch.equal, before, after)):
+            moved.append(at)
+    assert moved == expected
+
+
 def test_pruning_compares_over_all_layers_and_spares_what_is_gone():
     small, large = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
     small.weight.data, large.weight.data = torch.tensor([[0.1, 0.0]]), torch.tensor([[1.0, -0.2]])

@@ -75,7 +75,7 @@ def only_biases(monkeypatch):
         def schedule(self, total_steps):
             return {"last": total_steps - 1}
 
-    found = registry.MethodEntry("only-biases", 1, Config, f"{__name__}:unused", frozenset({"structure"}), False, False)
+    found = registry.MethodEntry("only-biases", 1, Config, f"{__name__}:unused", frozenset({"trainable"}), False, False)
     monkeypatch.setattr(registry.MethodEntry, "load", lambda self: OnlyBiases)
     monkeypatch.setitem(registry.entries(), "only-biases", found)
 

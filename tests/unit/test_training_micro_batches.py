@@ -8,7 +8,7 @@ import torch
 
 from replica.config.schema import Train
 from replica.errors import TrainingError
-from replica.methods.base import Context
+from replica.methods.base import Context, Method
 from replica.models import build
 from replica.tasks import LengthBucketSampler
 from replica.tasks.masked_words import mlm_loss
@@ -79,7 +79,7 @@ class _Split:
         return {"example_id": places, "input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def _train(folder, kind, parts=1, objective=None, accumulate=1):
+def _train(folder, kind, parts=1, objective=None, accumulate=1, methods=(), seen=None, **options):
     """Five steps over two epochs with batches of 8, 8 and 5; dropout is off, so that parts see the same model."""
     model = build(entry(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), head=kind, labels=2, seed=1)
     split = _Split(kind)
@@ -91,17 +91,58 @@ def _train(folder, kind, parts=1, objective=None, accumulate=1):
 
     loop = Loop(
         model,
-        Train(steps=5, batch_size=8, accumulate=accumulate, learning_rate=1e-2, precision="fp32", checkpoint_every=2),
+        Train(
+            steps=5,
+            batch_size=8,
+            accumulate=accumulate,
+            learning_rate=1e-2,
+            precision="fp32",
+            checkpoint_every=2,
+            **options,
+        ),
         split=split,
         collate=split,
         context=Context(seed=4, total_steps=5),
-        methods=[],
+        methods=[(frozenset(), method) for method in methods],
         objective=objective or loss,
         state_folder=folder,
         parts=parts,
     )
+    if seen is not None:
+        loop.create_optimizer().register_step_pre_hook(lambda *_: seen.append(_norm(model)))
     outcome = loop.fit()
     return outcome, dict(model.named_parameters())
+
+
+def _norm(model):
+    return torch.stack([p.grad.norm() for p in model.parameters() if p.grad is not None]).norm().item()
+
+
+class _Doubled(Method):
+    """Leaves gradients to the output layer alone, twice as large."""
+
+    def on_gradients(self, model, context):
+        for name, parameter in model.named_parameters():
+            parameter.grad.mul_(2.0 if name.startswith("classifier") else 0.0)
+
+
+class _Passive(Method):
+    """Has hooks and does nothing in them."""
+
+
+def test_gradients_are_clipped_after_methods_have_acted_on_them(tmp_path):
+    """The optimizer's gradients have the norm of the bound, whatever a method took away or added; without a bound they are the method's."""
+    clipped, free = [], []
+    _train(tmp_path / "clipped", "classification", methods=[_Doubled(None)], seen=clipped, max_grad_norm=1e-3)
+    assert clipped == pytest.approx([1e-3] * 5, rel=2e-3)  # the library divides by the norm plus 1e-6
+    _train(tmp_path / "free", "classification", methods=[_Doubled(None)], seen=free, max_grad_norm=0)
+    assert len(free) == 5 and min(free) > 1e-2
+
+
+def test_a_method_that_leaves_gradients_alone_changes_no_bit(tmp_path):
+    _, expected = _train(tmp_path / "plain", "classification", max_grad_norm=0.1)
+    _, found = _train(tmp_path / "passive", "classification", methods=[_Passive(None)], max_grad_norm=0.1)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("kind", ["classification", "mlm"])

@@ -68,7 +68,7 @@ from __future__ import annotations
 from replica.methods.registry import MethodConfig, method
 
 
-@method("sublayer-gates", version=1, changes={"structure"}, persistent=True)
+@method("sublayer-gates", version=1, changes={"modules"}, persistent=True)
 class SublayerGatesConfig(MethodConfig):
     """Every output of a feed-forward sublayer is multiplied by a trained gate that starts at one."""
 '''

@@ -125,7 +125,9 @@ def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> li
     rows = []
     for method in [None, *sorted(entries())]:
         registered = entries()[method] if method else None
-        if registered is not None and ("structure" not in registered.changes or registered.needs_teacher):
+        if registered is not None and (
+            not registered.changes - {"loss", "optimizer", "schedule"} or registered.needs_teacher
+        ):
             continue
         row: dict[str, Any] = {"method": method or "full training"}
         try:

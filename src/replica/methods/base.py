@@ -146,7 +146,11 @@ class Method:
         """Act before the forward pass of optimizer step number `context.step` (counted from 0)."""
 
     def on_gradients(self, model: PreTrainedModel, context: Context) -> None:
-        """Act when the step's gradients are complete, before the optimizer uses them."""
+        """Act when the step's gradients are complete, before their norm is clipped (`max_grad_norm`) and the optimizer uses them.
+
+        The norm is therefore that of masked gradients, with the gradients of penalties that a method adds here. A method that needs its
+        own gradients whole (added noise) needs `max_grad_norm: 0`.
+        """
 
     def on_step_end(self, model: PreTrainedModel, context: Context) -> None:
         """Act after the optimizer's step."""

@@ -21,14 +21,28 @@ from replica.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from replica.methods.base import Method
 
-#: The parts of training that one method of a run may change, with the words of the error where two do.
+#: The parts of training that a method may act on, each with its place in the order in which a run lists its methods (None: any).
+CHANGES: dict[str, int | None] = {
+    "layers": 0,  # layers of other kinds in place of the model's own
+    "modules": 1,  # modules added to it
+    "trainable": 1,  # all parameters are frozen but those that the method chooses
+    "frozen": 2,  # named parameters are frozen
+    "maps": 2,  # trained maps to a teacher's states
+    "masks": 3,  # masks or gates on weights, and removal of parts
+    "quantization": 4,
+    "loss": None,
+    "optimizer": None,
+    "schedule": None,
+}
+#: Those that one method of a run may change, with the words of the error where two do.
 EXCLUSIVE = {
+    "layers": "replace layers of the model",
     "trainable": "decide which parameters train",
+    "masks": "mask weights",
     "loss": "change the loss",
     "optimizer": "change the optimizer",
     "schedule": "change the schedule",
 }
-CHANGES = {"structure", *EXCLUSIVE}
 
 
 class MethodConfig(BaseModel):
@@ -45,10 +59,9 @@ class MethodConfig(BaseModel):
 class MethodEntry:
     """A registered method.
 
-    `changes` lists the parts of training that it acts on: `structure` (modules or masks in the model), `trainable` (it freezes all
-    parameters but those it chooses), `loss`, `optimizer`, `schedule`; at most one method of a run may change each of the last four.
-    With `needs_teacher` the run must have a `teacher:` or stored `targets:`. The stored model of a `persistent` method keeps its
-    modules, and loading calls `restore`.
+    `changes` lists the parts of training that it acts on (`CHANGES`); at most one method of a run may change each part in `EXCLUSIVE`.
+    `excludes` maps a reason to the parts and the names of methods that it cannot be combined with. With `needs_teacher` the run must
+    have a `teacher:` or stored `targets:`. The stored model of a `persistent` method keeps its modules, and loading calls `restore`.
 
     `reported`, `recorded` and `costs` are the dotted keys that `reported`, the lines of the history and `cost` give, `*` being any
     text: papers may name these and no others.
@@ -63,6 +76,7 @@ class MethodEntry:
     reported: tuple[str, ...] = ()
     recorded: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
+    excludes: tuple[tuple[str, frozenset[str]], ...] = ()
 
     @property
     def family(self) -> str:
@@ -112,14 +126,15 @@ def method(
     reported: str = "",
     recorded: str = "",
     costs: str = "",
+    excludes: dict[str, str] | None = None,
 ) -> Callable[[type[MethodConfig]], type[MethodConfig]]:
     """Register the decorated configuration class as the method `name`.
 
-    `reported`, `recorded` and `costs` are keys with spaces between them (see `MethodEntry`). Raises ValueError for a name taken twice
-    or an unknown entry of `changes`: both are mistakes of the programmer.
+    `reported`, `recorded` and `costs` are keys with spaces between them, `excludes` maps a reason to such names (see `MethodEntry`).
+    Raises ValueError for a name taken twice or an unknown entry of `changes`: both are mistakes of the programmer.
     """
-    if changes - CHANGES:
-        raise ValueError(f"method '{name}' changes {sorted(changes - CHANGES)}; known: {sorted(CHANGES)}")
+    if changes - CHANGES.keys():
+        raise ValueError(f"method '{name}' changes {sorted(changes - CHANGES.keys())}; known: {sorted(CHANGES)}")
 
     def register(config: type[MethodConfig]) -> type[MethodConfig]:
         if name in _ENTRIES:
@@ -132,6 +147,7 @@ def method(
             needs_teacher,
             persistent,
             *map(_words, (reported, recorded, costs)),
+            tuple((reason, frozenset(_words(names))) for reason, names in (excludes or {}).items()),
         )
         return config
 
@@ -189,17 +205,33 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
 def parse_all(references: Iterable[dict[str, Any] | str]) -> list[tuple[MethodEntry, MethodConfig]]:
     """Parse the methods of one run, in their order.
 
-    Raises ConfigError for a method listed twice, and for two that change the same part of training.
+    Raises ConfigError for a method listed twice, for two that change the same part of training or exclude each other, and for one that
+    comes after a method which acts on the model that it leaves.
     """
     methods: list[tuple[MethodEntry, MethodConfig]] = []
     for reference in references:
         method, config = parse(reference)
+        changed = config.changed(method.changes)
         for other, other_config in methods:
-            if other is method:
-                raise ConfigError(f"method '{method.name}' is listed twice")
-            for part in config.changed(method.changes) & other_config.changed(other.changes) & EXCLUSIVE.keys():
-                raise ConfigError(
-                    f"methods '{other.name}' and '{method.name}' both {EXCLUSIVE[part]}; list one of them"
-                )
+            _check_pair(other, other_config.changed(other.changes), method, changed)
         methods.append((method, config))
     return methods
+
+
+def _check_pair(
+    first: MethodEntry, first_changed: frozenset[str], second: MethodEntry, changed: frozenset[str]
+) -> None:
+    if first is second:
+        raise ConfigError(f"method '{second.name}' is listed twice")
+    for part in sorted(first_changed & changed & EXCLUSIVE.keys()):
+        raise ConfigError(f"methods '{first.name}' and '{second.name}' both {EXCLUSIVE[part]}; list one of them")
+    for one, other, parts in ((first, second, changed), (second, first, first_changed)):
+        for reason, names in one.excludes:
+            if names & {other.name, *parts}:
+                raise ConfigError(f"methods '{first.name}' and '{second.name}' cannot act in one run: {reason}")
+    places = [
+        min((place for part in parts if (place := CHANGES[part]) is not None), default=None)
+        for parts in (first_changed, changed)
+    ]
+    if None not in places and places[0] > places[1]:
+        raise ConfigError(f"list '{second.name}' before '{first.name}', which acts on the model that it leaves")

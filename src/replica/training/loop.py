@@ -66,8 +66,12 @@ class _Hooks(TrainerCallback):
         self.loop.memory.begin(self.loop.model, self.loop.optimizer)
         self._each("on_step_begin", state)
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+    def on_gradients(self, state):
         self._each("on_gradients", state)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        if args.max_grad_norm <= 0:  # else they acted before the clipping
+            self.on_gradients(state)
 
     def on_step_end(self, args, state, control, **kwargs):
         self._each("on_step_end", state)
@@ -191,6 +195,11 @@ class Loop(Trainer):
         if self._weights:
             loss = loss * self._weights.pop(0)
         return (loss, None) if return_outputs else loss
+
+    def _clip_grad_norm(self, model):
+        """Let methods act on the gradients, then clip: the norm is that of the gradients that the optimizer uses."""
+        self.hooks.on_gradients(self.state)
+        return super()._clip_grad_norm(model)
 
     def create_optimizer(self, *args, **kwargs):
         """Use a method's optimizer where one brings it."""

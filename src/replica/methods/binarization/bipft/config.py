@@ -9,7 +9,16 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("bipft", version=2, changes={"structure"}, persistent=True, costs="operations.* storage.*")
+@method(
+    "bipft",
+    version=2,
+    changes={"layers"},
+    persistent=True,
+    costs="operations.* storage.*",
+    excludes={
+        "its layers have no weights that train in place or take masks": "masks quantization fact ladder-side-tuning prefix-tuning",
+    },
+)
 class BiPFTConfig(MethodConfig):
     """Fully binary BERT with optional low-rank residual estimators (Xing et al. 2024, arXiv 2312.08937).
 

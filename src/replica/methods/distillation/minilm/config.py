@@ -9,7 +9,16 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("minilm", version=1, changes={"loss"}, needs_teacher=True, recorded="attention_loss value_loss")
+@method(
+    "minilm",
+    version=1,
+    changes={"loss"},
+    needs_teacher=True,
+    recorded="attention_loss value_loss",
+    excludes={
+        "it compares the encoder's attention, which the other leaves as it is or pads": "ladder-side-tuning prompt-tuning intrinsic-said",
+    },
+)
 class MiniLMConfig(MethodConfig):
     """Deep self-attention distillation (Wang et al. 2020, equations 6-10)."""
 

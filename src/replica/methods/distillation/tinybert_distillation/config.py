@@ -10,9 +10,12 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "tinybert-distillation",
     version=1,
-    changes={"loss"},
+    changes={"maps", "loss"},
     needs_teacher=True,
     recorded="attention_loss embedding_loss hidden_loss",
+    excludes={
+        "it compares states of each position, and the other adds positions": "prompt-tuning",
+    },
 )
 class TinyBERTConfig(MethodConfig):
     """General distillation of TinyBERT (Jiao et al. 2020, equations 7-9) with the uniform layer map."""

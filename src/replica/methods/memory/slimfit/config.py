@@ -10,9 +10,12 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "slimfit",
     version=1,
-    changes={"structure", "optimizer"},
+    changes={"layers", "optimizer"},
     recorded="frozen moved.* trained.*",
     costs="tensors frozen_tensors frozen_share plain static.* dynamic.* plain_static.* plain_dynamic.*",
+    excludes={
+        "its layers compute their own backward passes": "modules maps masks quantization private-gradients",
+    },
 )
 class SlimFitConfig(MethodConfig):
     """SlimFit (Ardakani et al. 2023): tensors that moved least are frozen each step; the inputs of the backward pass are compressed."""
@@ -30,3 +33,4 @@ class SlimFitConfig(MethodConfig):
         description="keep a copy of all weights to measure distances, as published; else of the trained ones, for a step",
     )
     start: float = Field(1e10, gt=0, description="scores start as uniform(0, this): every tensor is trained once first")
+    epsilon: float = Field(1e-8, gt=0, description="of AdamW; the released scripts have 1e-6")

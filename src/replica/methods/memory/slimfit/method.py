@@ -79,7 +79,7 @@ class SlimFit(Method):
         decayed = [p for p in model.parameters() if p.dim() > 1]
         others = [p for p in model.parameters() if p.dim() <= 1]
         groups = [{"params": decayed, "weight_decay": context.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=context.learning_rate)
+        return torch.optim.AdamW(groups, lr=context.learning_rate, eps=self.config.epsilon)
 
     def on_step_begin(self, model: Any, context: Context) -> None:
         """Freeze by the scores of now."""

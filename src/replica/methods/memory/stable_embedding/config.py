@@ -7,7 +7,15 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("stable-embedding", version=1, changes={"structure"}, persistent=True)
+@method(
+    "stable-embedding",
+    version=1,
+    changes={"layers"},
+    persistent=True,
+    excludes={
+        "its word embedding takes no mask": "sparse-modules",
+    },
+)
 class StableEmbeddingConfig(MethodConfig):
     """The stable embedding of the 8-bit optimizers' paper: a layer norm after the word embedding, before positions."""
 

@@ -8,7 +8,7 @@ from replica.methods.peft.shared_options import AdapterOptions
 from replica.methods.registry import method
 
 
-@method("adapter", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("adapter", version=1, changes={"modules", "trainable"}, persistent=True)
 class AdapterConfig(AdapterOptions):
     """Bottleneck adapters (Houlsby et al. 2019); `places: feed-forward` is the placement of Pfeiffer et al. 2021."""
 

@@ -8,7 +8,7 @@ from replica.methods.peft.adapter.config import AdapterConfig
 from replica.methods.registry import method
 
 
-@method("adapter-drop", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("adapter-drop", version=1, changes={"modules", "trainable"}, persistent=True)
 class AdapterDropConfig(AdapterConfig):
     """AdapterDrop (Rueckle et al. 2021): the first layers of each stack have no adapters."""
 

@@ -8,7 +8,7 @@ from replica.methods.peft.shared_options import AdapterOptions
 from replica.methods.registry import method
 
 
-@method("adapter-lowrank", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("adapter-lowrank", version=1, changes={"modules", "trainable"}, persistent=True)
 class AdapterLowRankConfig(AdapterOptions):
     """Adapters whose two matrices are products of low-rank factors: W = W_left W_right."""
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("bitfit", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("bitfit", version=1, changes={"trainable"}, persistent=True)
 class BitFitConfig(MethodConfig):
     """BitFit (Ben Zaken et al. 2022): only biases are trained; layers without a bias get one that starts at zero.
 

@@ -8,7 +8,7 @@ from replica.methods.peft.shared_options import AdapterOptions
 from replica.methods.registry import method
 
 
-@method("compacter", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("compacter", version=1, changes={"modules", "trainable"}, persistent=True)
 class CompacterConfig(AdapterOptions):
     """Compacter (Karimi Mahabadi et al. 2021): H = sum_i A_i kron (s_i t_i^T), A shared by all adapters.
 

@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "dsee",
     version=1,
-    changes={"structure", "trainable"},
+    changes={"modules", "trainable"},
     persistent=True,
     recorded="sparsity heads_removed",
     costs="heads heads_removed_share units flops_folded flops_with_update pools.*",

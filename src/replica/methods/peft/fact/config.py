@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("fact", version=1, changes={"structure", "trainable"})
+@method("fact", version=1, changes={"modules", "trainable"})
 class FacTConfig(MethodConfig):
     """Factor-Tuning (Jie and Deng 2023): all d x d matrices of the layers change by s U core_j V, U and V shared.
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("freeze", version=1, changes={"structure"})
+@method("freeze", version=1, changes={"frozen"})
 class FreezeConfig(MethodConfig):
     """Parts of the model stay as they are (CLIP's encoder of images, with a BART that trains); the rest is trained as before."""
 

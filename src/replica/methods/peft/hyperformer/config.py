@@ -8,7 +8,7 @@ from replica.methods.peft.shared_options import TrainedOptions
 from replica.methods.registry import method
 
 
-@method("hyperformer", version=2, changes={"structure", "trainable"}, persistent=True)
+@method("hyperformer", version=2, changes={"modules", "trainable"}, persistent=True)
 class HyperformerConfig(TrainedOptions):
     """Hyperformer (Karimi Mahabadi et al. 2021): the weights of all adapters are made from embeddings of task and layer.
 

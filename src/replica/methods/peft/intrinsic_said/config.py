@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("intrinsic-said", version=1, changes={"structure", "trainable"})
+@method("intrinsic-said", version=1, changes={"modules", "trainable"})
 class IntrinsicSAIDConfig(MethodConfig):
     """Structure-aware intrinsic dimension (Aghajanyan et al. 2021, eq. 3): theta = theta_0 + lambda_l P(theta_d)."""
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("kadaptation", version=1, changes={"structure", "trainable"})
+@method("kadaptation", version=1, changes={"modules", "trainable"})
 class KAdaptationConfig(MethodConfig):
     """KAdaptation (He et al. 2023): queries and values change by scale sum_i A_i kron B_i, both rank one, A shared.
 

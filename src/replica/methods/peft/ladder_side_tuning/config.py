@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("ladder-side-tuning", version=2, changes={"structure", "trainable"}, persistent=True)
+@method("ladder-side-tuning", version=2, changes={"modules", "trainable"}, persistent=True)
 class LadderSideTuningConfig(MethodConfig):
     """Ladder side-tuning (Sung et al. 2022): a narrow transformer reads the layers of the frozen backbone and alone is trained.
 

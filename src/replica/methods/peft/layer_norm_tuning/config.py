@@ -6,6 +6,6 @@ from replica.methods.peft.shared_options import TrainedOptions
 from replica.methods.registry import method
 
 
-@method("layer-norm-tuning", version=1, changes={"structure", "trainable"})
+@method("layer-norm-tuning", version=1, changes={"trainable"})
 class LayerNormTuningConfig(TrainedOptions):
     """Only the layer norms (and a new head) are trained."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("lora", version=1, changes={"structure", "trainable"})
+@method("lora", version=1, changes={"modules", "trainable"})
 class LoRAConfig(MethodConfig):
     """LoRA (Hu et al. 2022) by the peft library: W + alpha / r * B A, merged when training is done."""
 

@@ -8,7 +8,7 @@ from replica.methods.peft.lora.config import LoRAConfig
 from replica.methods.registry import method
 
 
-@method("lora-top", version=1, changes={"structure", "trainable"})
+@method("lora-top", version=1, changes={"modules", "trainable"})
 class LoRATopConfig(LoRAConfig):
     """LoRA in the upper layers alone, as AdapterDrop for adapters: the layers below need no gradient."""
 

@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "mixture-of-domain-adapters",
     version=1,
-    changes={"structure", "trainable", "loss", "optimizer"},
+    changes={"modules", "trainable", "loss", "optimizer"},
     persistent=True,
     reported="layer*.adapter* layer*.backbone",
     recorded="domain_loss sampling_loss gate_backbone",

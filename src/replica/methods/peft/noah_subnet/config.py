@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("noah-subnet", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("noah-subnet", version=1, changes={"modules", "trainable"}, persistent=True)
 class NOAHSubnetConfig(MethodConfig):
     """A subnet that NOAH found (Zhang et al. 2022): prompts, LoRA and an adapter of a size of their own in each layer."""
 

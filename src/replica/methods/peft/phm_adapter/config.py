@@ -8,7 +8,7 @@ from replica.methods.peft.shared_options import AdapterOptions
 from replica.methods.registry import method
 
 
-@method("phm-adapter", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("phm-adapter", version=1, changes={"modules", "trainable"}, persistent=True)
 class PHMAdapterConfig(AdapterOptions):
     """Adapters of parameterized hypercomplex multiplications: H = sum_i A_i kron B_i, both own to each layer."""
 

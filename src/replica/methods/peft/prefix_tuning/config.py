@@ -7,7 +7,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("prefix-tuning", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("prefix-tuning", version=1, changes={"modules", "trainable"}, persistent=True)
 class PrefixTuningConfig(MethodConfig):
     """Prefix tuning (Li and Liang 2021) with the prefix of the peft library, for encoders of BERT's kind."""
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from replica.methods.registry import MethodConfig, method
 
 
-@method("prompt-tuning", version=1, changes={"structure", "trainable"}, persistent=True)
+@method("prompt-tuning", version=1, changes={"modules", "trainable"}, persistent=True)
 class PromptTuningConfig(MethodConfig):
     """Prompt tuning (Lester et al. 2021) with the prompt of the peft library before the encoder's input."""
 

@@ -9,7 +9,13 @@ from replica.methods.peft.shared_options import StartPruningOptions
 from replica.methods.registry import method
 
 
-@method("sparse-adapter", version=2, changes={"structure", "trainable"}, persistent=True, costs="prunable pruned kept")
+@method(
+    "sparse-adapter",
+    version=2,
+    changes={"modules", "masks", "trainable"},
+    persistent=True,
+    costs="prunable pruned kept",
+)
 class SparseAdapterConfig(AdapterConfig, StartPruningOptions):
     """SparseAdapter (He et al. 2022): the matrices W of adapters are pruned before training, W * M, and the rest is trained.
 

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from replica.methods.registry import MethodConfig, method
 
 
-@method("throwaway-decoder", version=1, changes={"structure"})
+@method("throwaway-decoder", version=1, changes={"modules"})
 class ThrowawayDecoderConfig(MethodConfig):
     """DrBERT / BPDec (Liang and Liang 2024): Transformer blocks between encoder and vocabulary head, for pre-training only.
 

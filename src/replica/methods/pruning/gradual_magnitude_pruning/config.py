@@ -13,7 +13,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "gradual-magnitude-pruning",
     version=1,
-    changes={"structure"},
+    changes={"masks"},
     recorded="sparsity",
     costs=(
         "linear_weights kept_weights other_parameters values_only_ratio with_mask_ratio with_rest_ratio "

@@ -69,7 +69,8 @@ class GradualMagnitudePruning(Method):
     """Prunes every linear layer by magnitude, each to the same sparsity, while the model trains.
 
     A pruned weight has no gradient and keeps its stored value; since masks are chosen over stored values it comes back
-    at a later update when kept weights have shrunk below it. `finalize` writes the zeros into the weights.
+    at a later update when kept weights have shrunk below it. `finalize` writes the zeros into the weights. A layer loses the nearest
+    whole number of weights, and masks are chosen before the step of an update; the released code cuts the number off and chooses after it.
     """
 
     config: GradualMagnitudePruningConfig

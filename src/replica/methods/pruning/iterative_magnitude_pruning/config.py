@@ -12,18 +12,22 @@ from replica.methods.registry import MethodConfig, method
 
 @method(
     "iterative-magnitude-pruning",
-    version=1,
-    changes={"structure", "schedule", "loss"},
+    version=2,
+    changes={"masks", "schedule", "loss"},
     recorded="sparsity",
     costs=(
         "weights rounds epochs sparsity.round-* kept.round-* rounds_to_target epochs_to_target "
         "epochs_with_ticket optima penalty_at_optimum"
     ),
+    excludes={
+        "every round begins from the first weights, which quantised layers do not keep": "quantization",
+    },
 )
 class IterativeMagnitudePruningConfig(MethodConfig):
     """Training in rounds, each from the same weights with fewer of them (Frankle and Carbin 2019; Frankle et al. 2020).
 
-    The run's steps are shared out equally over the rounds and the training of the last ticket.
+    The run's steps are shared out over the rounds and the training of the last ticket: T steps for the first training and, with
+    rewinding to its step k, T - k for each other.
     """
 
     rate: float = Field(0.2, gt=0, lt=1, description="share of the weights left that a round prunes")

@@ -24,10 +24,12 @@ class Rounds:
     """Train, prune `rate` of the weights that are left, start again: `rounds` times (Frankle and Carbin 2019, section 2).
 
     A round is one training and the cut after it, so that `rounds` trainings lead to the last mask and one more trains its ticket.
+    With `rewind` every training but the first goes on from that share of the first one (Frankle et al. 2020).
     """
 
     rate: float = 0.2
     rounds: int = 11
+    rewind: float = 0.0
 
     def sparsity(self, number: int) -> float:
         """Return the sparsity after round `number` (0: dense), 1 - (1 - rate)^number."""
@@ -43,12 +45,28 @@ class Rounds:
     def training_of(self, step: int, total_steps: int) -> tuple[int, int, int]:
         """Return which training (0 to `rounds`) a step belongs to, its first step, and the step after its last.
 
-        `total_steps` are shared out over the rounds and the ticket's own training as evenly as whole steps allow.
+        `total_steps` are shared out over the rounds and the ticket's own training as evenly as whole steps allow: T for the first
+        training, T (1 - rewind) for each other.
         """
-        parts = self.rounds + 1
-        starts = [part * total_steps // parts for part in range(parts + 1)]
+        parts, later = self.rounds + 1, 1 - self.rewind
+        whole = 1 + self.rounds * later
+        starts = (
+            [0]
+            + [math.floor(total_steps * (1 + (part - 1) * later) / whole) for part in range(1, parts)]
+            + [total_steps]
+        )
         number = max(part for part in range(parts) if starts[part] <= step)
         return number, starts[number], starts[number + 1]
+
+    def place_of(self, step: int, total_steps: int) -> tuple[int, int]:
+        """Return how far a step is in the schedule of its training, k of it left out where the training is a rewound one, and T."""
+        number, first, after = self.training_of(step, total_steps)
+        skipped = self.rewound_to(total_steps) if number else 0
+        return skipped + step - first, skipped + after - first
+
+    def rewound_to(self, total_steps: int) -> int:
+        """Return k: the step of the first training whose weights the others start from."""
+        return round(self.rewind * self.training_of(0, total_steps)[2])
 
     def epochs(self, each: float, ticket: bool = False) -> float:
         """Return the epochs of all rounds at `each` per training, with `ticket` also those of the ticket's own."""
@@ -59,7 +77,9 @@ class IterativeMagnitudePruning(Method):
     """Trains, prunes a share of the weights left, goes back to the same early weights, and starts again.
 
     Weights without a mask entry are exact zeros; their gradients are masked. All parameters and buffers go back, not only those with a
-    mask, and the optimizer forgets. The rate rises and decays anew in every training. With `repel` the loss gets J_r = lambda_r / |O|
+    mask, and the optimizer forgets. Rewound to step k, a training goes on at step k of the schedule, for T - k steps: the rate does not
+    rise again and falls where it fell in the first training. Its batches are the next of the run's, not those after the first training's
+    step k. A cut takes round(rate * weights left), where open_lth takes one or two more. With `repel` the loss gets J_r = lambda_r / |O|
     sum_r cos^2(theta * m, theta_r * m) over the optima theta_r of all earlier rounds, m the mask of now (Maene et al. 2021, section 4).
     """
 
@@ -85,8 +105,8 @@ class IterativeMagnitudePruning(Method):
     @torch.no_grad()
     def on_step_begin(self, model: PreTrainedModel, context: Context) -> None:
         """Keep the weights where rounds rewind to, and prune and go back to them where a round begins."""
-        number, first, after = self._rounds().training_of(context.step, context.total_steps)
-        if number == 0 and context.step == first + round(self.config.rewind * (after - first)):
+        number, first, _ = self._rounds().training_of(context.step, context.total_steps)
+        if number == 0 and context.step == self._rounds().rewound_to(context.total_steps):
             for name, tensor in _state(model).items():
                 getattr(getattr(model, SAVED), _key(name)).copy_(tensor)
         if number and context.step == first:
@@ -106,12 +126,14 @@ class IterativeMagnitudePruning(Method):
             layer.weight.mul_(getattr(layer, MASK))
 
     def learning_rate_factor(self, step: int, context: Context) -> float:
-        """Return the factor on the peak rate: linear warm-up, then a tenth for every share of `decay_at` passed, in each training."""
-        _, first, after = self._rounds().training_of(min(step, context.total_steps - 1), context.total_steps)
-        at = step - first
+        """Return the factor on the peak rate: linear warm-up, then a tenth for every share of `decay_at` passed, in each training.
+
+        A training that is rewound to step k goes on with the factor of step k.
+        """
+        at, length = self._rounds().place_of(min(step, context.total_steps - 1), context.total_steps)
         if at < context.warmup_steps:
             return at / context.warmup_steps
-        return 0.1 ** sum(at >= share * (after - first) for share in self.config.decay_at)
+        return 0.1 ** sum(at >= share * length for share in self.config.decay_at)
 
     def loss(self, model: PreTrainedModel, batch: dict[str, torch.Tensor], context: Context) -> torch.Tensor:
         """Return the task's loss, plus J_r where earlier rounds have left optima."""
@@ -168,7 +190,7 @@ class IterativeMagnitudePruning(Method):
         return result
 
     def _rounds(self) -> Rounds:
-        return Rounds(self.config.rate, self.config.rounds)
+        return Rounds(self.config.rate, self.config.rounds, self.config.rewind)
 
     def _weights(self, model: nn.Module) -> int:
         return sum(layer.weight.numel() for layer in maskable_layers(model, self.config.exclude).values())

@@ -8,7 +8,7 @@ from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
-@method("pattern-lock", version=2, changes={"structure"}, recorded="sparsity")
+@method("pattern-lock", version=2, changes={"masks"}, recorded="sparsity")
 class PatternLockConfig(MethodConfig):
     """Fine-tuning of a sparse model whose zeros stay zero (Zafrir et al. 2021)."""
 

@@ -11,10 +11,13 @@ from replica.methods.registry import MethodConfig, method
 
 @method(
     "slimming-ticket",
-    version=1,
-    changes={"structure"},
+    version=2,
+    changes={"masks"},
     persistent=True,
     costs="heads_cut_share fewest_heads_cut most_heads_cut neurons neurons_cut neurons_cut_share",
+    excludes={
+        "the drawn ticket has other sizes than the modules of the other": "modules trainable layers maps quantization",
+    },
 )
 class SlimmingTicketConfig(MethodConfig):
     """EarlyBERT (Chen et al. 2021): heads and feed-forward neurons are cut by coefficients learned early under an L1 penalty.

@@ -63,7 +63,7 @@ class SlimmingTicket(Method):
         self._cut(model, [torch.arange(count) for pair in zip(heads, neurons, strict=True) for count in pair])
 
     def on_gradients(self, model: PreTrainedModel, context: Context) -> None:
-        """Add the gradient of the penalty while the ticket is searched for."""
+        """Add the gradient of the penalty while the ticket is searched for; it is part of the gradient whose norm is clipped."""
         if not hasattr(body(model), DRAWN):
             return
         for number, (reader, _) in enumerate(_readers(model)):

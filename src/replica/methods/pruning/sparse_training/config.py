@@ -11,8 +11,8 @@ from replica.methods.registry import MethodConfig, method
 
 @method(
     "sparse-training",
-    version=1,
-    changes={"structure"},
+    version=2,
+    changes={"masks"},
     recorded="drop_share",
     costs=(
         "layers dense_layers weights kept_weights density least_density most_density flops sparse_flops "
@@ -35,6 +35,11 @@ class SparseTrainingConfig(MethodConfig):
         (), description="layers whose name contains one of these have no mask and no part in the budget"
     )
     interval: int = Field(100, ge=1, description="Delta T: steps between two updates of the masks")
+    first_update: Literal["interval", "start"] = Field(
+        "interval",
+        description="the first exchange is at Delta T (Algorithm 1 of RigL), or as in the released code at once: RigL's at step 0, SET's "
+        "and SNFS's after the first step, and every Delta T from there",
+    )
     drop: float = Field(0.3, gt=0, le=1, description="alpha: share of a layer's weights dropped at the first update")
     end: float = Field(0.75, gt=0, le=1, description="T_end as a share of the steps: no update after it")
     momentum: float = Field(0.9, ge=0, lt=1, description="snfs: decay of the mean of dense gradients")

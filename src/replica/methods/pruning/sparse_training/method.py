@@ -41,7 +41,8 @@ class SparseTraining(Method):
     Weights without a mask entry are exact zeros at all times, so that the model's own layers compute the masked product and the
     gradient that arrives is the dense one; after masks are updated it is masked too. An update keeps the n_active - k largest |w| of a
     layer and grows k of all other positions, the ones just dropped among them: k = int(f(t) n_active), f(t) = alpha/2 (1 + cos(pi t /
-    T_end)) (section 3). RigL's update takes the place of the step's weight update; SET and SNFS update before the step.
+    T_end)) (section 3). RigL's update takes the place of the step's weight update (and counts as a step of the schedule, as in
+    Algorithm 1; the released code does not count it); SET and SNFS update before the step.
     A weight that grows starts at 0 and its optimizer state at 0; one dropped and grown at once keeps both.
     """
 
@@ -158,7 +159,10 @@ class SparseTraining(Method):
         return layer_zeros(shapes, self.config.sparsity, self.config.distribution)
 
     def _updates_at(self, step: int) -> bool:
-        return 0 < step <= self._last and step % self.config.interval == 0
+        first, interval = self.config.interval, self.config.interval
+        if self.config.first_update == "start":
+            first = 0 if self.config.update == "rigl" else 1
+        return first <= step <= self._last and (step - first) % interval == 0
 
     def _exchange(self, model: nn.Module, context: Context) -> None:
         share = self.config.drop / 2 * (1 + math.cos(math.pi * context.step / self._last))

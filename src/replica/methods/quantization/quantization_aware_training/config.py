@@ -10,7 +10,18 @@ from replica.methods.pruning.head_names import HEADS
 from replica.methods.registry import MethodConfig, method
 
 
-@method("quantization-aware-training", version=2, changes={"structure"}, persistent=True)
+@method(
+    "quantization-aware-training",
+    version=2,
+    changes={"quantization"},
+    persistent=True,
+    excludes={
+        "the layers of the other cannot be quantised": (
+            "adapter adapter-drop sparse-adapter "
+            "hyperformer mixture-of-domain-adapters slimming-ticket hard-concrete-mask"
+        ),
+    },
+)
 class QuantizationAwareTrainingConfig(MethodConfig):
     """Training with simulated int8 in every linear layer (Q8BERT, Zafrir et al. 2019, as Prune-OFA uses it).
 

@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "s3pet",
     version=2,
-    changes={"structure", "trainable", "optimizer", "loss"},
+    changes={"modules", "trainable", "optimizer", "loss"},
     persistent=True,
     reported="budget expected chosen chosen_slots chosen_* kept.*",
     costs="backbone slots parameters budget expected expected_share chosen chosen_slots by_kind.*",
