@@ -90,6 +90,25 @@ def test_adapter_adds_to_its_input_what_the_bottleneck_gives():
     torch.testing.assert_close(adapter(x), x + gelu @ adapter.up.weight.T + adapter.up.bias)
 
 
+def test_dropout_of_an_adapter_scales_the_bottleneck_and_leaves_the_input():
+    torch.manual_seed(4)
+    norm = torch.nn.LayerNorm(8)
+    torch.nn.init.normal_(norm.weight)
+    adapter = Adapter(FullLinear(8, 64, 1.0), FullLinear(64, 8, 1.0), "relu", norm, 0.25)
+    adapter.reset(torch.Generator().manual_seed(0))
+    x = torch.randn(500, 8)
+    centred = (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    inner = (centred * norm.weight + norm.bias) @ adapter.down.weight.T
+    torch.manual_seed(7)
+    output = adapter(x)
+    torch.manual_seed(7)
+    open_ = torch.nn.functional.dropout(torch.ones(500, 64), 0.25)
+    torch.testing.assert_close(output, x + (inner.relu() * open_) @ adapter.up.weight.T, rtol=1e-4, atol=1e-4)
+    # 32,000 numbers, of which a share of 0.25 is zero within five standard errors of 0.0024
+    assert abs(float((open_ == 0).float().mean()) - 0.25) < 0.013
+    torch.testing.assert_close(adapter.eval()(x), x + inner.relu() @ adapter.up.weight.T, rtol=1e-4, atol=1e-4)
+
+
 def test_hadamard_matrix_has_the_signs_of_common_bits():
     matrix = hadamard(16)
     for row in range(16):

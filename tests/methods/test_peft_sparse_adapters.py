@@ -38,6 +38,17 @@ def test_counts_on_roberta_base():
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == weights + 24 * (768 + 64)
 
 
+def test_dropout_follows_the_models_mode_and_not_the_scores():
+    options = {"reduction": 4, "norm": True, "dropout": 0.5, "sparsity": 0.5}
+    model, _ = prepared({"name": "sparse-adapter", **options}, "bert")
+    still, _ = prepared({"name": "sparse-adapter", **options, "dropout": 0.0}, "bert")
+    assert all(torch.equal(mask, _masks(still)[name]) for name, mask in _masks(model).items())
+    with torch.no_grad():
+        quiet = still(**batch("bert")).logits
+        assert torch.equal(model(**batch("bert")).logits, quiet)
+        assert not torch.equal(model.train()(**batch("bert")).logits, quiet)
+
+
 @pytest.mark.parametrize("score", ["magnitude", "random"])
 @pytest.mark.parametrize("scope", ["global", "local"])
 def test_masks_count_as_the_formula_says(score, scope):

@@ -42,7 +42,7 @@ def insert_adapters(method: Method, model: Any, make: MakeLayer, n: int = 1) -> 
         with torch.device(next(model.parameters()).device):
             norm = nn.LayerNorm(hidden) if config.norm else None
             down, up = _half(config, "down", hidden, width, make), _half(config, "up", width, hidden, make)
-            adapter = Adapter(down, up, config.activation, norm)
+            adapter = Adapter(down, up, config.activation, norm, config.dropout).train(place.module.training)
         place.module.add_module("adapter", adapter)
         place.module.register_forward_hook(_through_adapter)
 

@@ -176,11 +176,17 @@ def select_task(model: nn.Module, task: int) -> None:
 
 
 class Adapter(nn.Module):
-    """y = x + Up(f(Down(x))) on the output of a sublayer, before its residual sum; with `norm`, Down reads LayerNorm(x)."""
+    """y = x + Up(D(f(Down(x)))) on the output of a sublayer, before its residual sum; D is dropout.
 
-    def __init__(self, down: nn.Module, up: nn.Module, activation: str, norm: nn.LayerNorm | None = None):
+    With `norm`, Down reads LayerNorm(x).
+    """
+
+    def __init__(
+        self, down: nn.Module, up: nn.Module, activation: str, norm: nn.LayerNorm | None = None, dropout: float = 0.0
+    ):
         super().__init__()
         self.down, self.up, self.activation, self.norm = down, up, ACT2FN[activation], norm
+        self.dropout = nn.Dropout(dropout)
 
     def reset(self, seeds: torch.Generator) -> None:
         """Draw both layers anew; a norm starts as the identity's: ones and zeros."""
@@ -192,4 +198,4 @@ class Adapter(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., hidden) to (..., hidden)."""
         inner = x if self.norm is None else self.norm(x)
-        return x + self.up(self.activation(self.down(inner)))
+        return x + self.up(self.dropout(self.activation(self.down(inner))))

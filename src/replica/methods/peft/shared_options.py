@@ -43,6 +43,9 @@ class AdapterOptions(TrainedOptions):
     shared: Literal["none", "down", "up"] = Field("none", description="half of an adapter that all its tasks share")
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
     norm: bool = Field(False, description="a trained layer norm of the adapter's own before its first layer")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="of the bottleneck's activations, before the adapter's second layer"
+    )
     biases: bool = Field(True, description="the adapter's two layers have biases")
 
 
