@@ -145,6 +145,63 @@ def test_adapter_acts_on_the_sublayers_output_before_residual_and_norm():
     torch.testing.assert_close(out(inner, hidden), out.LayerNorm(y + hidden))
 
 
+class _PfeifferOutput(torch.nn.Module):
+    """BERT's feed-forward output written out with an adapter that reads the first of two passes through the layer norm."""
+
+    def __init__(self, output):
+        super().__init__()
+        self.weights = copy.deepcopy(output.state_dict())
+        self.rate = output.dropout.p
+
+    def forward(self, inner, residual):
+        functional, w = torch.nn.functional, self.weights
+        sizes, scale, shift = residual.shape[-1:], w["LayerNorm.weight"], w["LayerNorm.bias"]
+        x = functional.dropout(inner @ w["dense.weight"].T + w["dense.bias"], self.rate)
+        read = functional.layer_norm(x + residual, sizes, scale, shift, 1e-12)
+        down = read @ w["dense.adapter.down.weight"].T + w["dense.adapter.down.bias"]
+        up = (down * torch.sigmoid(down)) @ w["dense.adapter.up.weight"].T + w["dense.adapter.up.bias"]
+        return functional.layer_norm(up + x + residual, sizes, scale, shift, 1e-12)
+
+
+PFEIFFER = {
+    "name": "adapter",
+    "places": "feed-forward",
+    "input": "normed",
+    "activation": "swish",
+    "initial_std": 0.5,
+    "bottleneck": 3,
+}
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_pfeiffers_adapter_reads_the_norm_of_the_sum_and_adds_before_it(kind):
+    model, _ = prepared(PFEIFFER, kind)
+    plain, _ = prepared({**PFEIFFER, "input": "output"}, kind)
+    hidden, inner = torch.randn(2, 4, 32), torch.randn(2, 4, 64)
+    for layer, other in zip(model.base_model.encoder.layer, plain.base_model.encoder.layer, strict=True):
+        out = copy.deepcopy(layer.output).train()  # a copy's norm reads the copy's adapter
+        out.dropout.p = 0.3
+        with torch.no_grad():
+            out.dense.adapter.up.bias.normal_()
+            out.LayerNorm.weight.normal_()
+        written = _PfeifferOutput(out)
+        torch.manual_seed(5)
+        ours = out(inner, hidden)
+        torch.manual_seed(5)
+        torch.testing.assert_close(ours, written(inner, hidden), rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(layer.output(inner, hidden), other.output(inner, hidden), atol=1e-2)
+    assert model.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_pfeiffers_adapter_learns_and_is_stored(tmp_path):
+    model, _ = prepared({**PFEIFFER, "initial_std": 0.02}, "bert")
+    losses = train(model, "bert", 20, 1e-2)
+    assert losses[-1] < losses[0]
+    save_model(model, tmp_path, head="classification", labels=2, structure=[PFEIFFER])
+    loaded, _ = load_model(tmp_path)
+    torch.testing.assert_close(loaded.eval()(**batch("bert")).logits, model.eval()(**batch("bert")).logits)
+
+
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 @pytest.mark.parametrize("reference", [*ADAPTERS, *OTHERS], ids=str)
 def test_only_the_intended_parameters_change_in_a_step(reference, kind):
@@ -268,6 +325,11 @@ def test_adapter_drop_leaves_the_first_layers_alone():
     model, _ = prepared({"name": "adapter-drop", "skip_layers": 1, **SMALL}, "t5")
     held = {name.split(".layer")[0] for name, _ in model.named_modules() if name.endswith(".adapter")}
     assert held == {"encoder.block.1", "decoder.block.1"}
+
+
+def test_pfeiffers_adapter_needs_a_norm_after_the_sublayer():
+    with pytest.raises(ConfigError, match="norm after each sublayer, which architecture 't5'"):
+        prepared(PFEIFFER, "t5")
 
 
 @pytest.mark.parametrize(

@@ -52,13 +52,16 @@ def _has(layer: Any, path: str) -> bool:
 class Place:
     """The output layer of a sublayer: of layer `index` (from 0) of its `stack` (encoder or decoder).
 
-    `sublayer` is attention, cross-attention or feed-forward.
+    `sublayer` is attention, cross-attention or feed-forward; `layer` is the layer, and `norm` the path of the sublayer's norm in it, empty
+    where that is not known.
     """
 
     index: int
     sublayer: str
     module: nn.Module
-    stack: str = "encoder"
+    stack: str
+    layer: nn.Module
+    norm: str
 
 
 def sublayer_outputs(
@@ -74,13 +77,13 @@ def sublayer_outputs(
         require(model, "cross_attention.output")
     outputs = []
     for index, stack, layer in upper_layers(model, skip_layers):
-        paths = {"attention": row.attention.output}
+        paths = {"attention": (row.attention.output, row.attention.norm)}
         if cross_attention and stack == "decoder":
-            paths["cross-attention"] = row.cross_attention.output
-        paths["feed-forward"] = row.feed_forward.down
+            paths["cross-attention"] = (row.cross_attention.output, row.cross_attention.norm)
+        paths["feed-forward"] = (row.feed_forward.down, row.feed_forward.norm)
         outputs += [
-            Place(index, sublayer, part_of(layer, path), stack)
-            for sublayer, path in paths.items()
+            Place(index, sublayer, part_of(layer, path), stack, layer, norm)
+            for sublayer, (path, norm) in paths.items()
             if places in ("both", sublayer)
         ]
     return outputs

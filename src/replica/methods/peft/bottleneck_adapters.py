@@ -1,7 +1,8 @@
 """Bottleneck adapters of any kind of layer: put into the sublayers, drawn, trained with the layer norms, counted.
 
 An adapter is a child of the output layer of its sublayer, and a forward hook of that layer applies it: the layer's own weights keep
-their names. Every function takes the method for its configuration, an `AdapterOptions`, and for its name in errors.
+their names. With `input: normed` a hook of the sublayer's norm does. Every function takes the method for its configuration, an
+`AdapterOptions`, and for its name in errors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from replica.methods.base import Context, Method
 from replica.methods.peft.layers import Adapter, TaskLayers
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
-from replica.models.sublayers import Place, sublayer_outputs
+from replica.models.architectures import architecture_of
+from replica.models.sublayers import Place, part_of, sublayer_outputs
 
 #: Makes a layer with a bias from its numbers of inputs and outputs.
 MakeLayer = Callable[[int, int], nn.Module]
@@ -27,7 +29,8 @@ MakeLayer = Callable[[int, int], nn.Module]
 def insert_adapters(method: Method, model: Any, make: MakeLayer, n: int = 1) -> None:
     """Put adapters of `make`'s layers, all zero, into the model; `n` must divide the sizes.
 
-    Raises ConfigError for an unknown activation, where no layer gets an adapter, or where one has an adapter already.
+    Raises ConfigError for an unknown activation, where no layer gets an adapter, where one has an adapter already, or for `input: normed`
+    where norms come before their sublayers.
     """
     config, hidden = method.config, body(model).config.hidden_size
     if config.activation not in ACT2FN:
@@ -44,7 +47,12 @@ def insert_adapters(method: Method, model: Any, make: MakeLayer, n: int = 1) -> 
             down, up = _half(config, "down", hidden, width, make), _half(config, "up", width, hidden, make)
             adapter = Adapter(down, up, config.activation, norm, config.dropout).train(place.module.training)
         place.module.add_module("adapter", adapter)
-        place.module.register_forward_hook(_through_adapter)
+        if config.input == "output":
+            place.module.register_forward_hook(_through_adapter)
+            continue
+        norm = _norm_after(method, model, place)
+        norm.its_adapter = (adapter,)  # in a tuple: the output layer owns it
+        norm.register_forward_pre_hook(_before_norm)
 
 
 def adapters(method: Method, model: Any) -> list[Adapter]:
@@ -110,6 +118,21 @@ def _half(config: Any, half: str, inputs: int, outputs: int, make: MakeLayer) ->
 def _places(method: Method, model: Any) -> list[Place]:
     config = method.config
     return sublayer_outputs(model, config.places, config.skip_layers, config.cross_attention)
+
+
+def _norm_after(method: Method, model: Any, place: Place) -> nn.Module:
+    """Return the norm that reads the sum of a sublayer's output and the residual."""
+    row = architecture_of(model)
+    first = getattr(body(model).config, row.norm_first) if isinstance(row.norm_first, str) else row.norm_first
+    if first or not place.norm:
+        method.fail(f"`input: normed` needs a norm after each sublayer, which architecture '{row.name}' does not have")
+    return part_of(place.layer, place.norm)
+
+
+def _before_norm(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Add Up(f(Down(LayerNorm(s)))) to the sum s of output and residual that the norm is about to read."""
+    total, *rest = inputs
+    return norm.its_adapter[0](total, norm.forward(total)), *rest
 
 
 def _through_adapter(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:

@@ -176,9 +176,9 @@ def select_task(model: nn.Module, task: int) -> None:
 
 
 class Adapter(nn.Module):
-    """y = x + Up(D(f(Down(x)))) on the output of a sublayer, before its residual sum; D is dropout.
+    """y = x + Up(D(f(Down(z)))) on the output x of a sublayer, before its residual sum; D is dropout.
 
-    With `norm`, Down reads LayerNorm(x).
+    z is x, or another input of x's shape; with `norm`, Down reads LayerNorm(z).
     """
 
     def __init__(
@@ -195,7 +195,8 @@ class Adapter(nn.Module):
         if self.norm is not None:
             self.norm.reset_parameters()
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """Map (..., hidden) to (..., hidden)."""
-        inner = x if self.norm is None else self.norm(x)
+        z = x if z is None else z
+        inner = z if self.norm is None else self.norm(z)
         return x + self.up(self.dropout(self.activation(self.down(inner))))

@@ -42,6 +42,11 @@ class AdapterOptions(TrainedOptions):
     tasks: int = Field(1, ge=1, description="tasks that have adapters of their own; 1: one adapter, whatever the task")
     shared: Literal["none", "down", "up"] = Field("none", description="half of an adapter that all its tasks share")
     activation: str = Field("gelu_new", description="between the two layers of an adapter, as transformers names it")
+    input: Literal["output", "normed"] = Field(
+        "output",
+        description="the first layer reads x, the sublayer's output, or (as Pfeiffer's adapter in adapter-transformers) the layer norm of "
+        "the sum of x, after its dropout, and the residual; the adapter adds to x either way",
+    )
     norm: bool = Field(False, description="a trained layer norm of the adapter's own before its first layer")
     dropout: float = Field(
         0.0, ge=0, lt=1, description="of the bottleneck's activations, before the adapter's second layer"
