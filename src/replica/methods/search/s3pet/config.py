@@ -14,6 +14,7 @@ from replica.methods.registry import MethodConfig, method
     version=2,
     changes={"modules", "trainable", "optimizer", "loss"},
     persistent=True,
+    excludes={"its space is counted for the architecture's own layers": "layers"},
     reported="budget expected chosen chosen_slots chosen_* kept.*",
     costs="backbone slots parameters budget expected expected_share chosen chosen_slots by_kind.*",
 )
