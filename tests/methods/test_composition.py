@@ -40,14 +40,20 @@ def _reference(name: str, architecture: str) -> dict:
     return {"name": name, **OPTIONS.get(name, (fitting or rows)[0].config)}
 
 
+@cache
+def _fresh(architecture: str):
+    """The architecture's tiny model, which every pair copies."""
+    return _model(Row("", {}, HEADS[architecture], architecture))
+
+
 def _try(names: tuple[str, ...], architecture: str, folder: Path) -> None:
     """Train one step with the methods, finalize, store, load, and compare outputs and counts."""
     methods = [
         (entry, entry.create(config)) for entry, config in parse_all(_reference(name, architecture) for name in names)
     ]
-    row = Row("", {}, HEADS[architecture], architecture, any(entry.needs_teacher for entry, _ in methods), 2, 1e-3)
+    row = Row("", {}, HEADS[architecture], architecture, any(entry.needs_teacher for entry, _ in methods), 1, 1e-3)
     set_seed(0)
-    model, context, batch = _model(row), _context(row), _batch(row)
+    model, context, batch = copy.deepcopy(_fresh(architecture)), _context(row), _batch(row)
     for _, method in methods:
         method.prepare(model, context)
     own = {
