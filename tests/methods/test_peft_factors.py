@@ -229,7 +229,9 @@ def test_noah_prompts_stay_through_a_layer_without_any(prompts):
         hidden = body(model)(pixel_values=pixels()).last_hidden_state
         first = encoder_layers(model)[0]
     assert [x.shape[1] - 5 for x in seen] == [prompts[0], max(prompts)] and hidden.shape[1] == 5
-    if prompts[0]:  # the second layer reads the first one's outputs at the prompts, by hand a pass of both without hooks
+    if prompts[
+        0
+    ]:  # the second layer reads the first one's outputs at the prompts, by hand a pass of both without hooks
         by_hand = encoder_layers(vit())[0](seen[0])
         torch.testing.assert_close(seen[1], by_hand)
         torch.testing.assert_close(seen[0][0, 5:], first.noah.prompts.detach())

@@ -365,7 +365,9 @@ def test_pairs_start_and_are_scaled_as_released():
     slot = model.encoder.block[0].layer[0].SelfAttention.q.s3[0]
     assert slot.scale == 16 and not slot.last.any()
     assert slot.first.abs().max() <= 1 / 32  # uniform within 1 / sqrt(1024): standard deviation 1 / sqrt(3 x 1024)
-    assert float(slot.first.detach().std()) == pytest.approx((3 * 1024) ** -0.5, rel=0.05)  # 1,024 numbers: three standard errors
+    assert float(slot.first.detach().std()) == pytest.approx(
+        (3 * 1024) ** -0.5, rel=0.05
+    )  # 1,024 numbers: three standard errors
     with torch.no_grad():
         slot.last.normal_()
     x = torch.randn(3, 1024)
