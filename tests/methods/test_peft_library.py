@@ -7,7 +7,7 @@ import torch
 
 from replica.errors import ConfigError
 from replica.methods import Context, parse
-from tests.methods.peft_models import batch, prepared, tiny, train
+from tests.methods.peft_models import batch, context, prepared, tiny, train
 
 
 def trainable(model) -> int:
@@ -245,3 +245,51 @@ def test_below_the_upper_layers_nothing_is_differentiated():
 def test_skipping_every_layer_is_an_error():
     with pytest.raises(ConfigError, match="skip_layers 2 leaves no layer of this model's 2"):
         prepared({"name": "lora-top", "skip_layers": 2}, "bert")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_lora_is_in_the_mode_of_the_model(training):
+    model = tiny("bert").train(training)
+    entry, config = parse({"name": "lora", "dropout": 0.5})
+    entry.create(config).prepare(model, context("bert"))
+    assert {module.training for module in model.modules()} == {training}
+
+
+def test_lora_leaves_a_new_head_without_pairs_on_request():
+    reference = {"name": "lora", "rank": 2, "targets": ["query", "dense"]}
+    for pairs in (True, False):
+        model, method = prepared({**reference, "head_pairs": pairs}, "roberta")
+        names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert any(name.startswith("classifier.dense.lora_A") for name in names) == pairs
+        assert any(name.startswith("classifier.dense.") and name.endswith("weight") for name in names)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        assert method.expected(model)["trainable_parameters"] == trained
+
+
+def test_lora_has_one_start():
+    with pytest.raises(ConfigError, match="initial_std"):
+        parse({"name": "lora", "initial_std": 0.1, "start": "xavier"})
+
+
+def test_an_encoder_that_runs_alone_moves_in_the_subspace():
+    model, method = prepared({"name": "intrinsic-said", "dimension": 64}, "t5")
+    with torch.no_grad():
+        model.base_model.intrinsic_subspace.coordinates.normal_()
+    ids = batch("t5")["input_ids"]
+
+    def generated(model):
+        return model.generate(input_ids=ids, max_new_tokens=5, output_scores=True, return_dict_in_generate=True)
+
+    with torch.no_grad():
+        alone = model.get_encoder()(input_ids=ids).last_hidden_state
+        searching = generated(model)
+        still = tiny("t5").get_encoder()(input_ids=ids).last_hidden_state
+        folded = method.finalize(model)
+        torch.testing.assert_close(alone, folded.get_encoder()(input_ids=ids).last_hidden_state, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(alone, still, atol=1e-3)
+        torch.testing.assert_close(searching.scores[0], generated(folded).scores[0], rtol=1e-4, atol=1e-5)
+
+
+def test_biases_of_gpt2_are_counted():
+    model, method = prepared("bitfit", "gpt2")
+    assert method.expected(model)["trainable_parameters"] == trainable(model)

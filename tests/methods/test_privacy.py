@@ -103,6 +103,28 @@ def test_plug_ins_have_the_gradients_of_a_loop(reference, kind):
 
 
 @pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("prompt-tuning", "bert"),
+        ("prompt-tuning", "roberta"),
+        ("prompt-tuning", "t5"),
+        ("prefix-tuning", "bert"),
+        ("prefix-tuning", "roberta"),
+    ],
+)
+def test_prompts_and_prefixes_have_the_gradients_of_one_example_after_the_other(name, kind):
+    model, _ = prepared({"name": name, "tokens": 3}, kind)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    rows, context = sentences(kind), sentences_context(kind)
+    wanted, losses = clipped_sum(model, rows, context, trained, 0.3)
+    together, same = clipped_sum(model, rows, context, trained, 0.3, 3)
+    torch.testing.assert_close(same, losses, rtol=0, atol=1e-6)  # rounding of float32
+    for gradient, one_by_one in zip(together, wanted, strict=True):
+        assert one_by_one.abs().max() > 1e-3
+        torch.testing.assert_close(gradient, one_by_one, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
     ("reference", "count"),
     [
         # by the layers of the released code, without the head: 24 x 2 x 768 x 48 and 24 x 2 x (8^3 + 768 + 96)

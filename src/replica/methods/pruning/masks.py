@@ -7,6 +7,7 @@ checkpoints and moves between devices with the layer.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,7 +16,14 @@ from torch.nn.modules.conv import _ConvNd
 
 from replica.errors import ConfigError
 
+if TYPE_CHECKING:
+    from replica.methods.base import Method
+
 MASK = "weight_mask"
+
+
+#: The kinds of layers whose weights are pruned in networks with convolutions.
+LAYERS = (nn.Linear, _ConvNd)
 
 
 class MaskedLinear(nn.Linear):
@@ -57,7 +65,7 @@ def maskable_linears(model: nn.Module, exclude: Iterable[str]) -> dict[str, nn.L
 
 
 def maskable_layers(
-    model: nn.Module, exclude: Iterable[str], kinds: tuple[type[nn.Module], ...] = (nn.Linear, _ConvNd)
+    model: nn.Module, exclude: Iterable[str], kinds: tuple[type[nn.Module], ...] = LAYERS
 ) -> dict[str, nn.Module]:
     """Return the linear layers and convolutions whose names contain none of `exclude` and whose weight no embedding shares, by name."""
     exclude = tuple(exclude)
@@ -67,6 +75,18 @@ def maskable_layers(
         for name, module in model.named_modules()
         if isinstance(module, kinds) and not any(part in name for part in exclude) and id(module.weight) not in embedded
     }
+
+
+def layers_to_mask(
+    method: Method, model: nn.Module, exclude: Iterable[str], kinds: tuple[type[nn.Module], ...] = (nn.Linear,)
+) -> dict[str, nn.Module]:
+    """Return the layers that a method acts on, as `maskable_layers`; raises ConfigError with the method's name where there are none."""
+    layers = maskable_layers(model, exclude, kinds)
+    if not layers:
+        method.fail(
+            f"{type(model).__name__} has no {' or '.join(kind.__name__ for kind in kinds)} layer that it could act on"
+        )
+    return layers
 
 
 def masked_layers(model: nn.Module) -> list[nn.Module]:

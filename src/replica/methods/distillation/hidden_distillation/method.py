@@ -28,7 +28,9 @@ class HiddenDistillation(Method):
     signal_axes: ClassVar[dict[str, tuple[str, ...]]] = {"hidden_states": ("layers", "length", "hidden")}
 
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
-        """Raise ConfigError for a teacher of another width, or whose depth the student's does not divide."""
+        """Raise ConfigError for a model without one stack of layers over words, and for a teacher of another width or an unfit depth."""
+        if model.main_input_name != "input_ids" or model.config.is_encoder_decoder:
+            self.fail(f"it compares the states of one stack of layers over words; {type(model).__name__} has none")
         if context.teacher is None:
             return
         own, other = model.config, context.teacher.config

@@ -14,7 +14,7 @@ from replica.methods.registry import MethodConfig, method
     recorded="frozen moved.* trained.*",
     costs="tensors frozen_tensors frozen_share plain static.* dynamic.* plain_static.* plain_dynamic.*",
     excludes={
-        "its layers compute their own backward passes": "modules maps masks quantization private-gradients",
+        "its layers compute their own backward passes": "modules maps masks quantization",
     },
 )
 class SlimFitConfig(MethodConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from replica.methods.base import Context, Method
@@ -18,7 +19,14 @@ class FullAdapters(Method):
 
     def restore(self, model: Any) -> None:
         """Put adapters into the model; raises ConfigError where some are there or no layer gets one."""
-        insert_adapters(self, model, lambda inputs, outputs: FullLinear(inputs, outputs, self.config.initial_std))
+        insert_adapters(self, model, self._layer)
+
+    def _layer(self, inputs: int, outputs: int) -> FullLinear:
+        """Return one layer of an adapter; the first of its two has the more inputs."""
+        config = self.config
+        if config.start == "normal":
+            return FullLinear(inputs, outputs, config.initial_std)
+        return FullLinear(inputs, outputs, math.sqrt(2 / (inputs + outputs)) if inputs > outputs else 0.0)
 
     def expected(self, model: Any) -> dict[str, float]:
         """Count 2 d m for each adapter, its biases, the norms and a new head."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ class Compacter(Method):
             for rule in self._rules(model):
                 fill(rule, std=self.config.rule_std, seeds=seeds)
             draw_adapters(self, model, seeds)
+            if self.config.start == "tensors":
+                self._draw_tensors(model, seeds)
         rules = self._rules(model)
         train_adapters(self, model, more=rules if self.config.train_rule else (), but=rules)
 
@@ -52,6 +55,17 @@ class Compacter(Method):
             return LowRankHypercomplexLinear(inputs, outputs, shared or Rule(n), own=own)
 
         insert_adapters(self, model, make, n)
+
+    def _draw_tensors(self, model: Any, seeds: torch.Generator) -> None:
+        """Draw A, s and t anew by Glorot's normal rule, whose fans of a tensor (a, b, c) are b c inputs and a c outputs."""
+        layers = [m for adapter in adapters(self, model) for m in adapter.modules() if hasattr(m, "left")]
+        tensors = list(self._rules(model))
+        shapes = [tuple(rule.shape) for rule in tensors]
+        for layer in layers:
+            tensors += [layer.left, layer.right]
+            shapes += [(*layer.left.shape, 1), (layer.right.shape[0], 1, layer.right.shape[1])]
+        for tensor, (a, b, c) in zip(tensors, shapes, strict=True):
+            fill(tensor, std=math.sqrt(2.0) * math.sqrt(2 / (c * (a + b))), seeds=seeds)
 
     def expected(self, model: Any) -> dict[str, float]:
         """Count 2 (d + m) for each adapter, its biases, n^3 for each rule that trains, the norms and a new head."""

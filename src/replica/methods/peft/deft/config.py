@@ -8,7 +8,12 @@ from replica.methods.registry import MethodConfig, method
 
 
 @method(
-    "deft", version=1, changes={"loss"}, reported="density encoder decoder layer*", recorded="task_loss density_loss"
+    "deft",
+    version=1,
+    changes={"loss"},
+    reported="density encoder decoder layer*",
+    recorded="task_loss density_loss",
+    excludes={"it counts the activations of each word, and the other adds positions": "prompt-tuning"},
 )
 class DEFTConfig(MethodConfig):
     """DEFT (Runwal et al. 2024): training leaves fewer feed-forward activations o different from zero.

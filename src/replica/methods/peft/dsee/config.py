@@ -12,7 +12,7 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "dsee",
     version=1,
-    changes={"modules", "trainable"},
+    changes={"modules", "trainable", "masks"},
     persistent=True,
     recorded="sparsity heads_removed",
     costs="heads heads_removed_share units flops_folded flops_with_update pools.*",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from replica.errors import nearest
 from replica.methods.base import Context, Method
 from replica.methods.peft.layers import fill
-from replica.methods.peft.trainable import also_trained, count, train_only
+from replica.methods.peft.trainable import also_trained, count, head_parameters, train_only
 from replica.models import body, encoder_layers, fused
 from replica.models.architectures import architecture_of
 from replica.models.sublayers import upper_layers
@@ -26,6 +27,7 @@ class LoRA(Method):
     def prepare(self, model: Any, context: Context) -> None:
         """Put peft's LoRA layers in place, drawn by the run's seed, and freeze the rest."""
         from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.lora import LoraLayer
 
         config = self.config
         fused.to_linear(model)
@@ -36,11 +38,17 @@ class LoRA(Method):
                 LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=named),
                 model,
             )
+        seeds = torch.Generator().manual_seed(context.seed)
         added = [parameter for name, parameter in model.named_parameters() if ".lora_" in name]
         if config.initial_std is not None:
-            seeds = torch.Generator().manual_seed(context.seed)
             for parameter in added:
                 fill(parameter, std=config.initial_std, seeds=seeds)
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.train(module.get_base_layer().training)
+                if config.start == "xavier":
+                    factor = module.lora_A["default"].weight
+                    fill(factor, std=math.sqrt(2 / sum(factor.shape)), seeds=seeds)
         train_only(model, [*added, *also_trained(model, config)])
 
     def finalize(self, model: Any) -> Any:
@@ -64,7 +72,9 @@ class LoRA(Method):
         own = sum(self.config.rank * (layer.in_features + layer.out_features) for layer in layers)
         if was_fused:
             fused.to_transposed(model)
-        return {"trainable_parameters": own + count(also_trained(model, self.config))}
+        factors = {id(parameter) for name, parameter in model.named_parameters() if ".lora_" in name}
+        others = [parameter for parameter in also_trained(model, self.config) if id(parameter) not in factors]
+        return {"trainable_parameters": own + count(others)}
 
     def _targets(self, model: Any) -> dict[str, Any]:
         """Return the linear layers to adapt by name; raises ConfigError where none fits."""
@@ -79,6 +89,9 @@ class LoRA(Method):
             if isinstance(module, (nn.Linear, LoraLayer)) and not name.endswith(".base_layer") and ".lora_" not in name
         }
         layers = {name: layer for name, layer in linear.items() if name.rpartition(".")[2] in ends}
+        if not self.config.head_pairs:
+            head = {id(parameter) for parameter in head_parameters(model, pooler=True)}
+            layers = {name: layer for name, layer in layers.items() if id(layer.weight) not in head}
         if not layers:
             known = {name.rpartition(".")[2] for name in linear}
             if not ends:

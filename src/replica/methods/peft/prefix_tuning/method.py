@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from replica.methods.base import Context, Method
-from replica.methods.peft.positions import check_length
+from replica.methods.peft.positions import check_length, with_tokens
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
 from replica.models.architectures import require
@@ -68,5 +68,5 @@ def _attend_to_prefix(module: nn.Module, args: tuple, kwargs: dict[str, Any]) ->
         cache.update(key, value, layer)
     mask = kwargs.get("attention_mask")
     mask = torch.ones(rows, length, dtype=torch.long, device=inputs.device) if mask is None else mask
-    kwargs["attention_mask"] = torch.cat([mask.new_ones(rows, tokens), mask], 1)
+    kwargs["attention_mask"] = with_tokens(mask, tokens)
     return (), {**kwargs, "past_key_values": cache}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from replica.methods.base import Context, Method
-from replica.methods.peft.positions import check_length
+from replica.methods.peft.positions import check_length, with_tokens
 from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.models import body
 from replica.models.architectures import require
@@ -86,11 +86,12 @@ def _prepend_prompt(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> t
     tokens = prompt.shape[0]
     check_length(module, tokens + words.shape[1])
     changed = {**kwargs, "input_ids": None, "inputs_embeds": torch.cat([prompt.expand(rows, -1, -1), words], 1)}
-    for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
-        position = 1 if name == "attention_mask" else 2
+    for name, position in (("attention_mask", 1), ("token_type_ids", 2)):
         entry = kwargs.get(name, args[position] if len(args) > position and "decoder" not in kwargs else None)
-        if entry is not None:
-            changed[name] = torch.cat([entry.new_full((rows, tokens), value), entry], 1)
+        if entry is not None and name == "attention_mask":
+            changed[name] = with_tokens(entry, tokens)
+        elif entry is not None:
+            changed[name] = torch.cat([entry.new_zeros(rows, tokens), entry], 1)
     return (), changed
 
 
@@ -106,7 +107,6 @@ def _drop_prompt(module: nn.Module, args: tuple, output: Any) -> Any:
 
 def _see_prompt(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     states, mask = kwargs.get("encoder_hidden_states"), kwargs.get("encoder_attention_mask")
-    if states is None or mask is None or mask.shape[1] == states.shape[1]:
+    if states is None or mask is None or mask.shape[-1] == states.shape[1]:
         return args, kwargs
-    prompt = mask.new_ones(mask.shape[0], states.shape[1] - mask.shape[1])
-    return args, {**kwargs, "encoder_attention_mask": torch.cat([prompt, mask], 1)}
+    return args, {**kwargs, "encoder_attention_mask": with_tokens(mask, states.shape[1] - mask.shape[-1])}

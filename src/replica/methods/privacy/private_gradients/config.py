@@ -15,7 +15,7 @@ from replica.methods.registry import MethodConfig, method
     changes={"loss"},
     reported="epsilon epsilon_prv epsilon_rdp delta noise_multiplier clip sample_rate steps stated",
     costs="trained noise_std noise_norm",
-    excludes={"gradients of single examples cannot go through its own backward passes": "bipft quantization"},
+    excludes={"gradients of single examples go through the architecture's own layers": "layers quantization"},
 )
 class PrivateGradientsConfig(MethodConfig):
     """DP-SGD's gradient (Abadi et al. 2016) as Yu et al. 2022 use it for plug-in modules: clipped by example, noised once.

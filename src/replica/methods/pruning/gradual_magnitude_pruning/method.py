@@ -16,6 +16,7 @@ from replica.methods.pruning.masks import (
     MASK,
     add_mask,
     bake_mask,
+    layers_to_mask,
     magnitude_mask,
     maskable_linears,
     pruned_count,
@@ -78,7 +79,7 @@ class GradualMagnitudePruning(Method):
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
         """Put masks that keep everything on the layers; raises ConfigError for blocks that do not divide a layer."""
         self._steps = pruning_steps(self.config, context.total_steps)
-        for name, layer in maskable_linears(model, self.config.exclude).items():
+        for name, layer in layers_to_mask(self, model, self.config.exclude).items():
             if self.config.block:
                 magnitude_mask(layer.weight, 0.0, self.config.block)
             add_mask(name, layer, torch.ones_like(layer.weight, dtype=torch.bool))

@@ -11,14 +11,11 @@ from replica.methods.registry import MethodConfig, method
 @method(
     "hard-concrete-mask",
     version=1,
-    changes={"masks", "loss"},
+    changes={"masks", "trainable", "loss"},
     recorded="open_gates",
     costs=(
         "layers scores lower upper temperature initial_score initial_gate initial_open_share expected_sparsity kept"
     ),
-    excludes={
-        "the adapters' own layers take no gates": "adapter adapter-drop sparse-adapter hyperformer",
-    },
 )
 class HardConcreteMaskConfig(MethodConfig):
     """Masks learned over frozen weights through hard-concrete gates (Louizos et al. 2018; Zheng et al. 2022)."""

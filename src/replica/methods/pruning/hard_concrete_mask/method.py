@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pruning.hard_concrete_mask.config import HardConcreteMaskConfig
-from replica.methods.pruning.masks import MASK, lowest, maskable_linears
+from replica.methods.pruning.masks import MASK, layers_to_mask, lowest
 
 SCORE = "mask_score"
 
@@ -81,7 +81,7 @@ class HardConcreteMask(Method):
         """Freeze all parameters and put scores on the linear layers; raises ConfigError where a layer has a mask already."""
         model.requires_grad_(False)
         gate = self._gate()
-        for name, layer in maskable_linears(model, self.config.exclude).items():
+        for name, layer in layers_to_mask(self, model, self.config.exclude).items():
             if getattr(layer, MASK, None) is not None or type(layer) is not nn.Linear:
                 raise ConfigError(f"layer '{name}' is a {type(layer).__name__} or has a mask: it cannot be gated too")
             layer.__class__ = GatedLinear

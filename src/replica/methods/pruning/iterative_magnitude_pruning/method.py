@@ -13,7 +13,15 @@ from transformers import PreTrainedModel
 from replica.errors import ConfigError
 from replica.methods.base import Context, Method
 from replica.methods.pruning.iterative_magnitude_pruning.config import IterativeMagnitudePruningConfig
-from replica.methods.pruning.masks import MASK, lowest, maskable_layers, masked_layers, register_mask
+from replica.methods.pruning.masks import (
+    LAYERS,
+    MASK,
+    layers_to_mask,
+    lowest,
+    maskable_layers,
+    masked_layers,
+    register_mask,
+)
 
 #: Submodule with the weights that every round starts from and the optima of earlier rounds.
 SAVED = "iterative_pruning"
@@ -90,7 +98,7 @@ class IterativeMagnitudePruning(Method):
 
         Raises ConfigError where a layer has a mask already.
         """
-        layers = maskable_layers(model, self.config.exclude)
+        layers = layers_to_mask(self, model, self.config.exclude, LAYERS)
         saved = nn.Module()
         for name, tensor in _state(model).items():
             saved.register_buffer(_key(name), tensor.detach().clone())
@@ -107,8 +115,8 @@ class IterativeMagnitudePruning(Method):
         """Keep the weights where rounds rewind to, and prune and go back to them where a round begins."""
         number, first, _ = self._rounds().training_of(context.step, context.total_steps)
         if number == 0 and context.step == self._rounds().rewound_to(context.total_steps):
-            for name, tensor in _state(model).items():
-                getattr(getattr(model, SAVED), _key(name)).copy_(tensor)
+            for saved, tensor in self._saved(model):
+                saved.copy_(tensor)
         if number and context.step == first:
             self._cut(model, context)
 
@@ -195,6 +203,11 @@ class IterativeMagnitudePruning(Method):
     def _weights(self, model: nn.Module) -> int:
         return sum(layer.weight.numel() for layer in maskable_layers(model, self.config.exclude).values())
 
+    def _saved(self, model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return each saved tensor with the model's own, for the tensors that `prepare` saw."""
+        saved = dict(getattr(model, SAVED).named_buffers())
+        return [(saved[_key(name)], tensor) for name, tensor in _state(model).items() if _key(name) in saved]
+
     def _cut(self, model: nn.Module, context: Context) -> None:
         layers = masked_layers(model)
         saved = getattr(model, SAVED)
@@ -203,8 +216,8 @@ class IterativeMagnitudePruning(Method):
             saved.found += 1
         for group in [layers] if self.config.reach == "global" else [[layer] for layer in layers]:
             prune_smallest(group, self.config.rate)
-        for name, tensor in _state(model).items():
-            tensor.copy_(getattr(saved, _key(name)))
+        for early, tensor in self._saved(model):
+            tensor.copy_(early)
         for layer in layers:
             layer.weight.mul_(getattr(layer, MASK))
         if context.optimizer is not None:

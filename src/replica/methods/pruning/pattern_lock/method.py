@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel
 
 from replica.methods.base import Context, Method
-from replica.methods.pruning.masks import MASK, add_mask, bake_mask, maskable_linears, masked_layers
+from replica.methods.pruning.masks import MASK, add_mask, bake_mask, layers_to_mask, maskable_linears, masked_layers
 from replica.methods.pruning.pattern_lock.config import PatternLockConfig
 
 
@@ -21,7 +21,7 @@ class PatternLock(Method):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
         """Read the pattern off the weights and lock it."""
-        for name, layer in maskable_linears(model, self.config.exclude).items():
+        for name, layer in layers_to_mask(self, model, self.config.exclude).items():
             add_mask(name, layer, layer.weight.detach() != 0)
 
     def on_step_begin(self, model: PreTrainedModel, context: Context) -> None:

@@ -14,6 +14,7 @@ from replica.methods.registry import MethodConfig, method
     version=2,
     changes={"masks"},
     recorded="drop_share",
+    excludes={"its masks move by gradients of weights that the other freezes": "trainable frozen"},
     costs=(
         "layers dense_layers weights kept_weights density least_density most_density flops sparse_flops "
         "flops_ratio mb dense_mb training.* training_ratio micronet.*"

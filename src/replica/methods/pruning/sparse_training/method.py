@@ -15,7 +15,7 @@ from replica.meters.micronet import count_operations
 from replica.meters.options import FlopsOptions, StorageOptions
 from replica.meters.storage import storage_bytes
 from replica.methods.base import Context, Method
-from replica.methods.pruning.masks import MASK, maskable_layers, masked_layers, register_mask
+from replica.methods.pruning.masks import LAYERS, MASK, layers_to_mask, maskable_layers, masked_layers, register_mask
 from replica.methods.pruning.sparse_training.config import SparseTrainingConfig
 from replica.methods.pruning.sparse_training.densities import layer_zeros
 
@@ -51,7 +51,7 @@ class SparseTraining(Method):
     def prepare(self, model: PreTrainedModel, context: Context) -> None:
         """Draw a mask with its exact number of zeros for each layer; raises ConfigError where a layer has one already."""
         self._last = round(self.config.end * context.total_steps)
-        layers = maskable_layers(model, self.config.dense)
+        layers = layers_to_mask(self, model, self.config.dense, LAYERS)
         generator = torch.Generator().manual_seed(context.seed)
         for name, zeros in self._zeros(layers).items():
             layer = layers[name]

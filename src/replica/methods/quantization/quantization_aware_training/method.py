@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from replica.methods.base import Context, Method
-from replica.methods.pruning.masks import maskable_linears
+from replica.methods.pruning.masks import layers_to_mask, maskable_linears
 from replica.methods.quantization.quantization_aware_training.config import QuantizationAwareTrainingConfig
 from replica.methods.quantization.quantization_aware_training.fake_quantize import WEIGHT_RANGE
 from replica.methods.quantization.quantization_aware_training.packed_int8 import packed_bytes
@@ -33,7 +33,7 @@ class QuantizationAwareTraining(Method):
         self._first_step = round(self.config.start * context.total_steps)
         for name, module in _int8_linears(model).items():
             _replace(model, name, _resumed(module, name, self.config))
-        for name, layer in maskable_linears(model, self.config.exclude).items():
+        for name, layer in layers_to_mask(self, model, self.config.exclude).items():
             if not isinstance(layer, QuantizedLinear):
                 largest = self.config.weight_range == "largest"
                 to_quantized(layer, name, self.config.averaging_constant, self._plain(name), largest)
