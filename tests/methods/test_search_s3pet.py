@@ -375,6 +375,13 @@ def test_pairs_start_and_are_scaled_as_released():
     assert _method(lora_alpha=1.0).config.lora_alpha == 1.0
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_slots_are_in_the_mode_of_the_model(training):
+    model = tiny("t5").train(training)
+    _method(budget=0.02).prepare(model, Context())
+    assert {module.training for module in model.modules()} == {training}
+
+
 def test_an_encoder_that_runs_alone_has_the_gates_of_its_search():
     model, method = _model(), _method(budget=0.02)
     method.prepare(model, Context())

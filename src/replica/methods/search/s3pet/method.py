@@ -104,10 +104,10 @@ class SparseStructureSearch(Method):
                 with torch.device(device):
                     slots.append(make(len(sizes)))
                 sizes.append(slots[-1].size())
-            module.add_module(SLOTS, slots)
+            module.add_module(SLOTS, slots.train(module.training))
         with torch.device(device):
             structure = Structure(sizes, self.config.budget * backbone, self.config.beta)
-        model.add_module(STRUCTURE, structure)
+        model.add_module(STRUCTURE, structure.train(model.training))
         model.register_forward_pre_hook(refresh)
         model.register_forward_hook(leave, always_call=True)
         if architecture_of(model).two_stacks:
