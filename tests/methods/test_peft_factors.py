@@ -219,6 +219,24 @@ def test_noah_prompts_are_exchanged_at_each_layer_and_gone_at_the_end():
         torch.testing.assert_close(x[0, 5:], layer.noah.prompts.detach())
 
 
+@pytest.mark.parametrize("prompts", [[3, 0], [0, 2]])
+def test_noah_prompts_stay_through_a_layer_without_any(prompts):
+    model, _ = prepared({"name": "noah-subnet", "prompts": prompts, "lora": [0, 0], "adapters": [0, 0]})
+    seen = []
+    for layer in encoder_layers(model):
+        layer.layernorm_before.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        hidden = body(model)(pixel_values=pixels()).last_hidden_state
+        first = encoder_layers(model)[0]
+    assert [x.shape[1] - 5 for x in seen] == [prompts[0], max(prompts)] and hidden.shape[1] == 5
+    if prompts[
+        0
+    ]:  # the second layer reads the first one's outputs at the prompts, by hand a pass of both without hooks
+        by_hand = encoder_layers(vit())[0](seen[0])
+        torch.testing.assert_close(seen[1], by_hand)
+        torch.testing.assert_close(seen[0][0, 5:], first.noah.prompts.detach())
+
+
 def test_noah_without_prompts_is_lora_on_three_projections_and_an_adapter_after_the_mlp():
     model, _ = prepared({"name": "noah-subnet", "prompts": [0, 0], "lora": [2, 0], "adapters": [0, 3]})
     first, second = (layer.noah for layer in encoder_layers(model))

@@ -269,3 +269,27 @@ def test_lora_leaves_a_new_head_without_pairs_on_request():
 def test_lora_has_one_start():
     with pytest.raises(ConfigError, match="initial_std"):
         parse({"name": "lora", "initial_std": 0.1, "start": "xavier"})
+
+
+def test_an_encoder_that_runs_alone_moves_in_the_subspace():
+    model, method = prepared({"name": "intrinsic-said", "dimension": 64}, "t5")
+    with torch.no_grad():
+        model.base_model.intrinsic_subspace.coordinates.normal_()
+    ids = batch("t5")["input_ids"]
+
+    def generated(model):
+        return model.generate(input_ids=ids, max_new_tokens=5, output_scores=True, return_dict_in_generate=True)
+
+    with torch.no_grad():
+        alone = model.get_encoder()(input_ids=ids).last_hidden_state
+        searching = generated(model)
+        still = tiny("t5").get_encoder()(input_ids=ids).last_hidden_state
+        folded = method.finalize(model)
+        torch.testing.assert_close(alone, folded.get_encoder()(input_ids=ids).last_hidden_state, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(alone, still, atol=1e-3)
+        torch.testing.assert_close(searching.scores[0], generated(folded).scores[0], rtol=1e-4, atol=1e-5)
+
+
+def test_biases_of_gpt2_are_counted():
+    model, method = prepared("bitfit", "gpt2")
+    assert method.expected(model)["trainable_parameters"] == trainable(model)

@@ -120,7 +120,8 @@ def test_settings_are_the_released_ones(paper, row):
         assert {key: effective[key] for key in row["train"]} == row["train"]
     if "methods" in row:
         configs = {
-            reference["name"]: parse(reference)[1].model_dump() for reference in _measurement(paper, row).methods
+            reference["name"]: parse(reference)[1].model_dump(mode="json")
+            for reference in _measurement(paper, row).methods
         }
         for name, expected in row["methods"].items():
             assert {key: configs[name][key] for key in expected} == expected

@@ -169,7 +169,7 @@ def test_searches_within_the_budget_and_keeps_what_fits():
         structure.chosen[lora.index] = 0.5
         x = torch.randn(3, 32)
         structure.refresh()
-        wanted = x @ query.weight.t() + 0.5 * (x @ lora.first) @ lora.last
+        wanted = x @ query.weight.t() + 0.5 * 16 * (x @ lora.first) @ lora.last
         torch.testing.assert_close(query(x), wanted)
     assert [slot.index for slot in slots] == list(itertools.islice(itertools.count(), len(slots)))
 
@@ -357,3 +357,42 @@ def test_other_architectures_are_refused():
     vit = ModelEntry(title="v", architecture="vit", config={"num_hidden_layers": 1})
     with pytest.raises(ConfigError, match="architecture 'vit' is not supported; supported: bert"):
         _method().prepare(models.build(vit, head="image", device="meta"), Context(head="image"))
+
+
+def test_pairs_start_and_are_scaled_as_released():
+    model, method = _model(LARGE | {"num_layers": 1, "vocab_size": 64}), _method(budget=0.02)
+    method.prepare(model, Context())
+    slot = model.encoder.block[0].layer[0].SelfAttention.q.s3[0]
+    assert slot.scale == 16 and not slot.last.any()
+    assert slot.first.abs().max() <= 1 / 32  # uniform within 1 / sqrt(1024): standard deviation 1 / sqrt(3 x 1024)
+    assert float(slot.first.detach().std()) == pytest.approx(
+        (3 * 1024) ** -0.5, rel=0.05
+    )  # 1,024 numbers: three standard errors
+    with torch.no_grad():
+        slot.last.normal_()
+    x = torch.randn(3, 1024)
+    torch.testing.assert_close(slot(x), 16 * x @ (slot.first @ slot.last), rtol=1e-4, atol=1e-4)
+    assert _method(lora_alpha=1.0).config.lora_alpha == 1.0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_slots_are_in_the_mode_of_the_model(training):
+    model = tiny("t5").train(training)
+    _method(budget=0.02).prepare(model, Context())
+    assert {module.training for module in model.modules()} == {training}
+
+
+def test_an_encoder_that_runs_alone_has_the_gates_of_its_search():
+    model, method = _model(), _method(budget=0.02)
+    method.prepare(model, Context())
+    with torch.no_grad():
+        for slot in method.slots(model):
+            for parameter in slot.parameters():
+                parameter.fill_(0.1)
+    model.eval()
+    ids = _data(2)["input_ids"]
+    with torch.no_grad():
+        alone = model.get_encoder()(input_ids=ids).last_hidden_state  # before any pass of the model
+        inside = model(input_ids=ids, decoder_input_ids=ids[:, :1]).encoder_last_hidden_state
+        plain = _model().get_encoder()(input_ids=ids).last_hidden_state
+    assert torch.equal(alone, inside) and not torch.allclose(alone, plain, atol=1e-3)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from replica.methods.base import Context, Method
 from replica.methods.peft.trainable import count, head_parameters, train_only
@@ -59,6 +60,8 @@ class BitFit(Method):
                 biases += module.out_features
             elif "norm" in type(module).__name__.lower() and getattr(module, "bias", None) is not None:
                 biases += module.weight.shape[0]
+            elif isinstance(module, Conv1D):
+                biases += module.nf
             elif isinstance(module, nn.Conv2d) and module.bias is not None:
                 biases += module.out_channels
         weights = [p for p in head_parameters(model) if p.dim() > 1] if self.config.head else []

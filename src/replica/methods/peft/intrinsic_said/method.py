@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from replica.methods.base import Context, Method
 from replica.methods.peft.trainable import count, head_parameters, train_only
 from replica.models import body, encoder_layers
+from replica.models.architectures import architecture_of
 
 #: Name under which the model's body owns the coordinates and the projection.
 NAME = "intrinsic_subspace"
@@ -82,6 +84,8 @@ class Subspace(nn.Module):
         )
         self.places = [(group, tuple(parameter.shape), aliases) for parameter, group, aliases in targets]
         self.padding = n - free
+        #: How many modules with the hooks run now: the model, and its encoder inside of it.
+        self.depth = 0
 
     def increments(self) -> Any:
         """Yield for each tensor its aliases (module path, attribute) and lambda_l P(theta_d) in its shape."""
@@ -90,9 +94,12 @@ class Subspace(nn.Module):
             yield aliases, self.scales[group] * projection(x, self.left, self.right).view(shape)
 
 
-def _enter(model: nn.Module, inputs: Any) -> None:
-    """Let the moved weights hide the frozen ones while the model runs: instance attributes are found before parameters."""
+def _enter(model: nn.Module, module: nn.Module, inputs: Any) -> None:
+    """Let the moved weights hide the frozen ones while the model, or its encoder alone, runs: attributes are found before parameters."""
     subspace = getattr(body(model), NAME)
+    subspace.depth += 1
+    if subspace.depth > 1:
+        return
     kind = subspace.coordinates.device.type
     # Increments are small: they stay in float32 under autocast, which the meta device does not know.
     with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
@@ -103,8 +110,12 @@ def _enter(model: nn.Module, inputs: Any) -> None:
                 module.__dict__[name] = moved
 
 
-def _leave(model: nn.Module, inputs: Any, output: Any) -> None:
-    for _, _, aliases in getattr(body(model), NAME).places:
+def _leave(model: nn.Module, module: nn.Module, inputs: Any, output: Any) -> None:
+    subspace = getattr(body(model), NAME)
+    subspace.depth -= 1
+    if subspace.depth:
+        return
+    for _, _, aliases in subspace.places:
         for path, name in aliases:
             model.get_submodule(path).__dict__.pop(name, None)
 
@@ -129,7 +140,15 @@ class IntrinsicSAID(Method):
             self.fail(f"dimension must exceed the {groups} scales of the layers")
         subspace = Subspace(list(targets.values()), groups, self.config.dimension, context.seed)
         body(model).add_module(NAME, subspace)
-        self._handles = (model.register_forward_pre_hook(_enter), model.register_forward_hook(_leave, always_call=True))
+        running = [model, body(model).encoder] if architecture_of(model).two_stacks else [model]
+        self._handles = tuple(
+            handle
+            for module in running
+            for handle in (
+                module.register_forward_pre_hook(partial(_enter, model)),
+                module.register_forward_hook(partial(_leave, model), always_call=True),
+            )
+        )
         own = [subspace.coordinates, subspace.scales]
         train_only(model, own + (head_parameters(model, pooler=True) if self.config.head else []))
 

@@ -12,7 +12,7 @@ class NOAHSubnetConfig(MethodConfig):
     """A subnet that NOAH found (Zhang et al. 2022): prompts, LoRA and an adapter of a size of their own in each layer."""
 
     prompts: list[int] = Field(
-        min_length=1, description="for each layer, tokens that take the place of the last layer's"
+        min_length=1, description="for each layer, tokens that take the place of the last layer's; with 0 these stay"
     )
     lora: list[int] = Field(
         min_length=1, description="for each layer, rank of one LoRA over query, key and value together"

@@ -61,8 +61,7 @@ def _through_adapter(own: LayerModules) -> Any:
 def _exchange_prompts(own: LayerModules, before: int) -> Any:
     def hook(module: nn.Module, args: tuple) -> tuple:
         hidden = args[0][:, : args[0].shape[1] - before]
-        if own.prompts is not None:
-            hidden = torch.cat([hidden, own.prompts.to(hidden.dtype).expand(hidden.shape[0], -1, -1)], 1)
+        hidden = torch.cat([hidden, own.prompts.to(hidden.dtype).expand(hidden.shape[0], -1, -1)], 1)
         return (hidden, *args[1:])
 
     return hook
@@ -105,13 +104,14 @@ class NOAHSubnet(Method):
             with torch.device(device):
                 own = LayerModules(inner.config.hidden_size, *sizes)
             layer.add_module(NAME, own)
-            layer.register_forward_pre_hook(_exchange_prompts(own, before))
+            if own.prompts is not None:
+                layer.register_forward_pre_hook(_exchange_prompts(own, before))
             if own.lora_a is not None:
                 for part, path in enumerate((attention.query, attention.key, attention.value)):
                     part_of(layer, path).register_forward_hook(_add_lora(own, part))
             if own.down is not None:
                 layer.mlp.register_forward_hook(_through_adapter(own))
-            before = sizes[0]
+            before = sizes[0] or before
         layers[-1].register_forward_hook(_drop_prompts(before))
 
     def expected(self, model: Any) -> dict[str, float]:

@@ -11,7 +11,7 @@ from replica.methods.registry import MethodConfig, method
 
 @method(
     "s3pet",
-    version=2,
+    version=3,
     changes={"modules", "trainable", "optimizer", "loss"},
     persistent=True,
     excludes={"its space is counted for the architecture's own layers": "layers"},
@@ -44,6 +44,7 @@ class S3PETConfig(MethodConfig):
     budget: float = Field(1.389e-4, gt=0, lt=1, description="expected trained share of the backbone's parameters")
     beta: float = Field(1.0, gt=0, description="temperature of the gates' probabilities")
     reduction: int = Field(32, ge=1, description="bottleneck of the rank-1 adapters = width / reduction")
+    lora_alpha: float = Field(16, gt=0, description="of rank-1 LoRA, whose addition it scales; 16 in the released code")
     structure_rate: float = Field(
         0.1, gt=0, description="learning rate of the structural parameters alpha; it decays as the weights' does"
     )

@@ -14,7 +14,17 @@ from replica.methods.peft.trainable import also_trained, count, train_only
 from replica.methods.search.s3pet.bilevel import after_adamw, second_order
 from replica.methods.search.s3pet.config import S3PETConfig
 from replica.methods.search.s3pet.gates import choose, probabilities
-from replica.methods.search.s3pet.slots import SLOTS, STRUCTURE, Gated, Parallel, Sequential, Slot, Structure, refresh
+from replica.methods.search.s3pet.slots import (
+    SLOTS,
+    STRUCTURE,
+    Gated,
+    Parallel,
+    Sequential,
+    Slot,
+    Structure,
+    leave,
+    refresh,
+)
 from replica.models import body, encoder_layers
 from replica.models.architectures import architecture_of, require
 from replica.models.sublayers import part_of, place_in_layers, sublayer_outputs, ups
@@ -94,11 +104,14 @@ class SparseStructureSearch(Method):
                 with torch.device(device):
                     slots.append(make(len(sizes)))
                 sizes.append(slots[-1].size())
-            module.add_module(SLOTS, slots)
+            module.add_module(SLOTS, slots.train(module.training))
         with torch.device(device):
             structure = Structure(sizes, self.config.budget * backbone, self.config.beta)
-        model.add_module(STRUCTURE, structure)
+        model.add_module(STRUCTURE, structure.train(model.training))
         model.register_forward_pre_hook(refresh)
+        model.register_forward_hook(leave, always_call=True)
+        if architecture_of(model).two_stacks:
+            body(model).encoder.register_forward_pre_hook(structure.refresh_encoder)
         for module, _ in holders:
             module.register_forward_hook(Gated(structure))
 
@@ -258,7 +271,7 @@ class SparseStructureSearch(Method):
             centred = isinstance(module, nn.LayerNorm)
             return [lambda i: Parallel(i, "bias", width, width), lambda i: Parallel(i, "scale", width, width, centred)]
         inputs, outputs = module.in_features, module.out_features
-        kinds = [lambda i: Parallel(i, "lora", inputs, outputs)]
+        kinds = [lambda i: Parallel(i, "lora", inputs, outputs, scale=self.config.lora_alpha)]
         if self.config.space == "mix":
             kinds.append(lambda i: Parallel(i, "bias", inputs, outputs))
         if adapted:

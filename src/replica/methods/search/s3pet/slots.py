@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
-from replica.methods.peft.layers import Adapter, LowRankLinear
+from replica.methods.peft.layers import Adapter, LowRankLinear, fill
 from replica.methods.search.s3pet.gates import probabilities, soft_gates
 
 #: Name under which the model owns the structural parameters.
@@ -32,6 +34,8 @@ class Structure(nn.Module):
         self.fixed = False
         self.gates = self.chosen
         self.active: frozenset[int] | None = None
+        #: Whether the whole model runs, so that its encoder has the gates of this pass.
+        self.inside = False
 
     def probabilities(self) -> torch.Tensor:
         """Return each slot's probability; the expected number of parameters is the budget."""
@@ -49,6 +53,11 @@ class Structure(nn.Module):
         else:
             chances = self.probabilities()
             self.gates = soft_gates(chances, self.uniform) if self.training else chances
+
+    def refresh_encoder(self, encoder: nn.Module, inputs: tuple) -> None:
+        """Set the gates before an encoder that runs by itself, as in generation."""
+        if not self.inside:
+            self.refresh()
 
     @torch.no_grad()
     def step(self, gradient: torch.Tensor, rate: float, clip: float, state: dict) -> None:
@@ -85,31 +94,31 @@ class Slot(nn.Module):
 
 
 class Parallel(Slot):
-    """An addition to a module's output, from its input x: rank-1 LoRA x a b, a bias, or a scale of the normalised input.
+    """An addition to a module's output, from its input x: rank-1 LoRA scale x a b, a bias, or a scale of the normalised input.
 
     `centred`: the norm takes the mean away before it divides by the root mean square, as BERT's do and T5's do not.
     """
 
-    def __init__(self, index: int, kind: str, inputs: int, outputs: int, centred: bool = False):
+    def __init__(self, index: int, kind: str, inputs: int, outputs: int, centred: bool = False, scale: float = 1.0):
         super().__init__(index, kind)
-        self.centred = centred
+        self.centred, self.scale = centred, scale
         if kind == "lora":
             self.first = nn.Parameter(torch.zeros(inputs, 1))
         self.last = nn.Parameter(torch.zeros(1, outputs) if kind == "lora" else torch.zeros(outputs))
 
     def reset(self, seeds: torch.Generator) -> None:
-        """Draw LoRA's first factor from normal(0, 0.02); all else starts at zero."""
+        """Draw LoRA's first factor from uniform(+-1 / sqrt(inputs)); all else starts at zero."""
         if self.last.is_meta:
             return
         with torch.no_grad():
             self.last.zero_()
-            if self.kind == "lora":
-                self.first.copy_(torch.empty(self.first.shape).normal_(0.0, 0.02, generator=seeds))
+        if self.kind == "lora":
+            fill(self.first, bound=1 / math.sqrt(len(self.first)), seeds=seeds)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the addition; a scale takes the input over its root mean square."""
         if self.kind == "lora":
-            return (x @ self.first) @ self.last
+            return self.scale * ((x @ self.first) @ self.last)
         if self.kind == "bias":
             return self.last
         x = x - x.mean(-1, keepdim=True) if self.centred else x
@@ -157,4 +166,11 @@ class Gated:
 
 def refresh(model: nn.Module, _inputs: tuple) -> None:
     """Set the gates before a model runs."""
-    getattr(model, STRUCTURE).refresh()
+    structure = getattr(model, STRUCTURE)
+    structure.inside = True
+    structure.refresh()
+
+
+def leave(model: nn.Module, _inputs: tuple, _output: object) -> None:
+    """Note that the model has run."""
+    getattr(model, STRUCTURE).inside = False
