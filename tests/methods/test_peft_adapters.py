@@ -56,7 +56,7 @@ NORMS = 62 * 768
         ({"name": "compacter"}, 48, 48 * 2_376 + 64 + NORMS, "0.073"),
         ({"name": "phm-adapter"}, 48, 48 * (2 * 12**3 + 2 * 12 * 64 * 2 + 24 + 768) + NORMS, "0.179"),
         ({"name": "adapter"}, 48, 48 * 37_656 + NORMS, "0.832"),
-        ({"name": "adapter", "places": "feed-forward"}, 24, 24 * 37_656 + NORMS, "0.427"),
+        ({"name": "adapter", "places": "attention"}, 24, 24 * 37_656 + NORMS, "0.427"),
         ({"name": "adapter-drop"}, 28, 28 * 37_656 + NORMS, "0.494"),
         ({"name": "adapter-lowrank"}, 48, 48 * 2_376 + NORMS, "0.073"),
         # q, k, v, o 768 each, wi 3,072, wo 768, a norm for each sublayer (5 a layer pair), and the output layer's pieces
@@ -100,7 +100,7 @@ def test_counts_named_in_the_paper():
         "compacter++": {"name": "compacter", "places": "feed-forward"},
         "phm": {"name": "phm-adapter"},
         "adapter": {"name": "adapter"},
-        "pfeiffer": {"name": "adapter", "places": "feed-forward"},
+        "pfeiffer": {"name": "adapter", "places": "attention"},
         "drop": {"name": "adapter-drop"},
     }.items():
         entry, config = parse(reference)
@@ -319,6 +319,15 @@ def test_seed_decides_the_initial_values():
     assert all(torch.equal(first[name], again[name]) for name in first)
     left = "bert.encoder.layer.0.output.dense.adapter.down.left"
     assert not torch.equal(first[left], other[left])
+
+
+@pytest.mark.parametrize("kind", ["bert", "t5"])
+def test_adapters_can_follow_the_self_attention_alone(kind):
+    model, method = prepared({"name": "adapter", "places": "attention", **SMALL}, kind)
+    held = {name for name, _ in model.named_modules() if name.endswith(".adapter")}
+    part = "SelfAttention.o" if kind == "t5" else "attention.output.dense"
+    assert len(held) == (4 if kind == "t5" else 2) and all(f"{part}.adapter" in name for name in held)
+    assert method.expected(model)["trainable_parameters"] == trainable(model)
 
 
 def test_adapter_drop_leaves_the_first_layers_alone():

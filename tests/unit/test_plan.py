@@ -109,6 +109,26 @@ def test_matrix_makes_one_run_per_combination(tmp_path):
     assert made["grid-small-4"].model.name == "small"
 
 
+def test_names_of_one_matrix_key_come_together(tmp_path):
+    wide = paper()
+    grid = {
+        "stage": "adapt",
+        "matrix": {"size, steps": [["base", 3], ["small", 4]]},
+        "model": "{size}",
+        "task": "words",
+        "train": {"steps": "{steps}"},
+    }
+    wide["runs"]["laptop"]["grid-{size}"] = grid
+    plan = _plan(tmp_path, wide)
+    specs = {name: plan.runs[i].spec for name, i in plan.named["one"]["laptop"].items() if name.startswith("grid")}
+    assert {name: spec.train["steps"] for name, spec in specs.items()} == {"grid-base": 3, "grid-small": 4}
+    grid["matrix"]["size, steps"][1] = ["small"]
+    with pytest.raises(
+        ConfigError, match=r"grid-\{size\}: matrix: 'size, steps' needs lists of 2 values, not \['small'\]"
+    ):
+        _plan(tmp_path, wide)
+
+
 def test_resources_and_longest_path_follow_parents(tmp_path):
     project = load_project(write_project(tmp_path))
     plan = build_plan(project, "laptop")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, get_args
 
-from replica.config.patterns import fill
+from replica.config.patterns import fill, matrix_names
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Stage
 from replica.config.settings import Scale
@@ -28,7 +28,7 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
         merged = _merge_base(raw, name, where, ())
         matrix = merged.pop("matrix", {})
         for values in itertools.product(*matrix.values()):
-            chosen = dict(zip(matrix, values, strict=True))
+            chosen = _words(matrix, values, f"{where}.{name}")
             final = fill(name, chosen)
             if final in runs:
                 raise ConfigError(f"{where}.{name}: two runs are named '{final}'; put every matrix key into the name")
@@ -36,6 +36,18 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
             if runs[final].stage is None:
                 raise ConfigError(f"{where}.{final}: a run needs a `stage`: {', '.join(get_args(Stage))}")
     return runs
+
+
+def _words(matrix: dict[str, list[Any]], values: tuple[Any, ...], where: str) -> dict[str, Any]:
+    """Return one run's word for every name of a matrix; raises ConfigError where a key of several names has not as many values."""
+    words: dict[str, Any] = {}
+    for key, value in zip(matrix, values, strict=True):
+        names = matrix_names(key)
+        each = [value] if len(names) == 1 else value
+        if not isinstance(each, list) or len(each) != len(names):
+            raise ConfigError(f"{where}: matrix: '{key}' needs lists of {len(names)} values, not {value!r}")
+        words |= dict(zip(names, each, strict=True))
+    return words
 
 
 def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pydantic import Field, create_model
 
 from replica.config.asset_schema import Strict
 from replica.config.paper_tables import CsvTable, expand_ours, nested, numbers, read_table
-from replica.config.patterns import Sets, spread
+from replica.config.patterns import Sets, matrix_names, spread
 from replica.config.schema import Claim, Paper, Trend
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
@@ -142,7 +142,8 @@ def _check_matrices(runs: Any, sets: Sets, where: str) -> None:
     for section, entries in sections:
         for name, entry in entries.items() if isinstance(entries, dict) else ():
             matrix = entry.get("matrix") if isinstance(entry, dict) else None
-            for key in matrix if isinstance(matrix, dict) else ():
+            keys = matrix if isinstance(matrix, dict) else ()
+            for key in (name for names in keys for name in matrix_names(names)):
                 if key in sets:
                     raise ConfigError(
                         f"{where}: runs.{section}.{name}: matrix: '{key}' is also a set; rename one of them"

@@ -37,6 +37,11 @@ def pattern(text: str) -> str | None:
     return next((name.replace("`", "") for name in names if PART.search(name)), None)
 
 
+def matrix_names(key: str) -> list[str]:
+    """Return the names of a key of a run's `matrix`: one, or several with commas, whose values come together."""
+    return [name.strip() for name in key.split(",")]
+
+
 def fill(value: Any, words: Mapping[str, Any]) -> Any:
     """Replace the parts that `words` has, in every string of a nested value and in the keys of its mappings.
 

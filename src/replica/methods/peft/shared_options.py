@@ -32,8 +32,9 @@ class AdapterOptions(TrainedOptions):
         32, ge=1, description="bottleneck = hidden size / reduction, rounded up to a multiple of n where there is an n"
     )
     bottleneck: int | None = Field(None, ge=1, description="width of the bottleneck; in place of `reduction`")
-    places: Literal["both", "feed-forward"] = Field(
-        "both", description="after the self-attention and the feed-forward sublayer of each layer, or only the latter"
+    places: Literal["both", "feed-forward", "attention"] = Field(
+        "both",
+        description="after the self-attention and the feed-forward sublayer of each layer, or after only one of them",
     )
     cross_attention: bool = Field(
         False, description="after the cross-attention of a decoder's layers too (with `places: both`)"
