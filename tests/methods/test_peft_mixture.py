@@ -219,6 +219,23 @@ def test_the_task_adapter_comes_after_the_mixture():
     torch.testing.assert_close(seen["before"], found["plain"] + mixture.adapters[0](found["activation"]))
 
 
+def test_a_task_adapter_with_normed_input_reads_the_norm_of_mixture_and_residual():
+    """The released order: mixture, task adapter over the norm of mixture + residual, residual, norm."""
+    model, method, given = made(gate="none")
+    entry, config = parse({"name": "adapter", "reduction": 4, "places": "feed-forward", "input": "normed"})
+    entry.create(config).prepare(model, given)
+    seen = {}
+    output = model.bert.encoder.layer[1].output
+    output.dense.adapter.register_forward_pre_hook(lambda _m, args: seen.update(total=args[0], read=args[1]))
+    output.register_forward_pre_hook(lambda _m, args: seen.update(residual=args[1]))
+    _, found = inside(model)
+    [mixture] = method.mixtures(model)
+    total = found["plain"] + mixture.adapters[0](found["activation"]) + seen["residual"]
+    torch.testing.assert_close(seen["total"], total)
+    norm = output.LayerNorm
+    torch.testing.assert_close(seen["read"], nn.functional.layer_norm(total, (32,), norm.weight, norm.bias, norm.eps))
+
+
 def test_gates_may_have_a_rate_of_their_own():
     model, method, given = made(gate_rate=0.5)
     given.learning_rate = 0.1

@@ -110,6 +110,10 @@ class Architecture:
         """Whether it has an encoder and a decoder."""
         return len(self.stacks) == 2
 
+    def norms_first(self, config: Any) -> bool:
+        """Return whether norms come before their sublayers in a model of this configuration."""
+        return getattr(config, self.norm_first) if isinstance(self.norm_first, str) else self.norm_first
+
     def get(self, part: str) -> Any:
         """Return a field by its dotted name (`attention.query`), None where it or its owner is empty."""
         value: Any = self

@@ -123,8 +123,7 @@ def _places(method: Method, model: Any) -> list[Place]:
 def _norm_after(method: Method, model: Any, place: Place) -> nn.Module:
     """Return the norm that reads the sum of a sublayer's output and the residual."""
     row = architecture_of(model)
-    first = getattr(body(model).config, row.norm_first) if isinstance(row.norm_first, str) else row.norm_first
-    if first or not place.norm:
+    if row.norms_first(body(model).config) or not place.norm:
         method.fail(f"`input: normed` needs a norm after each sublayer, which architecture '{row.name}' does not have")
     return part_of(place.layer, place.norm)
 

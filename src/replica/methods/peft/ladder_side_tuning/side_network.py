@@ -203,7 +203,7 @@ class Sublayer:
 
 def _sublayers(row: Architecture, layer: nn.Module, decoder: bool, config: Any) -> list[Sublayer]:
     """Return the sublayers of a layer in order; with `decoder` cross-attention too."""
-    first = getattr(config, row.norm_first) if isinstance(row.norm_first, str) else row.norm_first
+    first = row.norms_first(config)
 
     def sublayer(read: Sequence[str], write: str, norm: str, **more: bool) -> Sublayer:
         return Sublayer(tuple(read), write, norm=norm if first else None, after=None if first else norm, **more)
