@@ -113,6 +113,11 @@ def test_a_table_names_its_repository_and_its_rows_have_known_keys(paper):
         assert row.keys() & {"train", "methods", "starts", "modules", "trained", "tensors"}, _name(paper, row)
 
 
+def test_every_paper_with_published_runs_and_released_code_has_a_table():
+    published = {name for name, paper in PROJECT.papers.items() if paper.runs.get("paper") and paper.code}
+    assert not published - TABLES.keys(), "add tests/methods/released_settings/<paper>.yaml"
+
+
 @pytest.mark.parametrize(("paper", "row"), ROWS, ids=[_name(*row) for row in ROWS])
 def test_settings_are_the_released_ones(paper, row):
     if "train" in row:
