@@ -132,8 +132,8 @@ def _pairs(architecture: str, name: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("architecture", HEADS)
 @pytest.mark.parametrize("name", sorted(entries()))
 def test_a_method_composes_with_every_other_that_it_is_not_refused_with(name, architecture, tmp_path):
-    if name not in _supported(architecture):
-        pytest.skip(f"{name} does not take this model")
+    if name not in _supported(architecture):  # it refuses the model with ConfigError; any other error fails there
+        return
     failures = []
     for index, pair in enumerate(_pairs(architecture, name)):
         try:
