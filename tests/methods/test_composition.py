@@ -1,7 +1,6 @@
 """Every pair of methods that is not refused at parse time trains, is stored, loads to the bit and counts as its parts do.
 
-A pair is tried in each order that the registry accepts, on a tiny model of each architecture that both support. Three architectures take
-the methods that only they have: T5 (encoder-decoder), GPT-2 (decoder) and ViT (images).
+A pair is tried in one order that the registry accepts, on a tiny model of each architecture that both support: BERT, T5, GPT-2 and ViT.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def _supported(architecture: str) -> tuple[str, ...]:
 
 
 def _pairs(architecture: str, name: str) -> list[tuple[str, str]]:
-    """The accepted orders of a method and those that come after it in the alphabet."""
+    """The pairs of a method with those after it in the alphabet, each in one accepted order; refused pairs are left out."""
     fitting = _supported(architecture)
     pairs = []
     for other in fitting:

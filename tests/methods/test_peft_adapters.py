@@ -360,3 +360,14 @@ def test_two_adapter_methods_in_one_model_are_an_error():
     entry, config = parse("adapter-lowrank")
     with pytest.raises(ConfigError, match="adapters already"):
         entry.create(config).prepare(model, Context())
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_xavier_start_is_refused_where_it_would_draw_no_first_layer(times):
+    """Two layers of zeros never learn: the first is told from the second by its more inputs."""
+    width = tiny("bert").config.hidden_size
+    model, _ = prepared({"name": "adapter", "bottleneck": width // 2, "start": "xavier"}, "bert")
+    drawn = {name: bool(p.any()) for name, p in model.named_parameters() if ".adapter." in name and "weight" in name}
+    assert drawn and all(value == (".down." in name) for name, value in drawn.items())
+    with pytest.raises(ConfigError, match="`start: xavier` needs a bottleneck below the width"):
+        prepared({"name": "adapter", "bottleneck": times * width, "start": "xavier"}, "bert")

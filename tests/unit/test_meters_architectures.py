@@ -8,20 +8,20 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from replica import models
 from replica.config import load_project
 from replica.config.asset_schema import ModelEntry
 from replica.errors import ConfigError
-from replica.meters.batches import loss_of, make_batch
+from replica.meters.batches import make_batch
 from replica.meters.flops import measure_flops
 from replica.meters.memory import measure_memory
 from replica.meters.optimizers import make_optimizer, optimizer_bytes
 from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions
 from replica.meters.parameters import count_parameters
-from replica.meters.semantics import rules
+
+from .small_models import profiled_peak
 
 PROJECT = load_project(Path(__file__).resolve().parents[2])
 
@@ -163,24 +163,11 @@ def test_peak_agrees_with_the_profiler_where_gradients_are_summed_in_place(archi
     new storages would add 4 to 18 %."""
     monkeypatch.setitem(SMALL, "mt5", (MT5, "text2text"))
     model = small(architecture, "cpu").train()
-    batch = make_batch(model, 3, LENGTH, 6)
-    resident = sum(p.numel() * p.element_size() for p in model.parameters())
-    resident += sum(b.untyped_storage().nbytes() for b in model.buffers())
-    resident += sum(t.numel() * t.element_size() for t in batch.values())
-    with rules(model):
-        loss_of(model, batch).backward()
-        model.zero_grad(set_to_none=True)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            loss_of(model, batch).backward()
-    running = highest = 0
-    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            running += event.nbytes()
-            highest = max(highest, running)
+    peak = profiled_peak(model, make_batch(model, 3, LENGTH, 6))
     for device in ("meta", "cpu"):
         options = MemoryOptions(batch=3, length=LENGTH, decoder_length=6, optimizer=None)
         found = measure_memory(small(architecture, device), options)["peak"]
-        assert abs(found - (resident + highest)) <= 64  # kernels' own scalars
+        assert abs(found - peak) <= 64  # kernels' own scalars
 
 
 # --- single architectures by hand ---------------------------------------------------------------------------------------

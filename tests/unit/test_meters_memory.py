@@ -13,6 +13,8 @@ from replica.meters.options import MemoryOptions
 from replica.meters.semantics import attention, rules
 from replica.meters.tracker import StorageTracker
 
+from .small_models import profiled_peak
+
 TINY = {"num_attention_heads": 2, "hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 32, "vocab_size": 64}
 
 
@@ -94,25 +96,10 @@ def test_fused_attention_saves_what_the_cpu_kernel_saves():
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 def test_peak_agrees_with_the_profilers_allocator_events(kind):
     """The profiler sees every allocation of the CPU's allocator; its running sum, above what was there, has the same peak."""
-    from torch.profiler import ProfilerActivity, profile
-
     model = tiny(kind, "cpu").train()
-    batch = make_batch(model, 4, 16, 6)
-    resident = sum(p.numel() * p.element_size() for p in model.parameters())
-    resident += sum(b.untyped_storage().nbytes() for b in model.buffers())
-    resident += sum(t.numel() * t.element_size() for t in batch.values())
-    with rules(model):
-        loss_of(model, batch).backward()
-        model.zero_grad(set_to_none=True)
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            loss_of(model, batch).backward()
-    running = highest = 0
-    for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-        if event.name() == "[memory]":
-            running += event.nbytes()
-            highest = max(highest, running)
+    peak = profiled_peak(model, make_batch(model, 4, 16, 6))
     found = measure_memory(tiny(kind, "meta"), MemoryOptions(batch=4, length=16, decoder_length=6, optimizer=None))
-    assert abs(found["peak"] - (resident + highest)) <= 64  # kernels' own scalars
+    assert abs(found["peak"] - peak) <= 64  # kernels' own scalars
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from replica.methods.base import Context, Method
-from replica.methods.peft.bottleneck_adapters import count_trained, insert_adapters, prepare_adapters
+from replica.methods.peft.bottleneck_adapters import bottleneck, count_trained, insert_adapters, prepare_adapters
 from replica.methods.peft.layers import FullLinear
+from replica.models.architectures import body
 
 
 class FullAdapters(Method):
@@ -18,7 +19,13 @@ class FullAdapters(Method):
         prepare_adapters(self, model, context)
 
     def restore(self, model: Any) -> None:
-        """Put adapters into the model; raises ConfigError where some are there or no layer gets one."""
+        """Put adapters into the model; raises ConfigError where some are there or no layer gets one.
+
+        Also for `start: xavier` with a bottleneck as wide as the layers, which could not tell the first layer from the second.
+        """
+        hidden = body(model).config.hidden_size
+        if self.config.start == "xavier" and bottleneck(self, hidden) >= hidden:
+            self.fail(f"`start: xavier` needs a bottleneck below the width {hidden} of the layers; use `start: normal`")
         insert_adapters(self, model, self._layer)
 
     def _layer(self, inputs: int, outputs: int) -> FullLinear:
