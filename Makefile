@@ -48,5 +48,5 @@ env: .venv/installed  ## the locked environment in .venv
 lock: env  ## resolve envs/requirements.in again (torch stays out: its builds have different hashes)
 	@$(BIN)/pip install --quiet uv && $(BIN)/uv pip compile --quiet --generate-hashes --no-emit-package torch --no-emit-find-links --no-emit-index-url --python-version 3.11 --override envs/overrides.txt envs/requirements.in -o envs/cpu.lock
 
-schema: env  ## write the JSON Schemas of the configuration files, and the reference of the meters
-	@$(BIN)/python -m replica.config.json_schema config/schema && $(BIN)/python -m replica.report.meters_page docs/meters.md
+schema: env  ## write the JSON Schemas of the configuration files, the reference of the meters, and the defaults that runs' ids leave out
+	@$(BIN)/python -m replica.config.json_schema config/schema && $(BIN)/python -m replica.report.meters_page docs/meters.md && $(BIN)/python -c "from replica.plan import defaults; defaults.write()"

@@ -10,15 +10,15 @@ def program() -> None:
 
     from replica.claims.compare import report
     from replica.config import load_project
-    from replica.files import write_json
     from replica.plan import build_plan
+    from replica.seals import write_sealed
 
     project = load_project(arguments.root, papers=[arguments.paper])
     plan = build_plan(project, arguments.scale)
     named = plan.named.get(arguments.paper, {})
     wanted = set(plan.wanted.get(arguments.paper, []))
     result = report(project, arguments.paper, arguments.scale, arguments.results, named, wanted)
-    write_json(arguments.out, result)
+    write_sealed(arguments.out, result)
     counts = Counter(row["verdict"] for row in result["rows"])
     print(f"{arguments.paper} at {arguments.scale}: " + ", ".join(f"{name} {counts[name]}" for name in sorted(counts)))
 

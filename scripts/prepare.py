@@ -29,15 +29,16 @@ def program(arguments: list[str] | None = None) -> None:
     if options.task not in project.tasks:
         raise ConfigError(f"unknown task '{options.task}'{nearest(options.task, project.tasks)}")
     task = project.tasks[options.task]
-    if (options.dataset / manifest.NAME).exists():
-        held = manifest.verify(options.dataset).get("splits", {})
-        for split, pinned in project.dataset(task.dataset).splits.items():
-            if pinned is not None and split in held and held[split]["sha256"] != pinned.sha256:
-                raise AssetError(
-                    f"{options.dataset}: split '{split}' has rows with sha256 {held[split]['sha256']}, config/datasets.yaml pins "
-                    f"{pinned.sha256}; remove the folder to retrieve it again, or correct the pin"
-                )
-    facts = prepare(task, options.dataset, options.tokenizer, options.out, options.max_length)
+    held = manifest.verify(options.dataset, asset="dataset").get("splits", {})
+    for split, pinned in project.dataset(task.dataset).splits.items():
+        if pinned is not None and split in held and held[split]["sha256"] != pinned.sha256:
+            raise AssetError(
+                f"{options.dataset}: split '{split}' has rows with sha256 {held[split]['sha256']}, config/datasets.yaml pins "
+                f"{pinned.sha256}; remove the folder to retrieve it again, or correct the pin"
+            )
+    manifest.verify(options.tokenizer, asset="model")
+    inputs = {"dataset": manifest.digest(options.dataset), "tokenizer": manifest.digest(options.tokenizer)}
+    facts = prepare(task, options.dataset, options.tokenizer, options.out, options.max_length, inputs)
     rows = ", ".join(f"{split} {count}" for split, count in facts["rows"].items())
     print(f"{options.task}: {rows} rows, {sum(facts['tokens'].values())} tokens -> {options.out}")
 

@@ -11,8 +11,9 @@ from replica.jobs.programs import importing, main, shared_parser
 def program() -> None:
     arguments = shared_parser(__doc__, "--paper", out="JSON file to write").parse_args()
 
+    from replica.claims.evidence import measurement_settings
     from replica.config import load_project
-    from replica.files import write_json
+    from replica.seals import code_facts, write_sealed
 
     project = load_project(arguments.root, papers=arguments.paper)
     project.paper(arguments.paper)  # a mistake in its file ends the program before the libraries are imported
@@ -20,7 +21,8 @@ def program() -> None:
         from replica.measure.structural import measure_paper
 
     result = measure_paper(project, arguments.paper, lambda line: print(line, file=sys.stderr, flush=True))
-    write_json(arguments.out, result)
+    settings = measurement_settings(project, project.paper(arguments.paper))
+    write_sealed(arguments.out, result, settings=settings, code=code_facts())
 
 
 if __name__ == "__main__":

@@ -13,9 +13,13 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save_file
 
 from replica.assets import manifest
+from replica.claims.compare import report
+from replica.claims.evidence import measurement_settings
 from replica.config import Project, load_project
-from replica.files import sha256_file, write_json, write_text
+from replica.files import read_json, sha256_file, write_json, write_text
 from replica.plan import Plan, build_plan
+from replica.report import tables
+from replica.seals import write_sealed
 from replica.sharing.artifacts import Artifact, artifacts_of
 
 from .small_project import paper, write_project
@@ -83,6 +87,12 @@ def small(folder: Path, *names: str, **settings) -> Path:
     return under_version_control(folder)
 
 
+def score_again(path: Path, **changes) -> None:
+    """Change keys of a sealed file as the job that wrote it would, sealed anew."""
+    content = {**read_json(path), **changes}
+    write_sealed(path, content, **{key: value for key, value in content["seal"].items() if key != "sha256"})
+
+
 def planned(folder: Path, scale: str | None = None) -> tuple[Project, Plan]:
     """Return a folder's project and plan."""
     project = load_project(folder, quick=False)
@@ -125,7 +135,7 @@ def _model(folder: Path, plan: Plan, artifact: Artifact) -> None:
 def _prepared(folder: Path, plan: Plan, artifact: Artifact) -> None:
     place = folder / artifact.folder
     _table(place / "train.parquet", 2)
-    write_json(place / manifest.NAME, {"train.parquet": sha256_file(place / "train.parquet")})
+    manifest.write(place, name=place.name)
 
 
 def _run(folder: Path, plan: Plan, artifact: Artifact) -> None:
@@ -154,21 +164,30 @@ def _run(folder: Path, plan: Plan, artifact: Artifact) -> None:
     )  # fmt: skip
     if run.evaluate:
         facts = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 50, "split": "report"}
-        write_json(place / "metrics.json", {"run": run.id, "seed": seed, "tasks": {"words": {"accuracy": facts}}})
         _table(place / "predictions.parquet", 3)
+        inputs = {name: sha256_file(place / name) for name in ("manifest.json", "predictions.parquet")}
+        content = {"run": run.id, "seed": seed, "tasks": {"words": {"accuracy": facts}}}
+        write_sealed(place / "metrics.json", content, inputs=inputs)
 
 
 def _structural(folder: Path, plan: Plan, artifact: Artifact) -> None:
-    write_json(folder / artifact.folder / artifact.only[0], {"measurements": {}})
+    [paper], project = artifact.papers, load_project(folder, papers=list(artifact.papers))
+    settings = measurement_settings(project, project.paper(paper))
+    content = {"paper": paper, "measurements": {}}
+    write_sealed(folder / artifact.folder / artifact.only[0], content, settings=settings)
 
 
 def _paper(folder: Path, plan: Plan, artifact: Artifact) -> None:
     place = folder / artifact.folder
-    write_json(place / "claims.json", {"paper": place.name, "rows": []})
-    for name in ("tables/all-claims.csv", "figures/verdicts.svg"):
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        write_text(place / name, f"{place.name}\n")
-        write_text((place / name).parent / ".snakemake_timestamp", "")
+    project, plan = planned(folder, plan.scale)
+    name = place.name
+    named, wanted = plan.named[name], set(plan.wanted[name])
+    claims = report(project, name, plan.scale, folder / "results", named, wanted)
+    write_sealed(place / "claims.json", claims)
+    tables.write(project.paper(name), claims, place / "tables")
+    write_text(place / "figures" / "verdicts.svg", f"{name}\n")
+    for made in ("tables", "figures"):
+        write_text(place / made / ".snakemake_timestamp", "")
 
 
 _MAKERS = {

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import yaml
 
+from replica.claims.evidence import measurement_settings
 from replica.config import load_project
 from replica.config.project import Project
+from replica.files import read_json, sha256_file
+from replica.seals import write_sealed
 
 PAPER = {
     "id": "toy",
@@ -145,10 +148,28 @@ def make(root: Path, claims: list[dict] | None = None, **changes) -> Project:
     return load_project(root)
 
 
-def store(path: Path, value: object) -> None:
-    """Write JSON, making its folder."""
+def store(path: Path, value: dict) -> None:
+    """Write JSON as the job that makes it does, sealed; files of a seed beside it that name it, or that it names, follow."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
+    facts: dict = {}
+    if path.parent.name.startswith("seed"):
+        manifest = path.with_name("manifest.json")
+        value = {**value, "run": path.parents[1].name, "seed": int(path.parent.name.removeprefix("seed"))}
+        if path == manifest:
+            logs = {log.name: {"sha256": sha256_file(log)} for log in path.parent.glob("history.jsonl")}
+            value["files"] = {**value.get("files", {}), **logs}
+        else:
+            if not manifest.exists():
+                store(manifest, {})
+            facts = {"inputs": {"manifest.json": sha256_file(manifest)}}
+    elif path.parent.name == "structural":
+        project = load_project(path.parents[2], papers=value["paper"])
+        facts = {"settings": measurement_settings(project, project.paper(value["paper"]))}
+    write_sealed(path, value, **facts)
+    if path.name == "manifest.json":
+        for name in ("metrics.json", "measures.json"):
+            if path.with_name(name).exists():
+                store(path.with_name(name), read_json(path.with_name(name)))
 
 
 def store_metrics(results: Path, scale: str, run: str, seed: int, **metrics: float) -> Path:
@@ -168,7 +189,7 @@ def fill(results: Path, ids: dict[str, dict[str, str]], scale: str = "laptop") -
         for seed, (plain, small) in enumerate([(0.82, 0.80), (0.84, 0.81), (0.86, 0.82)]):
             store_metrics(results, scale, ids["laptop"]["plain"], seed, accuracy=plain, f1=plain)
             store_metrics(results, scale, ids["laptop"]["small-a"], seed, accuracy=small, f1=small)
-        lines = "".join(json.dumps({"step": step, "loss": 1 / (step + 1)}) + "\n" for step in range(5))
+        lines = "".join(json.dumps({"loss": 1 / (step + 1), "step": step}) + "\n" for step in range(5))
         folder = results / scale / "runs" / ids["laptop"]["plain"] / "seed0"
         (folder / "history.jsonl").write_text(lines, encoding="utf-8")
         store(

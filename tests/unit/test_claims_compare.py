@@ -254,7 +254,7 @@ def test_ledger_is_sorted_complete_and_the_same_twice(checkout, tmp_path):
     assert written[0] == written[1]
     lines = written[0][0].splitlines()
     assert lines[0] == ",".join(COLUMNS)
-    assert json.loads(written[0][1]) == rows and len(rows) == len(found["rows"])
+    assert json.loads(written[0][1])["rows"] == rows and len(rows) == len(found["rows"])
     assert [row["evidence"] for row in rows] == sorted(
         (row["evidence"] for row in rows), key=["structural", "trend", "full"].index
     )
@@ -292,7 +292,8 @@ def test_a_metric_without_a_number_is_not_run_with_its_reason(checkout):
     [
         ('{"tasks": {"toy-ta', "corrupt, not JSON"),
         ('{"tasks": {"toy-task": {"accuracy": {"value": NaN}}}}', "NaN is not a number"),
-        ('["tasks"]', "corrupt, lacks `tasks`"),
+        ('["tasks"]', "has no seal"),
+        ('{"tasks": {"toy-task": {"accuracy": {"value": 1.0}}}}', "has no seal"),
     ],
 )
 def test_a_corrupt_result_is_named_with_what_to_do(checkout, text, message):

@@ -11,9 +11,10 @@ import sys
 import pytest
 
 from replica.assets import manifest
+from replica.claims.ledger import to_json
 from replica.config import load_project
 from replica.errors import ConfigError
-from replica.files import write_json
+from replica.files import write_json, write_text
 from replica.jobs.run_state import state_of
 from replica.paths import Layout
 from replica.plan import build_plan
@@ -115,14 +116,16 @@ def test_explain_walks_to_a_teachers_stored_signals_and_past_a_run_in_the_making
     targets = runs / "targets-x-00000000" / "seed0"
     targets.mkdir(parents=True)
     (targets / "signals.safetensors").write_bytes(b"signals")
-    manifest.write(targets, spec={"stage": "targets", "task": ["words", 1], "data": "words-1"}, **facts)
+    manifest.write(
+        targets, run="targets-x-00000000", spec={"stage": "targets", "task": ["words", 1], "data": "words-1"}, **facts
+    )
     (runs / "adapt-y-00000000" / "seed0").mkdir(parents=True)  # its job has begun
     row = {
         "paper": "one", "claim": "gain", "evidence": "full", "scale": "laptop", "metric": "accuracy", "paper_value": 1,
         "our_value": 1, "unit": None, "source": "abstract", "confidence": "high", "low": None, "high": None,
         "verdict": "match", "reason": "", "runs": "targets-x-00000000 adapt-y-00000000",
     }  # fmt: skip
-    write_json(folder / "results" / "claims.json", [row])
+    write_text(folder / "results" / "claims.json", to_json([row]))
     done = _replica(folder, "explain", "gain")
     assert done.returncode == 0, done.stderr
     assert "OMP_NUM_THREADS=2 python scripts/targets.py --scale laptop --run targets-x-00000000 --seed 0" in done.stdout
@@ -140,7 +143,7 @@ def test_broken_ledger_is_one_line(tmp_path):
 def test_explain_names_the_nearest_claim(tmp_path):
     folder = write_project(tmp_path)
     (folder / "results").mkdir()
-    (folder / "results" / "claims.json").write_text(json.dumps([{"paper": "one", "claim": "gain"}]))
+    (folder / "results" / "claims.json").write_text(to_json([{"paper": "one", "claim": "gain"}]))
     done = _replica(folder, "explain", "gian")
     assert done.returncode == 2 and "did you mean 'gain'" in done.stderr
 

@@ -10,12 +10,13 @@ import pytest
 import yaml
 from rich.console import Console
 
+from replica.claims.compare import COLUMNS
 from replica.cli import run as module
 from replica.cli import terminal
 from replica.config import load_project
 from replica.errors import ConfigError
-from replica.files import write_json
 from replica.plan import build_plan
+from replica.seals import write_sealed
 
 from .small_project import paper, write_project
 
@@ -68,7 +69,8 @@ def _results(folder, name):
         "our_value": 1.5,
     }
     rest = {"low": 1.0, "high": 2.0, "unit": "points", "tolerance": "margin 0", "seeds": 3, "direction": "higher"}
-    write_json(folder / "results" / "laptop" / "papers" / name / "claims.json", {"rows": [{**row, **rest}]})
+    columns = {**dict.fromkeys(COLUMNS), **row, **rest}
+    write_sealed(folder / "results" / "laptop" / "papers" / name / "claims.json", {"rows": [columns]})
 
 
 def test_a_paper_is_its_tables_and_figures_with_every_trend(folder, call):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from replica.claims.ledger import to_json
 from replica.cli import status as module
 from replica.config import load_project
 from replica.paths import Layout
@@ -49,7 +50,7 @@ def _status(folder, capsys, monkeypatch, *arguments):
 def _ledger(folder, rows=ROWS):
     path = folder / "results" / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rows))
+    path.write_text(to_json(rows))
     return path
 
 
@@ -114,6 +115,6 @@ def test_a_named_ledger_that_is_not_there_is_an_error(folder, capsys, monkeypatc
 def test_the_pinned_ledger_is_pointed_at(folder, capsys, monkeypatch):
     pinned = folder / "results" / "pinned"
     pinned.mkdir(parents=True)
-    (pinned / "claims.json").write_text(json.dumps(ROWS))
+    (pinned / "claims.json").write_text(to_json(ROWS))
     assert "counts what is pinned" in _status(folder, capsys, monkeypatch)[1]
     assert "match 3" in _status(folder, capsys, monkeypatch, "--ledger", str(pinned / "claims.json"))[1]

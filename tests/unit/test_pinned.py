@@ -19,7 +19,7 @@ from replica.cli.pin import pin
 from replica.cli.render import render
 from replica.config import load_project
 from replica.errors import ConfigError, ResultError
-from replica.files import read_json
+from replica.files import read_json, write_text
 from replica.plan import build_plan
 
 from .synthetic_checkout import STRUCTURAL, fill, make, store
@@ -108,7 +108,7 @@ def finished(tmp_path):
     fill(results, plan.named["toy"])
     store(results / "structural" / "toy.json", STRUCTURAL)
     rows = merge([report(project, "toy", "laptop", results, plan.named["toy"], set(plan.wanted["toy"]))])
-    store(results / "claims.json", rows)
+    write_text(results / "claims.json", to_json(rows))
     return tmp_path, rows
 
 
@@ -146,12 +146,16 @@ def test_a_rendering_replaces_nothing_else(finished):
 
 def test_packing_keeps_seeds_in_order_and_refuses_what_is_corrupt(tmp_path):
     for seed in (10, 2):
-        store(tmp_path / "run" / f"seed{seed}" / "metrics.json", {"tasks": {"a": 0.1}})
-        store(tmp_path / "run" / f"seed{seed}" / "model.json", {})
-    (tmp_path / "run" / "seed2" / "history.jsonl").write_text('{"loss": 1e-05}\n{"loss": 2.50}\n')
+        folder = tmp_path / "run" / f"seed{seed}"
+        folder.mkdir(parents=True)
+        if seed == 2:
+            (folder / "history.jsonl").write_text('{"loss": 1e-05}\n{"loss": 2.5}\n')
+        store(folder / "metrics.json", {"tasks": {"a": 0.1}})
+        (folder / "model.json").write_text("{}")
     text = pack(tmp_path / "run")
-    assert list(json.loads(text)) == ["seed2/history.jsonl", "seed2/metrics.json", "seed10/metrics.json"]
-    assert '{"loss": 2.50}' in text, "numbers as they were written"
+    names = ["history.jsonl", "manifest.json", "metrics.json"]
+    assert list(json.loads(text)) == [*(f"seed2/{name}" for name in names), *(f"seed10/{name}" for name in names[1:])]
+    assert '{"loss": 1e-05}' in text, "numbers as they were written"
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "run.json").write_text(text)
     assert dict(stored_seeds(tmp_path / "packed")) == dict(stored_seeds(tmp_path)) == {"run": [2, 10]}

@@ -20,11 +20,12 @@ from replica.claims.evidence import Evidence
 from replica.claims.ledger import merge, read_claims, to_csv, to_json
 from replica.claims.numbers import text
 from replica.errors import ConfigError
-from replica.files import write_json, write_text
+from replica.files import write_text
 from replica.plan import build_plan
 from replica.report import figures, site, tables
 from replica.report.scorecard import scorecard
 from replica.report.sheets import Sheet, latex
+from replica.seals import write_sealed
 from tests.unit.synthetic_checkout import claim, fill, make
 
 
@@ -41,7 +42,7 @@ def _build(root: Path) -> dict:
     results = root / "results"
     fill(results, ids)
     paper, folder = project.paper("toy"), results / "laptop" / "papers" / "toy"
-    write_json(folder / "claims.json", report(project, "toy", "laptop", results, ids))
+    write_sealed(folder / "claims.json", report(project, "toy", "laptop", results, ids))
     claims = read_claims(folder / "claims.json")
     rows = merge([claims])
     write_text(results / "claims.csv", to_csv(rows))

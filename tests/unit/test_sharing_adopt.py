@@ -11,13 +11,13 @@ import tarfile
 import pytest
 
 from replica.errors import AssetError, ReplicaError
-from replica.files import read_json, sha256_file, write_json, write_text
+from replica.files import read_json, sha256_file, write_text
 from replica.sharing import index, store
 from replica.sharing.adopt import adopt
 from replica.sharing.archive import PUBLISHED_TIME
 from replica.sharing.publish import publish
 
-from .published_project import clone, git, planned
+from .published_project import clone, git, planned, score_again
 
 pytestmark = pytest.mark.usefixtures("somebody")
 
@@ -139,8 +139,7 @@ def test_results_that_belong_to_other_runs_are_made_older_than_those(published, 
     claims = "results/laptop/papers/one/claims.json"
     Records(source).persistence._write_record(claims, record)
     publish(*planned(source), ["one"], [])
-    facts = read_json(source / folder / "metrics.json")
-    write_json(source / folder / "metrics.json", {**facts, "note": "scored again"})
+    score_again(source / folder / "metrics.json", note="scored again")
     done = publish(*planned(source), ["one"], [])
     assert done.new == [run] and list(done.left_out) == ["papers/laptop/one"]
     other = clone(source, fresh.parent / "other")

@@ -15,6 +15,7 @@ from replica.methods.base import Context
 from replica.methods.stored import save_model
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.seals import write_sealed
 from replica.sharing.cards import write_card
 
 from .small_models import same
@@ -58,7 +59,8 @@ def made(project, plan, name, *, methods=(), metrics=METRICS, head="classificati
         finished="2026-01-01T00:00:00Z",
     )
     if metrics:
-        (folder / "metrics.json").write_text(json.dumps({"run": run.id, "seed": 0, "tasks": metrics}))
+        inputs = {"manifest.json": manifest.digest(folder)}
+        write_sealed(folder / "metrics.json", {"run": run.id, "seed": 0, "tasks": metrics}, inputs=inputs)
     return folder, model
 
 

@@ -11,7 +11,7 @@ from replica.files import read_json, write_json
 from replica.sharing import index
 from replica.sharing.publish import names, publish
 
-from .published_project import git, planned
+from .published_project import git, planned, score_again
 
 pytestmark = pytest.mark.usefixtures("somebody")
 
@@ -80,7 +80,7 @@ def test_swapped_folders_and_metrics_of_two_runs(project):
     metrics = (first / "metrics.json").read_bytes()
     (first / "metrics.json").write_bytes((second / "metrics.json").read_bytes())
     with pytest.raises(
-        AssetError, match=f"{first.parent.name}/seed0/metrics.json: is that of run {second.parent.name} seed 0"
+        AssetError, match=f"{first.parent.name}/seed0/metrics.json: is of run {second.parent.name} seed 0"
     ):
         _put_up(project)
     (first / "metrics.json").write_bytes(metrics)
@@ -88,14 +88,13 @@ def test_swapped_folders_and_metrics_of_two_runs(project):
     os.rename(second, first)
     os.rename(first.with_name("aside"), second)
     _nothing_published(
-        project, f"{first.parent.name}/seed0/manifest.json: is that of run {second.parent.name} seed 0.*exchanged"
+        project, f"{first.parent.name}/seed0/manifest.json: is of run {second.parent.name} seed 0.*exchanged"
     )
 
 
 def test_run_made_from_another_teacher_than_stands_beside_it(project):
     [teacher] = (project / "results/laptop/runs").glob("teacher-*/seed0")
-    facts = read_json(teacher / "manifest.json")
-    write_json(teacher / "manifest.json", {**facts, "finished": "2026-02-02T00:00:00Z"})
+    score_again(teacher / "manifest.json", finished="2026-02-02T00:00:00Z")
     _nothing_published(
         project, "was made from a teacher whose manifest has sha256 [0-9a-f]{64}, but .* has [0-9a-f]{64}"
     )

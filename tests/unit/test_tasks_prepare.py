@@ -214,7 +214,8 @@ def test_the_folder_has_hashes_and_a_failed_call_leaves_the_old_one(tmp_path, pi
     prepared(tmp_path, this, [{"text": "a", "label": 0}], pieces)
     out = tmp_path / "out"
     manifest = read_json(out / "manifest.json")
-    assert manifest == {p.name: sha256_file(p) for p in sorted(out.iterdir()) if p.name != "manifest.json"}
+    hashes = {name: fact["sha256"] for name, fact in manifest["files"].items()}
+    assert hashes == {p.name: sha256_file(p) for p in sorted(out.iterdir()) if p.name != "manifest.json"}
     with pytest.raises(ConfigError):
         prepared(tmp_path, this, [{"text": "a", "label": 5}], pieces)
     assert manifest == read_json(out / "manifest.json")
@@ -267,13 +268,17 @@ def test_the_program_prepares_a_registered_task_and_says_what_is_wrong(tmp_path,
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     data = dataset(tmp_path / "data", **{s: [{"text": "a b", "label": 1}] for s in ("train", "validation", "test")})
+    manifest.write(data, asset="dataset", name="smoke-sentiment")
+    manifest.write(pieces, asset="model", name="pieces")
     common = ["--dataset", str(data), "--tokenizer", str(pieces), "--root", str(ROOT), "--out", str(tmp_path / "out")]
     program.program(["--task", "smoke-sentiment", *common])
     assert json.loads((tmp_path / "out" / "facts.json").read_text())["rows"] == {"train": 1, "select": 1, "report": 1}
     with pytest.raises(ConfigError, match="did you mean 'smoke-sentiment'"):
         program.program(["--task", "smoke-sentimental", *common])
     splits = {"train": {"rows": 1, "sha256": "0" * 64}}
-    manifest.write(data, splits=splits)  # other rows than the registry pins: retrieved before the pin was changed
+    manifest.write(
+        data, asset="dataset", splits=splits
+    )  # other rows than the registry pins: retrieved before the pin was changed
     with pytest.raises(AssetError, match=r"split 'train' has rows with sha256 0{64}, config/datasets.yaml pins"):
         program.program(["--task", "smoke-sentiment", *common])
 

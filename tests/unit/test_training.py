@@ -37,31 +37,37 @@ def _checkpoint(folder, step, complete=True):
     path.mkdir(parents=True)
     (path / "model.safetensors").write_bytes(b"weights" * step)
     if complete:
-        checkpoints.seal(path)
+        checkpoints.seal(path, "this")
     return path
 
 
 def test_newest_complete_checkpoint_is_taken_and_half_written_ones_removed(tmp_path):
-    assert checkpoints.latest(tmp_path) is None
+    assert checkpoints.latest(tmp_path, "this") is None
     _checkpoint(tmp_path, 9)
     whole = _checkpoint(tmp_path, 10)
     half = _checkpoint(tmp_path, 20, complete=False)
-    assert checkpoints.latest(tmp_path) == whole
+    assert checkpoints.latest(tmp_path, "this") == whole
     assert not half.exists()
+
+
+def test_a_checkpoint_of_something_else_is_none_to_go_on_from(tmp_path, caplog):
+    _checkpoint(tmp_path, 9), _checkpoint(tmp_path, 10)
+    assert checkpoints.latest(tmp_path, "other") is None
+    assert "starting again" in caplog.text and not list(tmp_path.iterdir())
 
 
 def test_corrupt_checkpoint_is_a_clear_error(tmp_path):
     path = _checkpoint(tmp_path, 10)
     (path / "model.safetensors").write_bytes(b"other")
     with pytest.raises(TrainingError, match=r"model.safetensors: corrupt resume checkpoint.*remove"):
-        checkpoints.latest(tmp_path)
+        checkpoints.latest(tmp_path, "this")
 
 
 def test_unreadable_seal_is_a_clear_error(tmp_path):
     path = _checkpoint(tmp_path, 10)
     (path / checkpoints.SEAL).write_text('{"model.saf')
-    with pytest.raises(TrainingError, match=r"complete.json: cannot be read .*remove .*checkpoint-10"):
-        checkpoints.latest(tmp_path)
+    with pytest.raises(TrainingError, match=r"complete.json: corrupt, not JSON .*remove .*checkpoint-10"):
+        checkpoints.latest(tmp_path, "this")
 
 
 def _planned(tmp_path):
@@ -78,7 +84,7 @@ def test_parent_with_other_bytes_is_refused(tmp_path):
         parent_folder(student, "teacher")
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    manifest.write(folder)
+    manifest.write(folder, run=names["teacher"], seed=0)
     assert parent_folder(student, "teacher") == folder, "one teacher for all seeds"
     (folder / "model.safetensors").write_bytes(b"weight")  # truncated
     with pytest.raises(AssetError, match=r"model.safetensors: sha256 is .* corrupt"):
@@ -100,6 +106,7 @@ def _store_candidate(project, plan, layout, candidate, seed, selection):
     pq.write_table(pa.table({name: pa.array(values) for name, values in rows.items()}), prepared / "select.parquet")
     facts = {"kind": "classification", "max_length": 16, "tokenizer": {"pad_id": 0}}
     write_json(prepared / "facts.json", facts)
+    manifest.write(prepared, name=prepared.name)
     with torch.no_grad():
         said = model(input_ids=torch.tensor(rows["input_ids"])).logits.argmax(-1)
     return 100.0 * float((said == torch.tensor(rows["label"])).float().mean())
@@ -151,6 +158,7 @@ def test_a_metric_that_is_not_finite_is_stored_as_missing_with_the_reason(tmp_pa
     source = layout.prepared(run.data)
     for name, target in (("select.parquet", "report.parquet"), ("facts.json", "facts.json")):
         (prepared / target).write_bytes((source / name).read_bytes())
+    manifest.write(prepared, name=prepared.name)
     wrong = MetricEntry("percent", "higher", lambda p, task: np.full((len(p), 1), np.nan), lambda sums: sums[..., 0])
     monkeypatch.setitem(METRICS, "accuracy", wrong)
     evaluate_run(job_of(project, plan, run.id, 0))

@@ -11,6 +11,7 @@ import sys
 import pytest
 import torch
 
+from replica import seals
 from replica.config import load_project
 from replica.errors import (
     DIVERGED,
@@ -136,10 +137,13 @@ def test_a_change_of_what_the_run_is_made_from_clears_the_mark(planned):
 
 def test_a_change_of_the_code_clears_the_mark(planned, monkeypatch):
     before = _mark(planned)
-    monkeypatch.setattr(failures, "sha256_file", lambda path: "changed" if path.name == "loop.py" else "same")
-    changed = _mark(planned)
-    monkeypatch.setattr(failures, "sha256_file", lambda path: "same")
-    assert len({before, changed, _mark(planned)}) == 3
+    marks = {before}
+    for other in ("loop.py", "none"):
+        monkeypatch.setattr(seals, "sha256_file", lambda path, other=other: "changed" if path.name == other else "same")
+        seals.code_hash.cache_clear()
+        marks.add(_mark(planned))
+    seals.code_hash.cache_clear()
+    assert len(marks) == 3
 
 
 def test_another_fingerprint_or_a_removed_checkpoint_lets_it_try_again(tmp_path):

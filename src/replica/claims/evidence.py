@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,7 +15,8 @@ from replica.claims.run_files import read_file, read_lines
 from replica.config.expand import expand_section, task_at
 from replica.config.project import Project
 from replica.config.schema import Paper
-from replica.errors import ConfigError, nearest
+from replica.errors import ConfigError, ResultError, nearest
+from replica.seals import SEAL, read_sealed
 
 #: Measures that differ from seed to seed; every other one counts something that all seeds share.
 _TIMED = ("latency",)
@@ -66,18 +69,34 @@ class Evidence:
         self.results, self.run_ids = Path(results), run_ids
         self.structural_file = self.results / "structural" / f"{paper.id}.json"
         self._stored = cache(read_file)
+        self._measured = cache(self._read_structural)
         self._entries = cache(lambda section: expand_section(paper, section))
         self._read_lines = cache(read_lines)
 
     def structural(self) -> dict[str, float | None] | None:
         """Return the paper's structural measurements by dotted name; None where the file is missing."""
-        stored = self._stored(self.structural_file, "measurements")
+        stored = self._measured()
         return None if stored is None else flat(stored)
 
     def unavailable(self, measurement: str) -> str | None:
         """Return why a measurement could not be made where it was tried (its data set is not here); None where it was."""
-        stored = self._stored(self.structural_file, "measurements") or {}
+        stored = self._measured() or {}
         return stored.get(measurement, {}).get("unavailable")
+
+    def _read_structural(self) -> dict[str, Any] | None:
+        if not self.structural_file.is_file():
+            return None
+        again = f"`snakemake --forcerun structural -- {self._shown(self.structural_file)}` makes it again"
+        stored = read_sealed(self.structural_file, ["measurements"], again)
+        if stored.get("paper") != self.paper.id:
+            raise ResultError(
+                f"{self.structural_file}: is of paper {stored.get('paper')}, not of {self.paper.id}; {again}"
+            )
+        if stored[SEAL].get("settings") != measurement_settings(self.project, self.paper):
+            raise ResultError(
+                f"{self.structural_file}: was measured for other `measurements` than {self.paper.file} has now; {again}"
+            )
+        return stored["measurements"]
 
     def run_of(self, name: str, section: str) -> tuple[str, str, str]:
         """Return run name, run id and the rest of a `runs.` name.
@@ -248,6 +267,21 @@ class Evidence:
         if numbers[key] is None:
             raise Missing(f"{self._shown(path)} holds no value for {key}")
         return float(numbers[key])  # type: ignore[arg-type]
+
+
+def measurement_settings(project: Project, paper: Paper) -> dict[str, Any]:
+    """Return what decides a paper's structural measurements beside the code: hashes of their definitions and of their models' sizes."""
+    items = paper.measurements
+    models = sorted({item.model for item in items.values() if item.model is not None})
+    parts = {
+        "measurements": {name: item.model_dump(mode="json", exclude_defaults=True) for name, item in items.items()},
+        "models": {
+            name: project.model(name).model_dump(mode="json", include={"architecture", "config"}) for name in models
+        },
+    }
+    return {
+        name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:12] for name, part in parts.items()
+    }
 
 
 def where(paper: Paper, claim: str, error: ConfigError) -> ConfigError:

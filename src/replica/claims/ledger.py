@@ -14,14 +14,18 @@ from replica.claims.compare import COLUMNS, Row
 from replica.claims.numbers import text
 from replica.errors import ConfigError, ResultError
 from replica.files import parse_result, read_result
+from replica.seals import SEAL, check, read_sealed, sealed
 
 #: How a ledger comes to be, for errors about one that is missing or none.
 AGAIN = "make it with `make reproduce` (or `snakemake`)"
 
 
 def read_claims(path: Path | str) -> dict[str, Any]:
-    """Read a paper's claims.json; ResultError where there is none or it is not one, ConfigError where its columns are others."""
-    value = read_result(path, ["rows"], "`scripts/compare.py` writes a paper's claims")
+    """Read a paper's claims.json; ResultError where there is none, it is not one, or it does not match its seal.
+
+    Raises ConfigError where its columns are others.
+    """
+    value = read_sealed(path, ["rows"], "`scripts/compare.py` writes a paper's claims")
     for row in value["rows"]:
         if set(row) != set(COLUMNS):
             raise ConfigError(
@@ -31,19 +35,22 @@ def read_claims(path: Path | str) -> dict[str, Any]:
 
 
 def read_ledger(path: Path | str) -> list[Row]:
-    """Read the ledger's JSON; ResultError where there is none or it is not one."""
-    return checked(read_result(path, again=AGAIN), path)
+    """Read the ledger's JSON; ResultError where there is none, it is not one, or it does not match its seal."""
+    return _rows(read_result(path, again=AGAIN), path)
 
 
 def parse_ledger(content: str, where: Path | str) -> list[Row]:
-    """Return the rows of a ledger's JSON that was read already; `where` names it in errors."""
-    return checked(parse_result(content, where, again=AGAIN), where)
+    """Return the rows of a committed ledger; `where` names it in errors. One from before seals is a list of rows."""
+    value = parse_result(content, where, again=AGAIN)
+    return _rows(sealed({"rows": value}) if isinstance(value, list) else value, where)
 
 
-def checked(rows: Any, where: Path | str) -> list[Row]:
-    """Return rows that are a ledger's; ResultError for anything else."""
+def _rows(ledger: Any, where: Path | str) -> list[Row]:
+    """Return the rows of a sealed ledger; ResultError for anything else."""
+    rows = ledger.get("rows") if isinstance(ledger, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and {"paper", "claim"} <= set(row) for row in rows):
-        raise ResultError(f"{where}: not a ledger, which is a list of rows with paper and claim; {AGAIN}")
+        raise ResultError(f"{where}: not a ledger, whose `rows` have paper and claim; {AGAIN}")
+    check(ledger, where, AGAIN)
     return rows
 
 
@@ -69,9 +76,10 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def to_json(rows: list[Row]) -> str:
-    """Return rows as a JSON list, one row a line so that a changed number is a changed line."""
+    """Return rows as sealed JSON, one row a line so that a changed number is a changed line."""
     lines = ",\n".join(json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
-    return f"[\n{lines}\n]\n" if rows else "[]\n"
+    seal = json.dumps(sealed({"rows": rows})[SEAL])
+    return f'{{"rows": [\n{lines}\n],\n"{SEAL}": {seal}}}\n'
 
 
 def summary(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, int]]]:

@@ -6,13 +6,16 @@ A packed file is a JSON object from a file's path below the run's folder (`seed0
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from replica import seals
 from replica.errors import ResultError
-from replica.files import read_result
+from replica.files import read_result, sha256_file
+from replica.paths import MANIFEST
 
 #: The files of a seed that are packed; weights and predictions are too large for version control.
 PACKED = ("manifest.json", "metrics.json", "measures.json", "history.jsonl")
@@ -23,18 +26,45 @@ AGAIN = "remove the file and run `snakemake` again"
 def read_file(path: Path, key: str | None = None) -> Any:
     """Return the content of a seed's JSON file, or the value of `key` in it; None where the run has no such file.
 
-    Raises ResultError where the file is corrupt or lacks `key`.
+    Raises ResultError where the file is corrupt, does not match its seal, lacks `key`, is of another run or seed than its folder, or
+    was made from another manifest than the one beside it.
     """
     content = _content(path)
-    if content is None or key is None:
+    if content is None:
+        return None
+    check_file(path, content)
+    if key is None:
         return content
     if not isinstance(content, dict) or key not in content:
         raise ResultError(f"{path}: corrupt, lacks `{key}`; {AGAIN}")
     return content[key]
 
 
+def check_file(path: Path, content: dict[str, Any], seed_folder: str | None = None) -> None:
+    """Raise ResultError as `read_file` does for a sealed JSON file of a seed that was read already.
+
+    `seed_folder` ends in `<run>/seed<n>` and is the folder that the file belongs into; by default the one that it lies in.
+    """
+    seal = seals.check(content, path, AGAIN)[seals.SEAL]
+    run, seed = Path(seed_folder or path.parent).parts[-2:]
+    if (content.get("run"), f"seed{content.get('seed')}") != (run, seed):
+        raise ResultError(
+            f"{path}: is of run {content.get('run')} seed {content.get('seed')}, not of {run} {seed}: files were exchanged; {AGAIN}"
+        )
+    if path.name == MANIFEST:
+        return
+    beside = _manifest_hash(path.with_name(MANIFEST))
+    if seal.get("inputs", {}).get(MANIFEST) != beside:
+        raise ResultError(
+            f"{path}: was made from another {MANIFEST} than the one beside it: the run was made again since; {AGAIN}"
+        )
+
+
 def read_lines(path: Path) -> list[dict[str, Any]] | None:
-    """Return the objects of a seed's JSON-lines file in order; None where the run has no such file, ResultError where it is corrupt."""
+    """Return the objects of a seed's JSON-lines file in order; None where the run has no such file.
+
+    Raises ResultError where it is corrupt or another than the manifest names.
+    """
     if not path.is_file():
         lines = _content(path)
     else:
@@ -44,6 +74,11 @@ def read_lines(path: Path) -> list[dict[str, Any]] | None:
             raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
     if lines is not None and not all(isinstance(line, dict) for line in lines):
         raise ResultError(f"{path}: corrupt, not lines of JSON; {AGAIN}")
+    if lines is not None:
+        named = (read_file(path.with_name(MANIFEST), "files") or {}).get(path.name, {}).get("sha256")
+        packed = "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines)
+        if named != (sha256_file(path) if path.is_file() else _sha256(packed)):
+            raise ResultError(f"{path}: is not the file that {MANIFEST} names: edited or exchanged; {AGAIN}")
     return lines
 
 
@@ -73,9 +108,21 @@ def pack(run: Path) -> str | None:
             read_lines(path)
             text = "[\n" + text.replace("\n", ",\n") + "\n]" if text else "[]"
         else:
-            read_result(path, (), AGAIN)
+            read_file(path)
         entries.append(f'"{path.relative_to(run).as_posix()}": {text}')
     return "{\n" + ",\n".join(entries) + "\n}\n" if entries else None
+
+
+def _manifest_hash(path: Path) -> str | None:
+    """Return the sha256 of a manifest's bytes, those that it was packed from where it is packed."""
+    if path.is_file():
+        return sha256_file(path)
+    content = _content(path)
+    return None if content is None else _sha256(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _content(path: Path) -> Any:

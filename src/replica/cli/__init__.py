@@ -16,6 +16,7 @@ from replica.cli import (
     render,
     run,
     status,
+    verify,
     watch,
 )
 from replica.cli.terminal import OneLine
@@ -38,6 +39,7 @@ EPILOG = """examples:
   replica measure bert-base-uncased --budget 4GB   the methods that fit
   replica lock                         write the hub's commits and digests to config/hub.lock.yaml
   replica mirror sync FOLDER minilm    copy a paper's data and models from the hub, for a machine without a network
+  replica verify                       whether stored numbers are what their jobs wrote, and give the ledger again
   replica pin                          keep the evidence of the last run under version control
   replica render                       tables and figures from the pinned evidence
   replica publish minilm               upload a paper's data, checkpoints and tables for others (docs/sharing.md)
@@ -45,7 +47,7 @@ EPILOG = """examples:
 """
 
 #: The modules of the verbs, in the order of the help. Each adds its verbs with their options; `run=` is the function behind a verb.
-VERBS = (plan, run, status, watch, logs, explain, diff, pin, render, publishing, measure, hub_assets)
+VERBS = (plan, run, status, watch, logs, explain, diff, verify, pin, render, publishing, measure, hub_assets)
 
 
 def parser() -> argparse.ArgumentParser:

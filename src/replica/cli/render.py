@@ -14,6 +14,7 @@ from replica.errors import ConfigError
 from replica.files import atomic_folder, write_json, write_text
 from replica.paths import Layout
 from replica.plan import build_plan
+from replica.seals import write_sealed
 
 #: Marks a folder that `replica render` wrote and may replace.
 MARK = "rendered.json"
@@ -77,7 +78,7 @@ def _write(project: Project, scale: str, source: Path, folder: Path) -> None:
         named, wanted = plan.named.get(name, {}), set(plan.wanted.get(name, []))
         claims = report(project, name, scale, folder, named, wanted)
         target = folder / layout.paper(scale, name).relative_to(layout.results)
-        write_json(target / "claims.json", claims)
+        write_sealed(target / "claims.json", claims)
         tables.write(paper, claims, target / "tables")
         figures.write(paper, claims, Evidence(project, paper, scale, folder, named), target / "figures")
         reports.append(claims)

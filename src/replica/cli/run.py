@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.live import Live
 
+from replica.claims.ledger import read_claims
 from replica.cli.explain import ledger_of
 from replica.cli.terminal import all_option, console, print_text, scale_option
 from replica.cli.watch import EVERY, duration, line, picture
 from replica.config import Project, load_project
 from replica.errors import ConfigError, ReplicaError, nearest
-from replica.files import read_result
 from replica.jobs.progress import Watcher
 from replica.paths import Layout
 from replica.plan import Plan, build_plan
@@ -198,7 +198,7 @@ def _verdicts(root: Path, scale: str, papers: list[str], claims: list[str]) -> N
         console.print(scorecard(rows, path.parent / "report" / "index.html"))
         return
     folder = root / "results" / scale / "papers"
-    rows = [row for name in papers for row in read_result(folder / name / "claims.json", ["rows"])["rows"]]
+    rows = [row for name in papers for row in read_claims(folder / name / "claims.json")["rows"]]
     if claims:
         rows = [row for row in rows if row["claim"].partition(":")[0] in claims]
     console.print(scorecard(rows))

@@ -20,6 +20,7 @@ from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
+from replica.plan.defaults import specified
 from replica.plan.plan import Plan, Prepared, Run
 from replica.plan.requests import check_chosen, check_claims, requested_runs
 from replica.plan.run_spec import ModelSpec, RunSpec, TaskSpec
@@ -94,7 +95,9 @@ class _Builder:
         length = min(max_length or task.max_length, task.max_length)
         dataset = self.project.dataset(task.dataset)
         payload = {
-            "task": task.model_dump(exclude={"standins", "metrics", "max_length"}, exclude_defaults=True, mode="json"),
+            "task": {
+                k: v for k, v in specified(task, "task").items() if k not in ("standins", "metrics", "max_length")
+            },
             "dataset": [task.dataset, {k: v.sha256 if v else None for k, v in dataset.splits.items()}],
             "tokenizer": [tokenizer, self.project.model(tokenizer).files],
             "length": length,
@@ -252,14 +255,14 @@ class _Section:
         for method, config in registry.parse_all(methods_at(entry, self.builder.scale)):
             if method.needs_teacher and not taught:
                 raise ConfigError(f"methods: '{method.name}' needs `teacher:` or `targets:`")
-            options = config.model_dump(exclude_defaults=True, mode="json")
+            options = specified(config, method.name)
             methods.append({"name": method.name, "version": method.version, **options})
         return methods
 
     def _train(self, entry: RunEntry) -> dict[str, Any]:
-        """Return the training settings that differ from their defaults."""
+        """Return the training settings that enter the specification."""
         scale = self.builder.scale
-        train = validate(Train, train_at(entry, scale), "train").model_dump(exclude_defaults=True, mode="json")
+        train = specified(validate(Train, train_at(entry, scale), "train"), "train")
         if entry.tune and not scale.tune:  # no values are tried: the first is taken
             [(key, values)] = entry.tune.items()
             if key not in scale.train and not (key == "epochs" and "steps" in train):

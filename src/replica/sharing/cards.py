@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from replica.assets import manifest as manifests
 from replica.assets.licences import RANDOM, hub_identifier, licence_of, may_pass_on
+from replica.claims.run_files import read_file
 from replica.errors import AssetError
 from replica.files import read_result, write_text
 from replica.paths import Layout
@@ -202,10 +203,7 @@ def _split(use: str, split: str, content: Any) -> str:
 
 def _metrics(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
     """Return task, metric and score of every number of `metrics.json`; none where the run was not evaluated."""
-    path = folder / "metrics.json"
-    if not path.is_file():
-        return []
-    tasks = read_result(path, ["tasks"])["tasks"]
+    tasks = read_file(folder / "metrics.json", "tasks") or {}
     return [(task, metric, score) for task, metrics in tasks.items() for metric, score in metrics.items()]
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from replica.assets import manifest
+from replica.claims.run_files import check_file
 from replica.errors import AssetError
 from replica.files import read_result, sha256_file
-from replica.paths import Layout
+from replica.paths import MEASURES, METRICS, PREDICTIONS, Layout
+from replica.seals import SEAL
 from replica.sharing.artifacts import Artifact
 
 #: Kinds of files that run code when they are loaded; they are neither published nor adopted.
@@ -45,13 +47,8 @@ def check(artifact: Artifact, folder: Path, hashes: Mapping[str, str], where: st
 def _manifest(artifact: Artifact, folder: Path, shown: str, hashes: Mapping[str, str]) -> dict[str, Any]:
     if manifest.NAME not in hashes:
         raise AssetError(f"{shown}/{manifest.NAME}: missing, so nothing says what {shown} should hold; make it again")
-    if artifact.kind == "prepared":  # tokenized data: file by file, nothing else
-        facts = read_result(folder / manifest.NAME)
-        named = facts if isinstance(facts, dict) else {}
-    else:
-        facts = manifest.read(folder)
-        named = {name: fact["sha256"] for name, fact in facts["files"].items()}
-    for name, sha256 in named.items():
+    facts = manifest.read(folder)
+    for name, sha256 in ((name, fact["sha256"]) for name, fact in facts["files"].items()):
         if name not in hashes:
             raise AssetError(f"{shown}/{name}: missing, though {manifest.NAME} names it")
         if hashes[name] != sha256:
@@ -64,23 +61,17 @@ def _manifest(artifact: Artifact, folder: Path, shown: str, hashes: Mapping[str,
 def _identity(artifact: Artifact, facts: dict[str, Any], folder: Path, shown: str) -> None:
     """Refuse the files of another artifact in this one's place."""
     last = Path(artifact.folder).name
-    if artifact.kind in ("dataset", "model") and facts.get("name") != last:
+    if artifact.kind in ("dataset", "model", "prepared") and facts.get("name") != last:
         raise AssetError(f"{shown}/{manifest.NAME}: is that of '{facts.get('name')}', not of '{last}'")
     if artifact.kind != "run":
         return
-    run, seed = Path(artifact.folder).parent.name, int(last.removeprefix("seed"))
-    if (facts.get("run"), facts.get("seed")) != (run, seed):
-        raise AssetError(
-            f"{shown}/{manifest.NAME}: is that of run {facts.get('run')} seed {facts.get('seed')}, not of {run} seed {seed}: "
-            "two runs' files were exchanged"
-        )
-    for name in ("metrics.json", "measures.json"):
+    for name in (manifest.NAME, METRICS, MEASURES):
         if (folder / name).exists():
-            scored = read_result(folder / name, ["run", "seed"])
-            if (scored["run"], scored["seed"]) != (run, seed):
-                raise AssetError(
-                    f"{shown}/{name}: is that of run {scored['run']} seed {scored['seed']}, not of {run} seed {seed}"
-                )
+            content = read_result(folder / name, ["run", "seed"])
+            check_file(folder / name, content, artifact.folder)
+            scored = content[SEAL].get("inputs", {}).get(PREDICTIONS)
+            if name == METRICS and (folder / PREDICTIONS).exists() and scored != sha256_file(folder / PREDICTIONS):
+                raise AssetError(f"{shown}/{PREDICTIONS}: is not the file that {METRICS} was computed from")
 
 
 def parents_agree(artifact: Artifact, folder: Path, manifest_of: Callable[[str], str | None], where: str = "") -> None:

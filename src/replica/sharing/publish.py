@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.assets import manifest
+from replica.claims.compare import Row
 from replica.config.project import Project
 from replica.errors import AssetError, ConfigError, ReplicaError, nearest
 from replica.files import atomic_path, read_json, remove_leftovers, sha256_file, write_json
@@ -18,6 +19,7 @@ from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
 from replica.sharing.artifacts import PREDICTIONS, Artifact, artifacts_of, ledger_of
 from replica.sharing.store import LOCK, PIPELINE, Store, without_published
+from replica.sharing.verify import check_ledger, check_paper, check_structural
 
 #: Sizes and times of the files that earlier calls read, so that an unchanged artifact is not read again. Losing it costs time only.
 MEMORY = ".dvc/tmp/replica-published.json"
@@ -54,7 +56,7 @@ def publish(project: Project, plan: Plan, papers: list[str], runs: list[str], re
         checkout.ready_to_commit(root)
         store = Store(root, project, remote)
         _refuse_foreign_changes(root)
-        return _Publication(root, project, store).run(_chosen(project, plan, papers, runs))
+        return _Publication(root, project, plan, store).run(_chosen(project, plan, papers, runs))
 
 
 def _chosen(project: Project, plan: Plan, papers: list[str], runs: list[str]) -> dict[str, Artifact]:
@@ -80,12 +82,13 @@ def _refuse_foreign_changes(root: Path) -> None:
 class _Publication:
     """One call of `publish`."""
 
-    def __init__(self, root: Path, project: Project, store: Store):
-        self.root, self.project, self.store = root, project, store
+    def __init__(self, root: Path, project: Project, plan: Plan, store: Store):
+        self.root, self.project, self.plan, self.store = root, project, plan, store
         self.records = Records(root)
         self.entries = index.read(root)
         self.memory = _read_memory(root)
         self.hashed: dict[str, str | None] = {}
+        self.computed: dict[str, list[Row]] = {}
         self.result = Published(remote=store.remote.name)
 
     def run(self, chosen: dict[str, Artifact]) -> Published:
@@ -127,6 +130,13 @@ class _Publication:
                 f"{artifact.folder} was made before {older} changed; run snakemake first"
             )
             return False
+        if (
+            artifact.kind in ("paper", "ledger")
+            and not self._unchanged(artifact)
+            and (reason := self._differs(artifact))
+        ):
+            self.result.left_out[artifact.id] = reason
+            return False
         remote = self.store.remote
         if reason := self._refusal(artifact, remote.name, remote.public):
             self.result.left_out[artifact.id] = reason
@@ -137,6 +147,18 @@ class _Publication:
         """Return an input of the results that has changed since."""
         text = self.records.of(artifact.folder, artifact.files(self.root))
         return other_input(text, self._sha256_of) if text else None
+
+    def _differs(self, artifact: Artifact) -> str | None:
+        """Return where claims, tables or ledger are not what the stored results give when they are computed again."""
+        try:
+            for paper in artifact.papers:
+                if paper not in self.computed:
+                    self.computed[paper] = check_paper(self.project, self.plan, paper, self.root / "results")
+            if artifact.kind == "ledger":
+                check_ledger(self.root / artifact.folder, self.computed)
+        except ReplicaError as error:
+            return str(error)
+        return None
 
     def _sha256_of(self, path: str) -> str | None:
         if path not in self.hashed:
@@ -205,6 +227,8 @@ class _Publication:
                 hashes = checks.hashes(self.root, artifact, self._names(artifact))
                 checks.check(artifact, folder, hashes, artifact.folder)
                 checks.parents_agree(artifact, folder, self._manifest_of, artifact.folder)
+                if artifact.kind == "structural":
+                    check_structural(self.project, artifact.papers[0], self.root / "results")
                 if card := self._write_card(artifact):
                     hashes[card.name] = sha256_file(card)
                 verified[artifact.id] = (artifact, hashes)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica.assets import manifest
+from replica.claims.run_files import read_file
 from replica.config.project import Project
 from replica.errors import AssetError
-from replica.files import read_result
 from replica.paths import Layout
 from replica.plan import Plan
 from replica.plan.outputs import evaluated_runs
@@ -65,7 +65,7 @@ def reevaluate(project: Project, plan: Plan, papers: list[str]) -> list[Comparis
             for file in [manifest.NAME, *manifest.verify(folder)["files"]]:
                 shutil.copyfile(folder / file, target / file)
             again = evaluate_run(job_of(project, plan, run, seed, passing))
-            comparisons += _compare(read_result(folder / "metrics.json", ["tasks"]), again, run, seed)
+            comparisons += _compare(read_file(folder / "metrics.json") or {"tasks": {}}, again, run, seed)
             shutil.rmtree(target)
     return comparisons
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replica.assets import manifest
 from replica.errors import ConfigError
-from replica.files import atomic_folder, sha256_file, write_json
+from replica.files import atomic_folder, write_json
 from replica.tasks import kinds
 from replica.tasks.prepared import EXAMPLES, FACTS
 from replica.tasks.splits import read_splits
@@ -44,7 +46,6 @@ TYPES = {
     "features": pa.list_(pa.float16()),
     "shape": pa.list_(pa.int32()),
 }
-MANIFEST = "manifest.json"
 
 
 def prepare(
@@ -53,13 +54,14 @@ def prepare(
     tokenizer_folder: Path | str,
     out_folder: Path | str,
     max_length: int | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a task's prepared splits and return their facts.
 
     The out folder gets `train.parquet`, `select.parquet` and, if the task has one, `report.parquet` (columns: `TYPES`);
     `facts.json` with kind, labels, max_length, rows and the tokenizer's facts; where texts are generated the
-    tokenizer; and `manifest.json` with every file's sha256. It takes the folder's place in one step. `max_length`
-    cuts the task's own.
+    tokenizer; and the sealed `manifest.json`. It takes the folder's place in one step. `max_length`
+    cuts the task's own; `inputs` (name → sha256 of a manifest) go into the manifest's seal.
 
     Raises AssetError for missing splits or tokenizers, ConfigError for columns or labels that are not there.
     """
@@ -101,7 +103,7 @@ def prepare(
         if kind.generated:
             tokenizer.backend.save(str(folder / "tokenizer.json"))
         write_json(folder / FACTS, facts)
-        write_json(folder / MANIFEST, {path.name: sha256_file(path) for path in sorted(folder.iterdir())})
+        manifest.write(folder, {"inputs": inputs or {}}, name=Path(out_folder).name)
     return facts
 
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from replica.assets import manifest
 from replica.errors import AssetError
 from replica.files import read_json
 
@@ -42,15 +43,16 @@ class PreparedSplit:
 
     @classmethod
     def read(cls, folder: Path | str, split: str) -> PreparedSplit:
-        """Read `{split}.parquet` of a prepared folder; raises AssetError when it is missing or broken."""
+        """Read `{split}.parquet` of a prepared folder; raises AssetError when it is missing, broken or not what was prepared."""
         folder = Path(folder)
         path = folder / f"{split}.parquet"
         for needed in (path, folder / FACTS):
             if not needed.is_file():
                 raise AssetError(f"{needed} is missing; prepare the task first")
+        extra = folder / f"{split}.{EXAMPLES}.parquet"
+        manifest.verify(folder, [FACTS, path.name, *([extra.name] if extra.is_file() else [])], name=folder.name)
         try:
             table = pq.read_table(path)
-            extra = folder / f"{split}.{EXAMPLES}.parquet"
             examples = pd.read_parquet(extra) if extra.is_file() else None
         except (pa.ArrowInvalid, OSError) as error:
             raise AssetError(f"{path} is not readable as parquet: {error}") from None

@@ -12,11 +12,12 @@ from replica import tasks
 from replica.assets import manifest
 from replica.config.task_schema import Task
 from replica.errors import ConfigError
-from replica.files import atomic_path, finite, remove_leftovers, write_json
+from replica.files import atomic_path, finite, remove_leftovers, sha256_file
 from replica.methods.peft.layers import select_task
 from replica.methods.stored import load_model
-from replica.paths import MEASURES, METRICS, PREDICTIONS
+from replica.paths import MANIFEST, MEASURES, METRICS, PREDICTIONS
 from replica.plan.run_job import RunJob
+from replica.seals import code_facts, write_sealed
 from replica.tasks import kinds
 from replica.training.selection import MEAN
 
@@ -35,10 +36,10 @@ def evaluate_run(job: RunJob) -> dict[str, Any]:
     run, seed, folder = job.run, job.seed, job.folder
     for name in (PREDICTIONS, METRICS):
         remove_leftovers(folder / name)
-    reported = manifest.verify(folder).get("reported", {})
+    reported = manifest.verify(folder, run=run.id, seed=seed).get("reported", {})
     stated = "".join(f"  [{values['stated']}]" for values in reported.values() if "stated" in values)
     scores: dict[str, dict[str, Any]] = {}
-    frames = []
+    frames, read = [], {}
     for name, prepared in sorted(run.evaluate.items()):
         task = job.tasks[name]
         split = "report" if task.splits.report else "select"
@@ -48,6 +49,7 @@ def evaluate_run(job: RunJob) -> dict[str, Any]:
         if name in run.tasks:
             select_task(model, run.tasks.index(name))
         rows = tasks.PreparedSplit.read(job.layout.prepared(prepared), split)
+        read[f"prepared/{prepared}"] = manifest.digest(job.layout.prepared(prepared))
         predictions, metrics = tasks.evaluate(model, task, rows, batch_size=64)
         scores[name] = {}
         for metric, value in metrics.items():
@@ -65,7 +67,9 @@ def evaluate_run(job: RunJob) -> dict[str, Any]:
     if frames:
         with atomic_path(folder / PREDICTIONS) as temporary:
             _one_table(pd.concat(frames, ignore_index=True)).to_parquet(temporary, index=False)
-    write_json(folder / METRICS, result)
+    scored = {name: sha256_file(folder / name) for name in (MANIFEST, *([PREDICTIONS] if frames else []))}
+    settings = {"confidence_level": job.confidence_level, "resamples": RESAMPLES}
+    write_sealed(folder / METRICS, result, inputs={**read, **scored}, settings=settings, code=code_facts())
     return result
 
 
@@ -118,7 +122,7 @@ def measure_run(job: RunJob) -> dict[str, Any]:
     folder = job.folder
     for name in ("model.onnx", MEASURES):
         remove_leftovers(folder / name)
-    facts = manifest.verify(folder)
+    facts = manifest.verify(folder, run=job.run.id, seed=job.seed)
     options = job.run.measure or {}
     batch, length = options["batch_size"], options["length"]
     model, structure = load_model(folder)
@@ -135,5 +139,7 @@ def measure_run(job: RunJob) -> dict[str, Any]:
             measures.update(entry.create(config).export(model, folder / "model.onnx", batch, length))
         if not (folder / "model.onnx").is_file():
             raise ConfigError(f"run {job.run.id}: no method of the stored model exports it to onnxruntime")
-    write_json(folder / MEASURES, {"run": job.run.id, "seed": job.seed, "measures": measures})
+    result = {"run": job.run.id, "seed": job.seed, "measures": measures}
+    read = {MANIFEST: sha256_file(folder / MANIFEST)}
+    write_sealed(folder / MEASURES, result, inputs=read, settings=options, code=code_facts())
     return measures

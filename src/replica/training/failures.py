@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from replica.errors import OUT_OF_MEMORY, RepeatedError, ReplicaError
-from replica.files import read_json, sha256_file, write_json
+from replica.files import read_json, write_json
 from replica.paths import FAILED, MANIFEST, MEMORY, Layout
 from replica.plan.run_job import RunJob
+from replica.seals import code_hash
 
 #: Exit status of Python for an unexpected error.
 BUG = 1
@@ -68,7 +69,7 @@ def fingerprint(job: RunJob, processes: int = 1) -> str:
             *(_files(folder, TRAINED) for folder in parents),
         ],
         "processes": processes,
-        "code": _code(),
+        "code": code_hash(whole=True),
         "versions": _versions(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -157,13 +158,6 @@ def _files(folder: Path, names: tuple[str, ...] | None = None) -> list[Any]:
         path.name: path.stat() for path in folder.iterdir() if path.is_file() and path.name in (names or [path.name])
     }
     return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in sorted(stats.items())]
-
-
-def _code() -> str:
-    """Hash of this package's source."""
-    root = Path(__file__).resolve().parents[1]
-    files = sorted(root.rglob("*.py"))
-    return hashlib.sha256("".join(sha256_file(path) for path in files).encode()).hexdigest()
 
 
 def _versions() -> dict[str, str]:

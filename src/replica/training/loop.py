@@ -98,7 +98,7 @@ class _Hooks(TrainerCallback):
         self.loop.keep_line(folder)
         distributed.barrier()  # every process writes the state of its own random numbers
         if distributed.first():
-            checkpoints.seal(folder)
+            checkpoints.seal(folder, self.loop.origin)
 
 
 class Loop(Trainer):
@@ -115,12 +115,14 @@ class Loop(Trainer):
         methods: list[tuple[frozenset[str], Method]],
         objective: Callable[[PreTrainedModel, dict[str, torch.Tensor], Context], torch.Tensor],
         state_folder: Path,
+        origin: str = "",
         parts: int = 1,
         interruption: Interruption | None = None,
     ):
         processes = distributed.processes()
         batch = micro_batches.whole(train.batch_size, train.accumulate, processes)
         self.split, self.context, self._collate_rows = split, context, collate
+        self.origin = origin
         self.methods = [method for _, method in methods]
         # batches: a method's own sampler, else the loop's; each process computes its parts of them
         samplers = (method.sampler(len(split), batch, context.seed, [collate]) for method in self.methods)
@@ -252,7 +254,7 @@ class Loop(Trainer):
     def fit(self) -> Outcome:
         """Train to the last step, resuming from the newest complete checkpoint; save and stop when `interruption` is requested."""
         folder = Path(self.args.output_dir)
-        resume = distributed.from_first(checkpoints.latest(folder) if distributed.first() else None)
+        resume = distributed.from_first(checkpoints.latest(folder, self.origin) if distributed.first() else None)
         self.resumed_from = resume
         if resume is not None:
             self.first_step = int(resume.name.rpartition("-")[2])

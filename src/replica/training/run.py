@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ from typing import Any
 
 from replica import __version__, models, tasks
 from replica.assets import manifest
+from replica.config.schema import Train
 from replica.errors import INTERRUPTED, ConfigError, TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
@@ -23,6 +25,7 @@ from replica.methods.stored import load_model, save_model
 from replica.paths import HISTORY, MANIFEST
 from replica.plan.plan import Run
 from replica.plan.run_job import RunJob
+from replica.seals import code_facts, code_hash
 from replica.tasks import kinds
 from replica.training import distributed, failures, out_of_memory, process, signals
 from replica.training.cost import forward_flops
@@ -103,6 +106,7 @@ def _train(job: RunJob, attempt: int, parts: int, interruption: Interruption) ->
         methods=[(entry.changes, method) for entry, method in methods],
         objective=lambda model, batch, context: tasks.task_loss(task, model, batch),
         state_folder=job.state,
+        origin=origin(job, train),
         parts=parts,
         interruption=interruption,
     )
@@ -223,7 +227,7 @@ def parent_folder(job: RunJob, role: str) -> Path:
     folder = job.parent_folder(role)
     if not (folder / MANIFEST).exists():
         raise TrainingError(f"{folder / MANIFEST}: missing; make run {job.run.parents[role]} first")
-    manifest.verify(folder)
+    manifest.verify(folder, run=job.run.parents[role], seed=job.parent_seed(role))
     return folder
 
 
@@ -247,9 +251,8 @@ def initial_model(job: RunJob, head: str, labels: int, methods: Methods) -> tupl
     if model.random:
         return models.build(entry, **options), []
     if entry.weights_of is not None:
-        folder = job.layout.model(entry.weights_of)
-        return models.grown(entry, job.models[entry.weights_of], folder, **options), []
-    return models.from_asset(entry, job.layout.model(model.name), **options), []
+        return models.grown(entry, job.models[entry.weights_of], _weights(job, entry.weights_of), **options), []
+    return models.from_asset(entry, _weights(job, model.name), **options), []
 
 
 def load_teacher(job: RunJob) -> Any:
@@ -262,14 +265,24 @@ def load_teacher(job: RunJob) -> Any:
         if model.random:
             teacher = models.build(entry, head=head, seed=0)
         else:
-            teacher = models.from_asset(entry, job.layout.model(model.name), head=head, labels=2, seed=0)
+            teacher = models.from_asset(entry, _weights(job, model.name), head=head, labels=2, seed=0)
     else:
         return None
     return teacher.eval().requires_grad_(False)
 
 
+def _weights(job: RunJob, name: str) -> Path:
+    """Return the folder of a retrieved model; AssetError where a file of it is missing or has another sha256."""
+    folder = job.layout.model(name)
+    manifest.verify(folder, name=name)
+    return folder
+
+
 def write_manifest(folder: Path, job: RunJob, facts: dict[str, Any]) -> None:
-    """Write a run's manifest: hashes of its files, its specification and parents, versions, hardware and time."""
+    """Write a run's manifest: hashes of its files, its specification and parents, versions, hardware and time.
+
+    Its seal names the manifests of the data and weights that were read, all settings with their defaults, and the code.
+    """
     parents = {
         role: {
             "run": parent,
@@ -280,6 +293,7 @@ def write_manifest(folder: Path, job: RunJob, facts: dict[str, Any]) -> None:
     }
     manifest.write(
         folder,
+        {"inputs": inputs(job), "settings": settings(job), "code": code_facts()},
         run=job.run.id,
         seed=job.seed,
         scale=job.scale,
@@ -293,6 +307,36 @@ def write_manifest(folder: Path, job: RunJob, facts: dict[str, Any]) -> None:
     )
 
 
+def inputs(job: RunJob) -> dict[str, str]:
+    """Return the sha256 of the manifests of the tokenized data and the retrieved weights that training reads, by name."""
+    data = [*job.run.trained_data, *([job.run.spec.beside.data] if job.run.spec.beside else [])]
+    folders = [*map(job.layout.prepared, data), *map(job.layout.model, job.run.models)]
+    return {folder.relative_to(job.layout.assets).as_posix(): manifest.digest(folder) for folder in folders}
+
+
+def settings(job: RunJob) -> dict[str, Any]:
+    """Return a run's training settings and its methods' options with all defaults (a tuned value is in the manifest itself)."""
+    options = [(entry, method.config.model_dump(mode="json")) for entry, method in own_methods(job.run)]
+    methods = [{"name": entry.name, "version": entry.version, **values} for entry, values in options]
+    return {"train": job.train_settings().model_dump(mode="json"), "methods": methods}
+
+
+def origin(job: RunJob, train: Train) -> str:
+    """Return the hash of everything that a training is made from: a checkpoint of another one is none to go on from."""
+    parents = {role: manifest.digest(job.parent_folder(role)) for role in job.run.parents}
+    facts = [
+        job.run.id,
+        job.seed,
+        train.model_dump(mode="json"),
+        settings(job),
+        inputs(job),
+        parents,
+        code_hash(),
+        _versions(),
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def _stored_signals(job: RunJob) -> signals.StoredSignals | None:
     if "targets" not in job.run.parents:
         return None
@@ -302,9 +346,7 @@ def _stored_signals(job: RunJob) -> signals.StoredSignals | None:
 def _structure(restored: list[dict[str, Any]], methods: Methods) -> list[dict[str, Any]]:
     """Return the methods whose modules the stored model keeps, each with its options: those it came with, then the run's own."""
     own = [
-        {"name": entry.name, **method.config.model_dump(exclude_defaults=True, mode="json")}
-        for entry, method in methods
-        if entry.persistent
+        {"name": entry.name, **method.config.model_dump(mode="json")} for entry, method in methods if entry.persistent
     ]
     names = {item["name"] for item in own}
     return [item for item in restored if item["name"] not in names] + own

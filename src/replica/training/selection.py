@@ -10,6 +10,7 @@ from replica.config.task_schema import Metric
 from replica.errors import TrainingError
 from replica.files import atomic_folder, finite, remove_leftovers
 from replica.plan.run_job import RunJob
+from replica.seals import SEAL
 
 #: Score by which a run over several tasks chooses: the mean of the tasks' primary metrics.
 MEAN = "mean"
@@ -61,12 +62,12 @@ def adopt_winner(job: RunJob) -> str:
     """
     run, selection = job.run, choose_candidate(job)
     source = job.candidate_folder(selection["winner"])
-    facts = manifest.verify(source)
-    files, winner = facts.pop("files"), facts["run"]
+    facts = manifest.verify(source, run=selection["winner"], seed=0)
+    files, seal, winner = facts.pop("files"), facts.pop(SEAL), facts["run"]
     facts.update(run=run.id, spec=run.spec.content(), tuning=selection, adopted_from=winner, candidates=run.candidates)
     remove_leftovers(job.folder)
     with atomic_folder(job.folder) as folder:
         for name in files:
             shutil.copyfile(source / name, folder / name)
-        manifest.write(folder, **facts)
+        manifest.write(folder, {key: value for key, value in seal.items() if key != "sha256"}, **facts)
     return selection["winner"]

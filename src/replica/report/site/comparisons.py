@@ -15,10 +15,10 @@ from typing import Any
 from replica.claims.numbers import significant, text
 from replica.claims.run_files import AGAIN
 from replica.claims.statistics import aggregate
-from replica.files import read_result
 from replica.report.sheets import Sheet
 from replica.report.site.front import method_names
 from replica.report.site.pages import OF_SCALE, Pages, Source, anchor, quantity, short
+from replica.seals import read_sealed
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _structural_points(source: Source) -> Iterable[Point]:
         path = source.results / "structural" / f"{paper.id}.json"
         if not path.is_file():
             continue
-        stored = read_result(path, ["measurements"], AGAIN)["measurements"]
+        stored = read_sealed(path, ["measurements"], AGAIN)["measurements"]
         for name, item in paper.measurements.items():
             meters = stored.get(name, {})
             costs = {

@@ -12,6 +12,7 @@ from replica.claims.cells import cells, row_name
 from replica.claims.compare import Row
 from replica.claims.evidence import Evidence, Missing
 from replica.claims.expressions import UnknownName, names
+from replica.claims.ledger import read_claims
 from replica.claims.run_files import AGAIN
 from replica.config.schema import Claim, Figure, Paper
 from replica.errors import ConfigError
@@ -48,7 +49,7 @@ def write(pages: Pages, source: Source) -> Used:
 def _paper(paper: Paper, source: Source, folder: Path, site: Path) -> dict[str, Any]:
     rows = source.by_paper[paper.id]
     stored = folder / "claims.json"
-    claims_file = read_result(stored, ["trends"], AGAIN) if stored.is_file() else {"trends": {}}
+    claims_file = read_claims(stored) if stored.is_file() else {"trends": {}}
     trends, tables = claims_file["trends"], claims_file.get("tables", {})
     by_name = {row["claim"]: row for row in rows}
     evidence = Evidence(source.project, paper, source.scale, source.results, source.plan.named.get(paper.id, {}))
