@@ -46,7 +46,10 @@ def test_every_flipped_bit_of_a_sealed_file_is_an_error_or_changes_no_value(tmp_
         ({**CONTENT, "seal": {"sha256": 5}}, "has no seal"),
         ({**CONTENT, "seal": {"sha256": "00"}}, "edited or corrupt"),
         ({**seals.sealed(CONTENT), "more": 1}, "edited or corrupt"),
-        ({**seals.sealed(CONTENT, inputs={"a": "b"}), "seal": seals.sealed(CONTENT)["seal"] | {"inputs": {}}}, "edited or corrupt"),
+        (
+            {**seals.sealed(CONTENT, inputs={"a": "b"}), "seal": seals.sealed(CONTENT)["seal"] | {"inputs": {}}},
+            "edited or corrupt",
+        ),
         ([1], "has no seal"),
     ],
 )

@@ -7,7 +7,6 @@ import os
 import pytest
 
 from replica.errors import AssetError, ReplicaError
-from replica.files import read_json, write_json
 from replica.sharing import index
 from replica.sharing.publish import names, publish
 

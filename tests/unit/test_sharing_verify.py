@@ -76,7 +76,7 @@ def _exchange_arms(results, plain, small):
 def _train_again(results, plain, small):
     store(plain / "seed1" / "manifest.json", {"seconds": 2})
     metrics = json.loads((plain / "seed1" / "metrics.json").read_text())
-    manifest.write(plain / "seed1", **{"run": metrics["run"], "seed": 1, "seconds": 3})
+    manifest.write(plain / "seed1", run=metrics["run"], seed=1, seconds=3)
 
 
 #: Damage by name: what does it, what is said, and whether reading the claims meets it (else only the verification does).
@@ -99,7 +99,8 @@ DAMAGE = {
     "structural measurements of another paper": (
         lambda results, plain, small: store_other(results), "is of paper other, not of toy", True),
     "a history of something else": (
-        lambda results, plain, small: _edit(plain / "seed0/history.jsonl", '"loss": 1.0', '"loss": 0.1'), "history.jsonl: sha256 is", False),
+        lambda results, plain, small: _edit(plain / "seed0/history.jsonl", '"loss": 1.0', '"loss": 0.1'),
+        "history.jsonl: sha256 is", False),
     "a verdict in the claims": (
         lambda results, plain, small: _edit(results / "laptop/papers/toy/claims.json", '"inconclusive"', '"contradicted"'),
         "edited or corrupt", False),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from replica.files import read_json
+from replica.files import read_json, write_json
 from replica.seals import write_sealed
 
 from .checkout import ROOT, snakemake
@@ -174,7 +174,9 @@ def test_checkpoint_that_scores_otherwise_is_named(adopted, tmp_path):
     name = next(iter(folder.glob("results/smoke/runs/adapt-*compacter*/seed0")))
     facts = read_json(name / "metrics.json")
     facts["tasks"]["smoke-sentiment"]["accuracy"].update(value=2.0, low=2.0, high=2.0)
-    write_sealed(name / "metrics.json", facts, **{key: value for key, value in facts["seal"].items() if key != "sha256"})
+    write_sealed(
+        name / "metrics.json", facts, **{key: value for key, value in facts["seal"].items() if key != "sha256"}
+    )
     done = replica(folder, "adopt", "--evaluate", "compacter", check=False)
     assert done.returncode == 2 and f"{name.relative_to(folder)}/metrics.json: sha256 is" in done.stdout, (
         "a forged metric is no pinned one"

@@ -146,7 +146,7 @@ def _same_rows(path: Path, stored: list[Row], computed: list[Row], again: str) -
         raise ResultError(f"{path}: has a row {next(iter(known))}, which the stored results do not give; {again}")
 
 
-def check_ledger(folder: Path, rows_of_papers: dict[str, list[Row]]) -> None:
+def check_ledger(folder: Path, computed: dict[str, list[Row]]) -> None:
     """Raise ResultError where a ledger or a summary beside it differs from the rows of the papers that were computed again."""
     rows, again = read_ledger(folder / "claims.json"), "make it again with `snakemake`"
     for paper in dict.fromkeys(row["paper"] for row in rows):
