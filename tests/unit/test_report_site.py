@@ -20,11 +20,12 @@ from replica.claims.ledger import merge
 from replica.claims.numbers import text
 from replica.claims.run_files import pack
 from replica.errors import ConfigError
-from replica.files import read_json, write_text
+from replica.files import read_json, sha256_file, write_text
 from replica.plan import build_plan
 from replica.report import site
 from replica.report.marks import MARKS
 from replica.report.site import comparisons, stored_runs
+from replica.seals import code_facts, write_sealed
 from tests.unit.synthetic_checkout import CLAIMS, fill, make, store, store_metrics
 from tests.unit.test_report import build
 
@@ -386,3 +387,21 @@ def test_a_table_of_laptop_runs_stands_on_the_papers_page_with_its_kind_of_evide
     ]
     caption = page.read_text().partition('<figure id="table-arms">')[2].partition("</figcaption>")[0]
     assert "trend" in caption
+
+
+def test_a_run_by_other_code_is_marked(tmp_path, built):
+    root = tmp_path / "checkout"
+    shutil.copytree(built["root"], root)
+    run = next(path.parents[1].name for path in (root / "results" / "laptop" / "runs").glob("*/seed1/manifest.json"))
+    folder = root / "results" / "laptop" / "runs" / run
+    commits = {0: code_facts(), 1: {"commit": "0123456789abcdef", "sha256": "other"}}
+    for seed, code in commits.items():
+        path = folder / f"seed{seed}" / "manifest.json"
+        write_sealed(path, read_json(path), code=code)
+        scores = path.with_name("metrics.json")
+        write_sealed(scores, read_json(scores), inputs={"manifest.json": sha256_file(path)})
+    site.write(make(root), built["rows"], "laptop", root / "results", root / "report" / "index.html")
+    page = (root / "report" / "site" / "runs" / f"{run}.html").read_text(encoding="utf-8")
+    assert "code as in this checkout (1 of 3 seeds)" in page
+    assert "other code than this checkout&#39;s of commit 0123456789ab (1 of 3 seeds)" in page
+    assert "code not recorded (1 of 3 seeds)" in page

@@ -19,6 +19,7 @@ from replica.errors import ConfigError
 from replica.files import read_result
 from replica.report.site.front import subjects
 from replica.report.site.pages import OF_SCALE, Pages, Source, anchor
+from replica.report.site.stored_runs import facts_of
 from replica.report.tables import arms, grids
 
 #: Verdicts that say ours is not the paper's.
@@ -205,15 +206,12 @@ def _names(text: str) -> set[str]:
 
 
 def _cost(paper: Paper, source: Source) -> dict[str, Any]:
-    """Count the paper's runs and sum the cost of the stored ones, with versions and hardware from their manifests."""
+    """Count the paper's runs and sum the cost of the stored ones, with versions, hardware and code from their manifests."""
     planned = sorted({run for section in source.plan.named.get(paper.id, {}).values() for run in section.values()})
     manifests = [seed.manifest for run in planned for seed in source.runs[run].seeds if seed.manifest]
     lines: Counter[str] = Counter()
-    for facts in manifests:
-        for key in ("versions", "hardware"):
-            for name, value in sorted((facts.get(key) or {}).items()):
-                if value is not None and name != "host":
-                    lines[f"{name} {value}"] += 1
+    for manifest in manifests:
+        lines.update(line for _, line in facts_of(manifest))
     seconds = [facts["seconds"] for facts in manifests if facts.get("seconds") is not None]
     return {
         "planned": planned,

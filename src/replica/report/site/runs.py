@@ -11,7 +11,7 @@ from replica.plan import Run
 from replica.report.sheets import Sheet
 from replica.report.site.pages import OF_SCALE, Pages, Source, text
 from replica.report.site.papers import Used, claim_link
-from replica.report.site.stored_runs import StoredRun
+from replica.report.site.stored_runs import StoredRun, facts_of
 
 #: Keys of a history that count and are drawn as no curve.
 _COUNTS = ("step", "epoch")
@@ -96,14 +96,12 @@ def _parents(source: Source, stored: StoredRun, planned: Run | None) -> dict[str
 
 
 def _facts(stored: StoredRun) -> dict[str, Any]:
-    """Gather versions and hardware over the seeds' manifests (without the host's name), and the files with their hashes."""
-    lines: dict[str, Counter[str]] = {"versions": Counter(), "hardware": Counter()}
+    """Gather versions, hardware and code over the seeds' manifests."""
+    lines: dict[str, Counter[str]] = {"versions": Counter(), "hardware": Counter(), "code": Counter()}
     manifests = [seed.manifest for seed in stored.seeds if seed.manifest]
-    for facts in manifests:
-        for key, counter in lines.items():
-            for name, value in (facts.get(key) or {}).items():
-                if value is not None and name != "host":
-                    counter[f"{name} {value}"] += 1
+    for manifest in manifests:
+        for key, line in facts_of(manifest):
+            lines[key][line] += 1
     return {
         "manifests": len(manifests),
         **{

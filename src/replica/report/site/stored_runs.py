@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from replica.claims.run_files import read_file, read_lines, stored_seeds
+from replica.seals import SEAL, code_hash
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,20 @@ class StoredSeed:
     def history(self) -> list[dict[str, Any]]:
         """The training's log, line by line."""
         return read_lines(self.folder / "history.jsonl") or []
+
+
+def facts_of(manifest: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (`versions`, `hardware` or `code`, line) of a manifest, without the host's name; other code than today's is marked."""
+    for key in ("versions", "hardware"):
+        for name, value in sorted((manifest.get(key) or {}).items()):
+            if value is not None and name != "host":
+                yield key, f"{name} {value}"
+    code = manifest.get(SEAL, {}).get("code") or {}
+    if code.get("sha256") == code_hash():
+        yield "code", "code as in this checkout"
+    else:
+        commit = f" of commit {code['commit'][:12]}" if code.get("commit") else ""
+        yield "code", f"⚠ other code than this checkout's{commit}" if code else "⚠ code not recorded"
 
 
 @dataclass(frozen=True)
