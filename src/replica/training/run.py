@@ -318,7 +318,8 @@ def settings(job: RunJob) -> dict[str, Any]:
     """Return a run's training settings and its methods' options with all defaults (a tuned value is in the manifest itself)."""
     options = [(entry, method.config.model_dump(mode="json")) for entry, method in own_methods(job.run)]
     methods = [{"name": entry.name, "version": entry.version, **values} for entry, values in options]
-    return {"train": job.train_settings().model_dump(mode="json"), "methods": methods}
+    trained = {} if job.run.spec.train is None else {"train": job.train_settings().model_dump(mode="json")}
+    return {**trained, "methods": methods}
 
 
 def origin(job: RunJob, train: Train) -> str:
