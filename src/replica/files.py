@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +29,144 @@ def sha256_file(path: Path | str) -> str:
 
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
-    """Give a temporary name in the folder of `path`, moved into place when the block ends well and removed when it does not."""
+    """Give a temporary name in the folder of `path`, moved into place when the block ends well and removed when it does not.
+
+    The content is on the disk before the name is: after a power cut there is the old file or the new one, whole.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    _sweep(path)
+    descriptor, name = tempfile.mkstemp(prefix=_prefix(path), dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
         yield temporary
         os.chmod(name, 0o666 & ~_umask())
+        _sync(temporary)
         os.replace(temporary, path)
+        _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """Give an empty temporary folder that takes the place of `path` when the block ends well."""
+    """Give an empty temporary folder that takes the place of `path` (a folder, a link or a file) when the block ends well.
+
+    Old and new are exchanged in one step, and the new content is on the disk before: at no moment is neither there.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    _sweep(path)
+    temporary = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
     temporary.chmod(0o777 & ~_umask())
     try:
         yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        for item in [*temporary.rglob("*"), temporary]:
+            _sync(item)
+        if os.path.lexists(path):
+            _exchange(temporary, path)
+        else:
+            os.replace(temporary, path)
+        _sync(path.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+
+
+def remove_folder(path: Path | str) -> None:
+    """Remove a folder whose parts are read as a whole: it leaves its name in one step, before its contents go."""
+    path = Path(path)
+    _sweep(path)
+    if path.exists():
+        aside = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
+        os.replace(path, aside)
+        _remove(aside)
 
 
 def remove_leftovers(path: Path | str) -> list[Path]:
-    """Remove and return what `atomic_path` and `atomic_folder` left next to `path` in a process that was killed.
+    """Remove and return what this module left next to `path` in processes that were killed, on whichever machine.
 
     Only for a path that no other process writes now.
     """
-    path = Path(path)
-    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    leftovers = [item for item in sorted(path.parent.glob(".*")) if name.fullmatch(item.name)]
+    return _sweep(Path(path), lambda host, process: True)
+
+
+def _sweep(path: Path, chosen: Callable[[str, int], bool] | None = None) -> list[Path]:
+    """Remove the leftovers next to `path` of the chosen hosts and processes: those of this machine that have ended, by default."""
+    name = re.compile(rf"{re.escape(f'.{path.name}.')}([0-9a-f]{{8}})-([0-9]+)\.[a-z0-9_]{{8}}")
+    chosen = chosen or (lambda host, process: host == _host() and not is_alive(process))
+    leftovers = [
+        item
+        for item in sorted(path.parent.glob(".*"))
+        if (match := name.fullmatch(item.name)) and chosen(match[1], int(match[2]))
+    ]
     for item in leftovers:
-        if item.is_dir():
-            shutil.rmtree(item)
-        else:
-            item.unlink()
+        _remove(item)
     return leftovers
+
+
+def _prefix(path: Path) -> str:
+    """Return how the names of what is written for `path` begin: with this machine and process."""
+    return f".{path.name}.{_host()}-{os.getpid()}."
+
+
+@cache
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process of this machine has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder, or what there is of it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Have the system write a file or folder to the disk, where its file system can."""
+    if path.is_symlink():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    """Exchange two names in one step; where the system cannot, the old one goes aside first, and comes back if the new one fails."""
+    exchange = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if exchange is not None:
+        at, both = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        if exchange(at, os.fsencode(temporary), at, os.fsencode(path), both) == 0:
+            return
+        if ctypes.get_errno() not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code), str(path))
+    aside = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
+    aside.rmdir()
+    os.replace(path, aside)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(aside, path)
+        raise
+    _remove(aside)
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -110,7 +110,7 @@ def _snakemake_until_checkpoint(folder, target, state):
 
 
 def test_killed_snakemake_and_its_job_go_on(prepared):
-    """SIGKILL for the training job and for Snakemake itself; the same call after `--unlock` goes on from the checkpoint."""
+    """SIGKILL for the training job and for Snakemake itself; the same call goes on from the checkpoint."""
     whole, killed, run = prepared
     target = f"results/smoke/runs/{run}/seed1/manifest.json"
     process, training = _snakemake_until_checkpoint(killed, target, killed / "state" / "smoke" / run / "seed1")
@@ -119,8 +119,8 @@ def test_killed_snakemake_and_its_job_go_on(prepared):
         os.kill(training, signal.SIGKILL)
     process.wait()
     assert not (killed / target).exists(), "the job was killed before its end"
-    snakemake(killed, "--unlock")
-    snakemake(killed, "--config", "scale=smoke", "--", target)
+    done = snakemake(killed, "--config", "scale=smoke", "--", target)
+    assert f"The lock of this folder is removed: Snakemake (process {process.pid} on " in done.stdout
     logs = "".join(path.read_text() for path in (killed / "logs").rglob(f"{run}-seed1.log"))
     assert 0 < int(re.search(r"resuming at step (\d+)", logs).group(1)) < STEPS
     first, second = _stored(whole, run)[1], _stored(killed, run)[1]

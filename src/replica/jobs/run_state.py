@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 
-from replica.files import read_result
+from replica.files import is_alive, read_result
 from replica.paths import FAILED, MANIFEST, PROCESS, Layout, job_name
 from replica.plan import Plan, Run
 
@@ -24,13 +23,7 @@ def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
             return "interrupted"
         if facts["host"] != socket.gethostname():
             return f"started on {facts['host']}"
-        try:
-            os.kill(facts["pid"], 0)
-            return "running"
-        except ProcessLookupError:
-            return "interrupted"
-        except PermissionError:
-            return "running"
+        return "running" if is_alive(facts["pid"]) else "interrupted"
     if (record.parent / FAILED).exists():
         return "failed"
     log = layout.log(run.rule, job_name(plan.scale, run.id, seed))

@@ -8,6 +8,8 @@ import signal
 import threading
 from typing import Any
 
+from replica.jobs import snakemake_lock
+
 #: Seconds between two looks at a job's memory for its `benchmark:` file. A look reads all mappings of the process, a tenth of a second
 #: for a program with torch; twice a second for the first 30 looks, Snakemake's own, took a sixth of two cores.
 BENCHMARK_INTERVAL = 5
@@ -39,12 +41,14 @@ def patch_snakemake() -> None:
     import snakemake.common
     import snakemake.jobs
     import snakemake.rules
+    from snakemake.persistence import PersistenceBase
     from snakemake.scheduling.job_scheduler import JobScheduler
 
     getattr(JobScheduler, "_schedule_reevalutation")  # noqa: B009 - renamed, the one in use would stay
     JobScheduler._schedule_reevalutation = schedule_look
     getattr(snakemake.benchmark, "BENCHMARK_INTERVAL_SHORT")  # noqa: B009
     snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = BENCHMARK_INTERVAL
+    PersistenceBase.lock = snakemake_lock.held(PersistenceBase.lock)
     # The parameters of each input, params and resources function are asked for at each job: 25 times, an eighth of planning.
     parameters = functools.lru_cache(maxsize=4096)(snakemake.common.get_function_params)
     for module in (snakemake.common, snakemake.jobs, snakemake.rules):

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from replica.errors import ReplicaError
+from replica.jobs.snakemake_lock import holders
 
 
 class CheckoutError(ReplicaError):
@@ -58,12 +59,13 @@ def _holder(text: str) -> str:
 
 
 def refuse_during_snakemake(root: Path, verb: str) -> None:
-    """Raise CheckoutError where Snakemake holds this folder: it runs, or this is one of its jobs, or it was killed."""
+    """Raise CheckoutError where Snakemake holds this folder: it runs, or this is one of its jobs; one that was killed holds nothing."""
     locks = sorted((root / ".snakemake" / "locks").glob("*.lock"))
-    if locks:
+    known = holders(root / ".snakemake")
+    if locks and not (known and all(known.values())):
         raise CheckoutError(
-            f"{verb}: Snakemake is at work in this folder ({locks[0]}), and its jobs never share artifacts; wait for it to end, "
-            "or, where it was killed, `snakemake --unlock`"
+            f"{verb}: Snakemake is at work in this folder ({', '.join(known) or locks[0]}), and its jobs never share artifacts; wait "
+            "for it to end (`snakemake --unlock` where it was killed on another machine)"
         )
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from pathlib import Path
 
 from replica.errors import ResultError, TrainingError
-from replica.files import sha256_file
+from replica.files import remove_folder, sha256_file
 from replica.seals import read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ def latest(folder: Path, origin: str) -> Path | None:
             continue
         if not (path / SEAL).exists():
             log.warning("removing %s: it was not completely written", path)
-            shutil.rmtree(path)
+            remove_folder(path)
             continue
         numbered.append((int(match.group(1)), path))
     if not numbered:
@@ -48,7 +47,7 @@ def latest(folder: Path, origin: str) -> Path | None:
     if sealed["seal"].get("origin") != origin:
         log.warning("starting again: %s was made from other settings, data, parents or code than this call's", newest)
         for _, path in numbered:
-            shutil.rmtree(path)
+            remove_folder(path)
         return None
     for name, expected in sealed["files"].items():
         file = newest / name

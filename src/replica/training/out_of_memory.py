@@ -8,7 +8,6 @@ attempt. Imports torch only to know its error.
 
 from __future__ import annotations
 
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from replica.errors import OutOfMemoryError
-from replica.files import read_result, write_json
+from replica.files import is_alive, read_result, write_json
 from replica.paths import MEMORY, PROCESS
 
 #: Messages of libraries when memory is short; torch has also an error type of its own.
@@ -58,7 +57,7 @@ def killed(folder: Path, attempt: int) -> int | None:
         return None
     facts = read_result(record, ["pid", "host"], f"remove {record}")
     before = facts.get("attempt", 1)
-    if "stopped" in facts or attempt <= before or (facts["host"] == platform.node() and _alive(facts["pid"])):
+    if "stopped" in facts or attempt <= before or (facts["host"] == platform.node() and is_alive(facts["pid"])):
         return None
     return before
 
@@ -107,13 +106,3 @@ def _known(folder: Path) -> dict[str, Any]:
     if not (folder / MEMORY).exists():
         return {"parts": 1}
     return read_result(folder / MEMORY, ["parts"], f"remove {folder / MEMORY} to start with whole micro-batches")
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from replica import __version__, models, tasks
 from replica.assets import manifest
 from replica.config.schema import Train
 from replica.errors import INTERRUPTED, ConfigError, TrainingError
-from replica.files import atomic_folder, finite, remove_leftovers, sha256_file, write_text
+from replica.files import atomic_folder, finite, remove_folder, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.methods.stored import load_model, save_model
@@ -154,7 +153,7 @@ def _train(job: RunJob, attempt: int, parts: int, interruption: Interruption) ->
         save_model(model, folder, head=head, labels=labels, structure=_structure(structure, methods))
         write_text(folder / HISTORY, _history(outcome.history))
         write_manifest(folder, job, facts)
-    shutil.rmtree(job.state, ignore_errors=True)
+    remove_folder(job.state)
     print(
         f"{job.run.id} seed {job.seed}: {steps} steps in {outcome.seconds:.1f} s, stored in {job.folder}",
         file=sys.stderr,
@@ -167,7 +166,7 @@ def make_targets(job: RunJob, attempt: int = 1) -> int:
     parts = out_of_memory.parts(job.state, attempt, SIGNAL_BATCH)
     with recorded(job, attempt), out_of_memory.watched(job.state, parts, SIGNAL_BATCH, attempt):
         _store_signals(job, max(1, SIGNAL_BATCH // parts))
-    shutil.rmtree(job.state, ignore_errors=True)
+    remove_folder(job.state)
     return 0
 
 
@@ -213,7 +212,8 @@ def recorded(job: RunJob, attempt: int) -> Iterator[None]:
     mark = failures.fingerprint(job, distributed.processes())
     failures.refuse(job.state, mark)
     if distributed.first():
-        remove_leftovers(job.folder)
+        for folder in (job.folder, job.state):
+            remove_leftovers(folder)
     with failures.remembered(job.state, mark, job.run.id):
         if distributed.first():
             with process.recorded(job.state, attempt):
