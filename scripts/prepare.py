@@ -21,6 +21,7 @@ def program(arguments: list[str] | None = None) -> None:
 
     from replica.assets import manifest
     from replica.config import load_project
+    from replica.files import check_dates
 
     with importing():
         from replica.tasks import prepare
@@ -29,6 +30,7 @@ def program(arguments: list[str] | None = None) -> None:
     if options.task not in project.tasks:
         raise ConfigError(f"unknown task '{options.task}'{nearest(options.task, project.tasks)}")
     task = project.tasks[options.task]
+    check_dates(folder / manifest.NAME for folder in (options.dataset, options.tokenizer))
     held = manifest.verify(options.dataset, asset="dataset").get("splits", {})
     for split, pinned in project.dataset(task.dataset).splits.items():
         if pinned is not None and split in held and held[split]["sha256"] != pinned.sha256:

@@ -1,7 +1,7 @@
 """Train one seed of one run of the plan and store its model, history and manifest.
 
 Killed at any time, the same command goes on from the newest complete checkpoint below state/ and ends with the same result.
-SIGTERM and SIGUSR1 write a checkpoint and stop with exit status 85; other statuses: 2 a mistake, 86 out of memory (the next start
+SIGTERM, Ctrl-C and SIGUSR1 write a checkpoint and stop with exit status 85; other statuses: 2 a mistake, 86 out of memory (the next start
 takes smaller micro-batches), 87 the loss is NaN or infinite. A failure that would come again is not tried again (`replica forget`).
 
 A run on several GPUs is started as one process for each; `torchrun --nproc-per-node N -- scripts/train.py ...` does it too.

@@ -12,6 +12,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from replica.errors import ResultError
+
+#: Seconds that the clocks of a file server and of a node may differ.
+CLOCKS = 60
 
 
 def sha256_file(path: Path | str) -> str:
@@ -73,6 +77,19 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         _remove(temporary)
 
 
+@contextmanager
+def scratch_folder(path: Path | str) -> Iterator[Path]:
+    """Give an empty folder beside `path` for what is made on the way to it; it is removed at the end, or by the next writer."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
+    folder = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def remove_folder(path: Path | str) -> None:
     """Remove a folder whose parts are read as a whole: it leaves its name in one step, before its contents go."""
     path = Path(path)
@@ -81,6 +98,17 @@ def remove_folder(path: Path | str) -> None:
         aside = Path(tempfile.mkdtemp(prefix=_prefix(path), dir=path.parent))
         os.replace(path, aside)
         _remove(aside)
+
+
+def check_dates(paths: Iterable[Path | str]) -> None:
+    """Raise ResultError for an input dated in the future: whatever is made from it would be older, and thrown away when it is done."""
+    for path in paths:
+        ahead = os.stat(path).st_mtime - time.time()
+        if ahead > CLOCKS:
+            raise ResultError(
+                f"{path}: dated {ahead:.0f} s in the future of this machine's clock, so that what is made from it would be thrown "
+                f"away as older; set the clock right, or `touch {path}`"
+            )
 
 
 def remove_leftovers(path: Path | str) -> list[Path]:

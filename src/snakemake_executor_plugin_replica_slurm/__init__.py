@@ -37,6 +37,10 @@ GPU_FLAGS = ("gpus", "gres")
 PRIVATE = ("tmpdir", "_job_count")
 
 
+#: Queries of the jobs' states that fail in a row before it is said.
+UNANSWERED = 3
+
+
 def _setting(text: str) -> dict:
     return {"help": text, "env_var": False, "required": False}
 
@@ -223,16 +227,43 @@ def _submit_command(original):
 
 
 def _plain_states(original):
-    """Return the function that asks for states, without who did it: `CANCELLED by 1000` is no state to the executor below."""
+    """Return the function that asks for states, without who did it: `CANCELLED by 1000` is no state to the executor below.
+
+    A query that fails `UNANSWERED` times in a row, which the executor below mentions to nobody, is a warning with SLURM's own words.
+    """
     if hasattr(original, "__wrapped__"):
         return original
+    failures = 0
 
     @functools.wraps(original)
-    async def states(*arguments):
-        by_job, seconds = await original(*arguments)
+    async def states(command, logger):
+        nonlocal failures
+        words: list[str] = []
+        by_job, seconds = await original(command, _Listener(logger, words))
+        failures = failures + 1 if by_job is None else 0
+        if failures == UNANSWERED:
+            said = " ".join(" ".join(words).split()) or "no answer"
+            logger.warning(
+                f"SLURM does not tell how the jobs are ({said}). Where it keeps no accounting, call again with "
+                "--replica-slurm-status-command squeue"
+            )
         return by_job and {job: state.partition(" ")[0] for job, state in by_job.items()}, seconds
 
     return states
+
+
+class _Listener:
+    """A logger that also keeps what is said at debug level."""
+
+    def __init__(self, logger, words: list[str]):
+        self._logger, self._words = logger, words
+
+    def __getattr__(self, name: str):
+        return getattr(self._logger, name)
+
+    def debug(self, text: str) -> None:
+        self._words.append(text)
+        self._logger.debug(text)
 
 
 def _by_task(original):

@@ -189,3 +189,20 @@ def test_visible_gpus_come_from_the_nearest_source():
     assert visible_gpus({"REPLICA_GPUS": "4, 5", "CUDA_VISIBLE_DEVICES": "1"}) == ["4", "5"]
     assert visible_gpus({"CUDA_VISIBLE_DEVICES": "1"}) == ["1"]
     assert visible_gpus({"REPLICA_GPUS": ""}) == []
+
+
+def test_a_lock_can_be_opened_by_the_next_user_whatever_the_umask(tmp_path):
+    before = os.umask(0o077)
+    try:
+        held = lease(1, ["0"], tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "0.lock").stat().st_mode & 0o777 == 0o666
+    held["0"].close()
+
+
+def test_without_docstrings_it_starts_programs_too(root):
+    command = [sys.executable, str(root / "scripts" / "launch.py"), "--", "-c", "print(1)"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "1
+"), done.stderr

@@ -24,7 +24,7 @@ sys.exit(85 if interruption.requested else 0)
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_while_the_process_writes_its_log_is_a_request(number):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     process = subprocess.Popen([sys.executable, "-c", WRITES], stderr=subprocess.PIPE, text=True, env=buffered)

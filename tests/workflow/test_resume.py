@@ -125,3 +125,34 @@ def test_killed_snakemake_and_its_job_go_on(prepared):
     assert 0 < int(re.search(r"resuming at step (\d+)", logs).group(1)) < STEPS
     first, second = _stored(whole, run)[1], _stored(killed, run)[1]
     assert first["files"]["model.safetensors"]["sha256"] == second["files"]["model.safetensors"]["sha256"]
+
+
+def test_ctrl_c_writes_a_checkpoint(prepared):
+    """A key pressed in the terminal reaches Snakemake and its jobs alike."""
+    _, killed, run = prepared
+    target = f"results/smoke/runs/{run}/seed2/manifest.json"
+    state = killed / "state" / "smoke" / run / "seed2"
+    process, _ = _snakemake_until_checkpoint(killed, target, state)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 1 and not (killed / target).exists()
+    stopped = json.loads((state / PROCESS).read_text())["stopped"]
+    assert (state / f"checkpoint-{stopped}" / SEAL).exists(), "written when it was told, whatever `checkpoint_every`"
+    logs = "".join(path.read_text() for path in (killed / "logs").rglob(f"{run}-seed2.log"))
+    assert "signal SIGINT: saving a checkpoint" in logs and "Traceback" not in logs
+    snakemake(killed, "--config", "scale=smoke", "--", target)
+    assert not state.exists()
+
+
+def test_data_dated_in_the_future_is_refused_before_the_first_step(prepared):
+    """Snakemake would throw the result away as older than its inputs."""
+    _, killed, run = prepared
+    [data] = (killed / "assets" / "prepared").glob("*/manifest.json")
+    now = time.time()
+    os.utime(data, (now + 86_400, now + 86_400))
+    target = f"results/smoke/runs/{run}/seed3/manifest.json"
+    done = snakemake(killed, "--config", "scale=smoke", "--", target, check=False)
+    [log] = (killed / "logs").rglob(f"{run}-seed3.log")
+    assert done.returncode == 1 and "in the future of this machine's clock" in log.read_text()
+    assert str(data.relative_to(killed)) in log.read_text()
+    os.utime(data, (now, now))
+    snakemake(killed, "--config", "scale=smoke", "--", target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from replica.assets.licences import licence_of
 from replica.assets.rows import Rows, write_parquet
 from replica.assets.sources import BrokenOff, SourceUnavailable, alone, disk_errors
 from replica.errors import AssetError, ConfigError, nearest
-from replica.files import atomic_folder
+from replica.files import atomic_folder, scratch_folder
 from replica.paths import Layout
 
 if TYPE_CHECKING:
@@ -128,7 +127,7 @@ def _from_first(
                     raise SourceUnavailable(refused[kind])
                 if kind == "hub":
                     hub.ready(sources.hub)
-                with _workspace(out, kind, downloads if kind == "hub" else None) as scratch:
+                with _workspace(out, downloads if kind == "hub" else None) as scratch:
                     attempt(kind, scratch)
             except SourceUnavailable as error:
                 reasons.append(f"{kind}: {error}")
@@ -150,11 +149,11 @@ def _downloads(root: Path, registry: str, name: str, sources: Sources) -> Path |
 
 
 @contextmanager
-def _workspace(out: Path, kind: str, downloads: Path | None) -> Iterator[Path]:
+def _workspace(out: Path, downloads: Path | None) -> Iterator[Path]:
     """Yield a folder to download into: a temporary one next to `out`, or `downloads`, which stays if the connection broke."""
     if downloads is None:
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.{kind}.", dir=out.parent) as scratch:
-            yield Path(scratch)
+        with scratch_folder(out) as scratch:
+            yield scratch
         return
     with alone(downloads.with_name(f"{downloads.name}.lock")):
         try:

@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -91,6 +92,8 @@ def _open(path: Path) -> IO[str]:
     except PermissionError:
         descriptor = os.open(path, os.O_RDONLY)  # made by another user; a lock needs no more
         return os.fdopen(descriptor)
+    with suppress(PermissionError):  # another user made it
+        os.fchmod(descriptor, 0o666)  # whatever the umask: the next user must be able to open it
     return os.fdopen(descriptor, "r+")
 
 
@@ -149,7 +152,7 @@ def _requeue(job: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run the program after `--`."""
-    parser = argparse.ArgumentParser(prog="launch", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="launch", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--gpus", type=int, default=0, help="GPUs of the job over all its nodes (default 0)")
     parser.add_argument("--nodes", type=int, default=1, help="nodes of the job (default 1)")
     parser.add_argument(

@@ -54,6 +54,7 @@ def adopt(project: Project, plan: Plan, papers: list[str], remote: str | None = 
     """
     root = Path(project.root)
     with checkout.alone(root, "adopt"):
+        shutil.rmtree(root / STAGING, ignore_errors=True)  # of a call that was killed
         return _Adoption(root, project, plan, remote, replace).run(papers)
 
 
@@ -231,9 +232,8 @@ def _move(source: Path, target: Path) -> None:
 
 @contextmanager
 def _staging(root: Path) -> Iterator[Path]:
-    """Yield an empty folder that is removed at the end; leftovers of a killed call are removed first."""
+    """Yield an empty folder that is removed at the end."""
     parent = root / STAGING
-    shutil.rmtree(parent, ignore_errors=True)
     parent.mkdir(parents=True)
     try:
         yield Path(tempfile.mkdtemp(dir=parent))

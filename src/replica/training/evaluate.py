@@ -12,7 +12,7 @@ from replica import tasks
 from replica.assets import manifest
 from replica.config.task_schema import Task
 from replica.errors import ConfigError
-from replica.files import atomic_path, finite, remove_leftovers, sha256_file
+from replica.files import atomic_path, check_dates, finite, remove_leftovers, sha256_file
 from replica.methods.peft.layers import select_task
 from replica.methods.stored import load_model
 from replica.paths import MANIFEST, MEASURES, METRICS, PREDICTIONS
@@ -36,6 +36,7 @@ def evaluate_run(job: RunJob) -> dict[str, Any]:
     run, seed, folder = job.run, job.seed, job.folder
     for name in (PREDICTIONS, METRICS):
         remove_leftovers(folder / name)
+    check_dates([folder / MANIFEST, *(job.layout.prepared(name) / MANIFEST for name in run.evaluate.values())])
     reported = manifest.verify(folder, run=run.id, seed=seed).get("reported", {})
     stated = "".join(f"  [{values['stated']}]" for values in reported.values() if "stated" in values)
     scores: dict[str, dict[str, Any]] = {}

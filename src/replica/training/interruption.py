@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1 as a request: training stops after the step, with a checkpoint. Imports no torch."""
+"""SIGTERM, SIGINT and SIGUSR1 as a request: training stops after the step, with a checkpoint. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-#: Signals that ask a training process to stop: the end of a job or a preemption, and a time limit that is near.
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+#: Signals that ask a training process to stop: the end of a job or a preemption, a person's Ctrl-C, and a time limit that is near.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interruption:

@@ -17,7 +17,7 @@ from replica import __version__, models, tasks
 from replica.assets import manifest
 from replica.config.schema import Train
 from replica.errors import INTERRUPTED, ConfigError, TrainingError
-from replica.files import atomic_folder, finite, remove_folder, remove_leftovers, sha256_file, write_text
+from replica.files import atomic_folder, check_dates, finite, remove_folder, remove_leftovers, sha256_file, write_text
 from replica.methods import registry
 from replica.methods.base import Context, Method
 from replica.methods.stored import load_model, save_model
@@ -211,6 +211,7 @@ def recorded(job: RunJob, attempt: int) -> Iterator[None]:
     """
     mark = failures.fingerprint(job, distributed.processes())
     failures.refuse(job.state, mark)
+    check_dates(_dated(job))
     if distributed.first():
         for folder in (job.folder, job.state):
             remove_leftovers(folder)
@@ -220,6 +221,14 @@ def recorded(job: RunJob, attempt: int) -> Iterator[None]:
                 yield
         else:
             yield
+
+
+def _dated(job: RunJob) -> list[Path]:
+    """Return the manifests of what a run is made from, as far as they are there."""
+    layout, run = job.layout, job.run
+    data = [*run.trained_data, *([run.spec.beside.data] if run.spec.beside else [])]
+    folders = [*map(layout.prepared, data), *map(layout.model, run.models), *map(job.parent_folder, run.parents)]
+    return [folder / MANIFEST for folder in folders if (folder / MANIFEST).exists()]
 
 
 def parent_folder(job: RunJob, role: str) -> Path:

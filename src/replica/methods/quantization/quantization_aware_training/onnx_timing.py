@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from replica.files import scratch_folder
 from replica.meters.batches import make_batch
 from replica.meters.timing import latency
 from replica.methods.quantization.quantization_aware_training import onnx_export
@@ -32,8 +32,8 @@ def measure_onnx(model: nn.Module, path: Path, batch_size: int, length: int) -> 
     batch = make_batch(model, batch_size, length, None, labels=False)
     threads = torch.get_num_threads()
     result: dict[str, float] = {"onnx_threads": threads}
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        int8, dense, optimized = (Path(folder) / name for name in ("int8.onnx", "fp32.onnx", "optimized.onnx"))
+    with scratch_folder(path) as folder:
+        int8, dense, optimized = (folder / name for name in ("int8.onnx", "fp32.onnx", "optimized.onnx"))
         onnx_export.export_onnx(model, batch, int8)
         onnx_export.export_onnx(dequantized(model), batch, dense)
         for prefix, file in (("onnx", int8), ("onnx_fp32", dense)):
