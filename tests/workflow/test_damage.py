@@ -253,6 +253,42 @@ def test_every_damage_is_named_or_harmless(site):
     assert len(seen) > 290
 
 
+@pytest.mark.slow
+def test_fifty_kills_leave_nothing_wrong_and_nothing_blocked(site):
+    """A program is killed at a time drawn by the seed; the same call again gives what an undisturbed one gives, and nothing is left."""
+    draw, known = random.Random(SEED), consumers(site)
+    whole, lasts = {}, {}
+    for name, consumer in known.items():
+        consumer.before()
+        started = time.monotonic()
+        subprocess.run(
+            program(site.folder, *consumer.call), cwd=site.folder, env=environment(), check=True, capture_output=True
+        )
+        whole[name], lasts[name] = consumer.outcome(), time.monotonic() - started
+    for number in range(50):
+        name = sorted(known)[number % len(known)]
+        consumer = known[name]
+        consumer.before()
+        process = subprocess.Popen(
+            program(site.folder, *consumer.call),
+            cwd=site.folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(draw.random() * lasts[name])
+        process.kill()
+        process.wait()
+        status, said = site.call(*consumer.call)
+        assert status == 0 and consumer.outcome() == whole[name], (number, name, said)
+        left = [
+            path
+            for place in ("results", "assets", "state", "out")
+            for path in (site.folder / place).rglob(".*.*-*.????????")
+        ]
+        assert not left, (number, name, left)
+
+
 def _stopped(site: Site) -> Path:
     """Train until a checkpoint is there, and kill the process; returns the state folder."""
     state = Layout(site.folder).resume("smoke", site.run, 0)
