@@ -35,7 +35,7 @@ def site(folder: Path, jobs: int) -> Path:
     checkout(folder, ["wide"])
     path = folder / "config" / "papers" / "wide" / "paper.yaml"
     path.parent.mkdir()
-    path.write_text(yaml.safe_dump(wide_paper(-(-jobs // 3))))
+    path.write_text(yaml.safe_dump(wide_paper(-(-jobs // 3))), encoding="utf-8")
     for name in ("profiles", "slurm"):
         (folder / name).symlink_to(os.readlink(ROOT / name))
     return folder
@@ -51,7 +51,9 @@ def plan_time(folder: Path, jobs: int) -> dict[str, Any]:
     environment = FakeSlurm(folder / "slurm").environment()
     command = _snakemake("-n", "--quiet", "rules", "--", "runs")
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=folder / "clone", env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder / "clone", env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     seconds = time.perf_counter() - started
     if done.returncode:
         raise SystemExit((done.stdout + done.stderr)[-3000:])
@@ -80,13 +82,13 @@ def calls_a_minute(folder: Path, running: int, minutes: float) -> dict[str, Any]
     ][:running]
     command = _snakemake("--jobs", str(running), "--", *targets)
     environment = slurm.environment(FAKE_SECONDS="100000")
-    with (folder / "out").open("w") as out:
+    with (folder / "out").open("w", encoding="utf-8") as out:
         process = subprocess.Popen(command, cwd=clone, env=environment, stdout=out, stderr=out)
         try:
             until = time.time() + 300
             while len(list((slurm.folder / "jobs").iterdir())) < running:
                 if time.time() > until or process.poll() is not None:
-                    raise SystemExit((folder / "out").read_text()[-3000:])
+                    raise SystemExit((folder / "out").read_text(encoding="utf-8")[-3000:])
                 time.sleep(0.5)
             start = time.time()
             time.sleep(60 * minutes)

@@ -75,7 +75,8 @@ def checkout(folder: Path, papers: list[str]) -> Path:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder)
     config = folder / "config" / "config.yaml"
-    config.write_text(re.sub(r"disabled: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
+    text = config.read_text(encoding="utf-8")
+    config.write_text(re.sub(r"disabled: \[.*?\]", f"papers: [{', '.join(papers)}]", text), encoding="utf-8")
     return folder
 
 
@@ -84,7 +85,7 @@ def dry_run(folder: Path, jobs: int) -> tuple[int, float]:
     checkout(folder, ["wide"])
     path = folder / "config" / "papers" / "wide" / "paper.yaml"
     path.parent.mkdir()
-    path.write_text(yaml.safe_dump(wide_paper(-(-jobs // 6))))
+    path.write_text(yaml.safe_dump(wide_paper(-(-jobs // 6))), encoding="utf-8")
     started = time.perf_counter()
     done = _snakemake(folder, "-n", "--quiet", "rules", "--", "runs")
     seconds = time.perf_counter() - started
@@ -93,7 +94,9 @@ def dry_run(folder: Path, jobs: int) -> tuple[int, float]:
 
 def _snakemake(folder: Path, *arguments: str) -> str:
     command = [sys.executable, "-m", "snakemake", "--cores", "1", "--nocolor", *arguments]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", check=False
+    )
     if done.returncode:
         raise SystemExit(done.stdout[-3000:])
     return done.stdout

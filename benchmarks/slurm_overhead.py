@@ -43,7 +43,7 @@ def programs(site: Path) -> list[float]:
     """Return the seconds of each training program in a checkout, as Snakemake's benchmark files have them."""
     found = []
     for path in (site / "benchmarks" / "adapt").rglob("*.tsv"):
-        with open(path, newline="") as handle:
+        with open(path, encoding="utf-8", newline="") as handle:
             found.append(float(next(csv.DictReader(handle, delimiter="\t"))["s"]))
     return found
 

@@ -13,9 +13,8 @@ def program() -> None:
     )
     arguments = parser.parse_args()
 
-    from rich.console import Console
-
     from replica.claims.ledger import read_ledger
+    from replica.cli.terminal import plain_console
     from replica.config import load_project
     from replica.report.scorecard import scorecard
     from replica.report.site import write
@@ -24,7 +23,8 @@ def program() -> None:
     papers = list(dict.fromkeys(row["paper"] for row in rows))
     project = load_project(arguments.root, papers=papers, quick=False)
     write(project, rows, arguments.scale, arguments.results, arguments.out)
-    Console(width=None if Console().is_terminal else 120).print(scorecard(rows, Path(arguments.out).resolve()))
+    width = None if plain_console().is_terminal else 120
+    plain_console(width=width).print(scorecard(rows, Path(arguments.out).resolve()))
 
 
 if __name__ == "__main__":

@@ -163,7 +163,9 @@ class Executor(slurm.Executor):
         script = f'#!/bin/sh\ncase "$SLURM_ARRAY_TASK_ID" in\n{tasks}esac\n'
         command = f"{call} --array=1-{len(jobs)} /dev/stdin"
         try:
-            done = subprocess.run(command, shell=True, input=script, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command, shell=True, input=script, capture_output=True, encoding="utf-8", errors="replace", check=False
+            )
             if done.returncode:
                 raise WorkflowError(f"{done.stderr.strip()}\n    sbatch call:\n        {command}")
             number = slurm.validate_or_get_slurm_job_id(done.stdout.strip().split(";")[0], done.stdout)

@@ -130,7 +130,7 @@ class Controller:
         self.cluster, self.folder = cluster, folder
         self.output = folder / "controller.log"
         command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--nocolor", *arguments]
-        with open(self.output, "w") as handle:
+        with open(self.output, "w", encoding="utf-8") as handle:
             self.process = subprocess.Popen(
                 command, cwd=folder, env=cluster.environment, start_new_session=True, stdout=handle, stderr=handle
             )

@@ -32,11 +32,11 @@ def make_site(folder: Path, papers: list[str]) -> Path:
 
 def replace(path: Path, values: dict[str, str]) -> None:
     """Replace texts of a file; each has to be there once."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for old, new in values.items():
         assert text.count(old) == 1, f"{path}: {text.count(old)} times {old!r}"
         text = text.replace(old, new)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def scale(folder: Path, values: dict[str, str]) -> None:

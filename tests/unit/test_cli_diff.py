@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -202,3 +203,28 @@ def test_a_mistake_is_one_line_and_writes_nothing(checkout, capsys, monkeypatch,
     code, out, err = _diff(checkout, capsys, monkeypatch, *named, *wanted)
     assert code == 2 and not out and len(err.splitlines()) == 1 and said in err
     assert not page.exists() and not list(Path(tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1", "git config --global --add safe.directory"),
+        ("PATH", "/nowhere", "git cannot be started (git: No such file or directory); install it"),
+    ],
+    ids=["another's repository", "no git"],
+)
+def test_git_that_cannot_work_is_one_line_with_its_own_words(checkout, capsys, monkeypatch, variable, value, said):
+    monkeypatch.setenv(variable, value)
+    code, out, err = _diff(checkout, capsys, monkeypatch, "after")
+    assert code == 2 and not out and len(err.splitlines()) == 1 and said in err
+
+
+def test_no_locale_decides_what_a_ledger_says(checkout):
+    """In an ASCII locale two equal ledgers differ in nothing, and what it cannot show is written as an escape."""
+    (checkout / "results" / "claims.json").write_text(to_json(AFTER), encoding="utf-8")
+    plain = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "replica.cli", "--root", str(checkout), "diff"]
+    same = subprocess.run([*command, "after", "--fail-on-change"], env=plain, capture_output=True, encoding="ascii")
+    assert (same.returncode, same.stderr) == (0, "")
+    other = subprocess.run([*command, "before"], env=plain, capture_output=True, encoding="ascii")
+    assert r"\xb1 1 \u2192 \xb1 3 %" in other.stdout and not other.stderr

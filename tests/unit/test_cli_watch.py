@@ -247,7 +247,7 @@ def test_many_running_jobs_fit_the_screen_and_the_line(folder):
     site = Site(folder)
     running = [module.Running(job, 5.0) for job in site.jobs]
     found = module.Look(total=99, running=running, left=7200.0)
-    console = Console(width=120, height=14, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    console = Console(width=120, height=14, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     console.print(module.picture(found, 14))
     assert len(console.export_text().splitlines()) <= 14
     assert f"and {len(running) - 3} more" in module.line(found)

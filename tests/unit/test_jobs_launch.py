@@ -82,7 +82,7 @@ def test_jobs_at_the_same_time_get_different_gpus(tmp_path):
 def test_gpus_of_a_killed_launcher_stay_taken_until_its_program_ends(tmp_path):
     job = _launch(tmp_path, ANSWERS, "--gpus", "1", REPLICA_GPUS="7")
     _wait(tmp_path / "ready")
-    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+    children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text(encoding="utf-8").split()
     job.kill()
     job.wait()
     taken = threading.Thread(target=lease, args=(1, ["7"], tmp_path / "locks"), daemon=True)

@@ -215,7 +215,7 @@ def test_lock_of_a_killed_process_holds_nobody_up(tmp_path):
         process.wait()
     lock = tmp_path / ".dvc" / "tmp" / "replica.lock"
     assert json.loads(lock.read_text())["pid"] == process.pid, "its words are still there"
-    with checkout.alone(tmp_path, "publish"), open(lock) as handle, pytest.raises(BlockingIOError):
+    with checkout.alone(tmp_path, "publish"), open(lock, encoding="utf-8") as handle, pytest.raises(BlockingIOError):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -167,6 +167,20 @@ def test_git_without_a_name_is_said_before_anything_is_written(project, monkeypa
     assert not (project / index.PATH).exists() and not (project / "dvc.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1", "safe.directory"), ("PATH", "/nowhere", "git cannot be started")],
+    ids=["another's repository", "no git"],
+)
+def test_git_that_cannot_work_is_said_in_its_words_before_anything_is_written(
+    project, monkeypatch, variable, value, said
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(checkout.CheckoutError, match=said):
+        _put_up(project)
+    assert not (project / index.PATH).exists() and not (project / "dvc.yaml").exists()
+
+
 @pytest.mark.parametrize("place", ["dvc.yaml", "dvc.lock", "index", "push", "commit"])
 def test_interrupted_anywhere_the_same_call_completes(project, monkeypatch, place):
     """The process ends before the named step; the next call must finish as if nothing had happened."""
@@ -260,7 +274,7 @@ def test_data_that_may_not_be_passed_on_stays_from_a_public_remote(finished, tmp
     assert set(done.left_out) == {"datasets/words", "prepared/words-base-d8012d90"}
     assert all("'open' is marked public" in reason and "ask the owner" in reason for reason in done.left_out.values())
     assert len(_objects(tmp_path / "open")) == 18 and not any("datasets/" in name for name in index.read(folder))
-    with open(folder / ".dvc" / "config", "a") as handle:
+    with open(folder / ".dvc" / "config", "a", encoding="utf-8") as handle:
         handle.write(f"['remote \"lab\"']\n    url = {tmp_path / 'lab'}\n")
     assert len(_put_up(folder, remote="lab").new) == 2 and len(_objects(tmp_path / "lab")) == 20
     _put_up(folder, remote="open")
@@ -271,7 +285,7 @@ def test_data_that_may_not_be_passed_on_stays_from_a_public_remote(finished, tmp
 
 
 def test_memory_of_earlier_calls_may_be_lost(again):
-    Path(again / module.MEMORY).write_text("{ half")
+    Path(again / module.MEMORY).write_text("{ half", encoding="utf-8")
     assert _put_up(again).new == []
 
 

@@ -123,7 +123,7 @@ def _free_port() -> int:
 @contextmanager
 def _served(command: list[str], port: int, place: Path, **more: str) -> Iterator[subprocess.Popen]:
     """Run a server until the block ends; it has to answer on its port within half a minute."""
-    with open(place / "server.log", "w") as log:
+    with open(place / "server.log", "w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **more})
     try:
         for _ in range(300):

@@ -171,7 +171,7 @@ def test_it_is_planned(checkout):
 def test_it_runs_at_smoke_scale_and_its_counts_match(checkout):
     cores = str(min(2, os.cpu_count() or 1))
     _run(checkout, "snakemake", "--cores", cores, "--nocolor", "--config", "scale=smoke", "papers=gated_sublayers")
-    with open(checkout / "results" / "smoke" / "claims.csv", newline="") as handle:
+    with open(checkout / "results" / "smoke" / "claims.csv", encoding="utf-8", newline="") as handle:
         rows = {row["claim"]: row for row in csv.DictReader(handle)}
     assert {name: row["verdict"] for name, row in rows.items() if name.startswith("gates-count")} == {
         "gates-count:6x384.trained": "match",

@@ -51,7 +51,7 @@ def smoke(tmp_path_factory):
 
 
 def _rows(folder):
-    with open(folder / "results" / "smoke" / "claims.csv", newline="") as handle:
+    with open(folder / "results" / "smoke" / "claims.csv", encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))
 
 

@@ -26,7 +26,7 @@ class BrokenOff(AssetError):
 def alone(path: Path) -> Iterator[None]:
     """Wait until no other process is in the block for the same lock file, which is left there empty."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as handle:
+    with open(path, "a", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 

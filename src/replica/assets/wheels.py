@@ -62,7 +62,7 @@ def download(source: WheelSource, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "20", "--dest", str(folder), label]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         if "No space left on device" in done.stderr:
             raise full_disk(f"wheel {label}", folder)

@@ -51,14 +51,14 @@ def diff(arguments: Namespace) -> int:
     if arguments.markdown:
         print(shown.markdown(differences, names, arguments.most), end="")
     else:
-        console.print(shown.terminal(differences, names, arguments.most), highlight=False)
+        console.print(shown.terminal(differences, names, arguments.most))
     return 1 if arguments.fail_on_change and differences else 0
 
 
 def ledger_at(root: Path, name: str) -> tuple[str, list[dict[str, Any]]]:
     """Return the name and the rows of the ledger in a folder, or of the one pinned at a commit; a folder comes first."""
     from replica.claims.ledger import parse_ledger, read_ledger
-    from replica.sharing.checkout import git
+    from replica.sharing.checkout import git, words
 
     folder = Path(name)
     if folder.is_dir():
@@ -67,9 +67,8 @@ def ledger_at(root: Path, name: str) -> tuple[str, list[dict[str, Any]]]:
         return name, read_ledger(folder / LEDGER)
     commit = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", check=False)
     if commit.returncode:
-        raise ConfigError(
-            f"'{name}': neither a folder nor a commit of this repository (a shallow clone lacks old ones)"
-        )
+        why = words(commit) if commit.stderr.strip() else "a shallow clone lacks old ones"
+        raise ConfigError(f"'{name}': neither a folder nor a commit of this repository ({why})")
     stored = git(root, "show", f"{commit.stdout.strip()}:./{PINNED}", check=False)
     if stored.returncode:
         raise ResultError(f"'{name}': no {PINNED} at this commit; `replica pin` and a commit put it there")

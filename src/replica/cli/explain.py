@@ -7,9 +7,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.text import Text
 
-from replica.cli.terminal import console
+from replica.cli.terminal import console, plain_console
 from replica.errors import ConfigError, nearest
 from replica.paths import Layout
 from replica.report.site.stored_runs import StoredRun, stored_runs
@@ -44,9 +44,7 @@ def explain(arguments: Namespace) -> int:
     layout = Layout(arguments.root)
     runs = {scale: stored_runs(layout.results, scale) for scale in {row["scale"] for row in chosen}}
     for row in chosen:
-        console.print(
-            f"[bold]{row['paper']} / {row['claim']}[/bold]  ({row['evidence']}, {row['metric']})", highlight=False
-        )
+        console.print(Text(f"{row['paper']} / {row['claim']}", "bold"), f" ({row['evidence']}, {row['metric']})")
         console.print(
             f"  paper: {row['paper_value']} {row['unit'] or ''}  source: {row['source']} (confidence {row['confidence']})"
         )
@@ -79,7 +77,7 @@ def _explain_run(
         return
     facts = seeds[0].manifest
     spec = facts["spec"]
-    console.print(f"{indent}[bold]{run_id}[/bold]  {len(seeds)} seed(s), {seeds[0].folder.parent}", highlight=False)
+    console.print(Text(indent).append(run_id, "bold"), f" {len(seeds)} seed(s), {seeds[0].folder.parent}")
     console.print(
         f"{indent}  configuration: {json.dumps({k: spec[k] for k in ('model', 'methods', 'train', 'tune') if k in spec})}"
     )
@@ -106,7 +104,7 @@ def print_scorecard(arguments: Namespace) -> int:
     from replica.report.scorecard import scorecard
 
     path, rows = ledger_of(arguments.root, arguments.ledger)
-    Console().print(scorecard(rows))
+    plain_console().print(scorecard(rows))
     page = path.parent / "report" / "index.html"
     if page.exists():
         console.print(f"report: {page.resolve()}")

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from replica.cli.terminal import console, print_text, scale_option, shortened
 from replica.config import load_project
 from replica.errors import ConfigError, ReplicaError, nearest
@@ -47,7 +49,7 @@ def logs(arguments: Namespace) -> int:
         for path in files(layout, plan.scale, run.id, arguments.seed):
             print(path)
         return 0
-    console.print(f"[bold]{run.id}[/bold]  ({', '.join(sorted(run.names))})", highlight=False)
+    console.print(Text(run.id, "bold"), f" ({', '.join(sorted(run.names))})")
     for seed in seeds:
         print_text(f"seed {seed}: {_state(layout, plan, run, seed)}")
     paths = list(files(layout, plan.scale, run.id, arguments.seed))
@@ -65,7 +67,7 @@ def forget(arguments: Namespace) -> int:
     seeds = sorted(run.seeds) if arguments.seed is None else [arguments.seed]
     removed = failures.forget(layout, plan.scale, run.id, seeds)
     for path in removed:
-        console.print(f"removed {path}", highlight=False)
+        console.print(f"removed {path}")
     if not removed:
         console.print(f"{run.id}: no failure was remembered")
     return 0
@@ -107,7 +109,7 @@ def files(layout: Layout, scale: str, run_id: str, seed: int | None = None) -> I
     named = [path for path in others if run_id in str(path)]
     if not named:
         newest = sorted(others, key=_when)[-LOOKED_AT:]
-        named = [path for path in newest if run_id in path.read_text(errors="replace")]
+        named = [path for path in newest if run_id in path.read_text(encoding="utf-8", errors="replace")]
     yield from sorted(named, key=_when)
 
 

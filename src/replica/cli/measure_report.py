@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from replica.cli import terminal
 from replica.cli.measure import Request
 from replica.config.asset_schema import ModelEntry
 from replica.config.schema import Measurement
@@ -147,8 +147,8 @@ def fitting(name: str, entry: ModelEntry, request: Request, budget: float) -> li
 
 def make_console() -> Console:
     """Return a console as wide as the terminal, or wide enough for every line where there is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(console.width, LOG_WIDTH))
+    console = terminal.plain_console()
+    return console if console.is_terminal else terminal.plain_console(width=max(console.width, LOG_WIDTH))
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -157,18 +157,18 @@ def print_report(report: dict[str, Any]) -> None:
     methods = ", ".join(_reference(method) for method in report["methods"]) or "trained in full"
     labels = f", {report['labels']} labels" if report["head"] in ("classification", "tagging", "image", "audio") else ""
     title = f"{report['model']} ({report['architecture']}, head {report['head']}{labels}): {methods}"
-    console.print(f"[bold]{escape(title)}[/bold]")
+    console.print(title, style="bold")
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True, justify="right")
     table.add_column(overflow="fold")
     for row in _rows(report):
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     console.print(table)
     console.print("assumes:")
     for meter, assumed in report["assumptions"].items():
         for line in [f"{meter}: {assumed}"] if isinstance(assumed, str) else assumed:
-            console.print(f"  {escape(line)}")
+            console.print(f"  {line}")
 
 
 def print_budget(budget: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ def print_budget(budget: dict[str, Any]) -> None:
     console.print(table)
     for row in rows:
         if "skipped" in row:
-            console.print(f"not measured: {escape(row['method'])}: {escape(row['skipped'])}")
+            console.print(f"not measured: {row['method']}: {row['skipped']}")
     if not any(row["fits"] for row in measured):
         console.print("nothing fits: try a smaller batch or length, --dtype bfloat16 or --attention fused")
 

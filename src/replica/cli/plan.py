@@ -82,10 +82,8 @@ def _print_profile(project: Project, plan: Plan, name: str) -> None:
 
     load = fit(project, plan, read_profile(project.root, name))
     for partition, (jobs, hours) in sorted(load.partitions.items()):
-        console.print(
-            f"profile {name}: partition {partition}: {jobs:.0f} jobs, {hours:,.1f} GPU hours", highlight=False
-        )
+        console.print(f"profile {name}: partition {partition}: {jobs:.0f} jobs, {hours:,.1f} GPU hours")
     for warning in load.warnings:
-        console.print(f"warning: {warning}", style="yellow", highlight=False)
+        console.print(f"warning: {warning}", style="yellow")
     if not load.warnings:
-        console.print(f"profile {name}: every job fits its limits", highlight=False)
+        console.print(f"profile {name}: every job fits its limits")

@@ -70,7 +70,7 @@ def run(arguments: Namespace) -> int:
     )
     plan = build_plan(project)
     command = _command(plan.scale, papers, claims, enabled, arguments)
-    console.print(shlex.join(command[2:]), style="dim", highlight=False, markup=False)
+    console.print(shlex.join(command[2:]), style="dim")
     if arguments.dry_run:
         return subprocess.run(command, cwd=arguments.root).returncode
     root, begun = Path(arguments.root), time.monotonic()
@@ -87,7 +87,7 @@ def run(arguments: Namespace) -> int:
         print_text("\n".join(ends))
         print_text(f"Snakemake ended with status {status}; its whole output: {log}")
         return status
-    console.print(f"done in {duration(time.monotonic() - begun)}; output of Snakemake: {log}", highlight=False)
+    console.print(f"done in {duration(time.monotonic() - begun)}; output of Snakemake: {log}")
     _verdicts(root, plan.scale, papers or claimed_papers(project), claims)
     return 0
 
@@ -202,4 +202,4 @@ def _verdicts(root: Path, scale: str, papers: list[str], claims: list[str]) -> N
     if claims:
         rows = [row for row in rows if row["claim"].partition(":")[0] in claims]
     console.print(scorecard(rows))
-    console.print(f"tables and figures: {', '.join(str(folder / name) for name in papers)}", highlight=False)
+    console.print(f"tables and figures: {', '.join(str(folder / name) for name in papers)}")

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import argparse
 from argparse import Namespace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.console import Console
 
 from replica.config import Project, load_project
 from replica.plan import Plan, build_plan
 
-console = Console(soft_wrap=True)
+
+def plain_console(**options: Any) -> Console:
+    """Return a console that prints text as it is: brackets, colons and numbers in it have no meaning for the terminal."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+console = plain_console(soft_wrap=True)
 
 
 class OneLine(argparse.ArgumentParser):
@@ -47,8 +53,8 @@ def planned(arguments: Namespace) -> tuple[Project, Plan]:
 
 
 def print_text(text: str) -> None:
-    """Print text as it is: brackets and numbers in it have no meaning for the terminal."""
-    console.print(text, highlight=False, markup=False)
+    """Print text as it is."""
+    console.print(text)
 
 
 def shortened(names: list[str], most: int) -> str:

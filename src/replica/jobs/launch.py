@@ -47,7 +47,7 @@ def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    done = subprocess.run(query, capture_output=True, encoding="utf-8", errors="replace", check=False)
     return done.stdout.split() if done.returncode == 0 else []
 
 
@@ -91,10 +91,10 @@ def _open(path: Path) -> IO[str]:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except PermissionError:
         descriptor = os.open(path, os.O_RDONLY)  # made by another user; a lock needs no more
-        return os.fdopen(descriptor)
+        return os.fdopen(descriptor, encoding="utf-8")
     with suppress(PermissionError):  # another user made it
         os.fchmod(descriptor, 0o666)  # whatever the umask: the next user must be able to open it
-    return os.fdopen(descriptor, "r+")
+    return os.fdopen(descriptor, "r+", encoding="utf-8")
 
 
 def run(program: Sequence[str], gpus: int, nodes: int, minutes: float = 0.0) -> int:
@@ -123,7 +123,9 @@ def _seconds_left(job: str, limit: float) -> float:
     """Ask SLURM how long the job may go on: its clock runs since the allocation, not since this program; else `limit`."""
     try:
         query = ["squeue", "--noheader", "--job", job, "--format=%L"]
-        text = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        text = subprocess.run(
+            query, capture_output=True, encoding="utf-8", errors="replace", check=True, timeout=60
+        ).stdout.strip()
         days, _, clock = text.rpartition("-")
         left = 86400.0 * int(days or 0)
         for place, part in enumerate(reversed(clock.split(":"))):
@@ -142,7 +144,9 @@ def _own_number(environment: Mapping[str, str]) -> str:
 
 def _requeue(job: str) -> None:
     """Put this job back into the queue under its own number; SLURM ends it then. Where SLURM refuses, its status brings it back."""
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["scontrol", "requeue", job], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         print(f"job {job} was not put back into the queue: {done.stderr.strip()}", file=sys.stderr)
     else:

@@ -102,6 +102,8 @@ def main(program: Callable[[], int | None]) -> None:
 
     At the end all objects are taken from the garbage collector, which would else walk the libraries' once more.
     """
+    for stream in (sys.stdout, sys.stderr):  # what the locale's encoding lacks is written as \u2192, say
+        stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(program() or 0)
     except ReplicaError as error:

@@ -70,18 +70,32 @@ def refuse_during_snakemake(root: Path, verb: str) -> None:
 
 
 def git(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run git in the checkout; CheckoutError with its message where it fails."""
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    """Run git in the checkout; CheckoutError where it cannot be started and, unless `check` is off, with its words where it fails."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", errors="replace", check=False
+        )
+    except OSError as error:
+        raise CheckoutError(
+            f"git cannot be started ({error.filename}: {error.strerror}); install it, or put its folder on PATH"
+        ) from None
     if check and done.returncode:
-        message = " ".join((done.stderr or done.stdout).split())
-        raise CheckoutError(f"git {arguments[0]}: {message or f'ended with status {done.returncode}'}")
+        raise CheckoutError(f"git {arguments[0]}: {words(done)}")
     return done
+
+
+def words(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what git said when it failed, in one line."""
+    return " ".join((done.stderr or done.stdout).split()) or f"ended with status {done.returncode}"
 
 
 def ready_to_commit(root: Path) -> None:
     """Raise CheckoutError where git could not commit: no repository, no commit on the branch, or no author."""
-    if git(root, "rev-parse", "--show-toplevel", check=False).returncode:
-        raise CheckoutError(f"{root.resolve()}: no git repository, and publishing ends with a commit; work in a clone")
+    found = git(root, "rev-parse", "--show-toplevel", check=False)
+    if found.returncode:
+        raise CheckoutError(
+            f"{root.resolve()}: publishing ends with a commit, and git cannot work here; work in a clone of yours ({words(found)})"
+        )
     for role in ("AUTHOR", "COMMITTER"):
         if git(root, "var", f"GIT_{role}_IDENT", check=False).returncode:
             raise CheckoutError(
