@@ -134,6 +134,25 @@ def test_low_confidence_is_marked_wherever_the_number_stands(built):
     assert "low confidence" in (built["results"] / "report" / "site" / "papers" / "toy.html").read_text()
 
 
+@pytest.mark.parametrize(
+    "said, shown",
+    [
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("a | b\n\n# c", r"a \| b # c"),
+        ("`x` *y* __z__ ~w~", r"\`x\` \*y\* \_\_z\_\_ \~w\~"),
+        ("![i](u) \\| &lt;", r"!\[i\](u) \\\| &amp;lt;"),
+    ],
+)
+def test_markdown_finds_nothing_in_a_value_but_its_text(said, shown):
+    lines = Sheet(said, [said], [[said]], note=said).to_markdown().splitlines()
+    assert lines == [f"**{shown}**", "", f"| {shown} |", "|---|", f"| {shown} |", "", shown]
+
+
+def test_latex_keeps_a_value_in_its_paragraph_and_its_line():
+    sheet = Sheet("a\n\nb", ["x\ny"], [["1\r\n2"]])
+    assert r"\caption{a b}" in sheet.to_latex() and "x y" in sheet.to_latex() and "\n1 2 " in sheet.to_latex()
+
+
 def test_latex_escapes_what_it_must(built):
     assert latex(r"50% of a_b & {c} #1 $x ~ ^ \n < >") == (
         r"50\% of a\_b \& \{c\} \#1 \$x \textasciitilde{} \textasciicircum{} \textbackslash{}n \textless{} \textgreater{}"

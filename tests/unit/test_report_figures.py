@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
 
 import pytest
 
@@ -142,3 +143,22 @@ def test_figures_of_every_paper_have_their_data_too(tmp_path):
     apart = {row["claim"]: row for row in made["agreement"]}
     assert apart["toy-total"]["percent apart"] == "0" and apart["toy-share"]["paper"] == "0.047"
     assert [row["by seed"] for row in made["trends"] if row["trend"] == "toy-trend"] == ["2 3 4"]
+
+
+@pytest.mark.parametrize("kind", ["bar", "scatter", "line", "heatmap"])
+def test_a_text_is_no_formula_and_a_label_that_begins_with_an_underscore_is_shown(tmp_path, kind):
+    said = r"_costs $5 to \frac$ 10"
+    plain = {"x": "history.plain.step", "y": "history.plain.loss"}
+    if kind in ("bar", "scatter"):
+        plain = "10, 100 * runs.plain.toy-task.accuracy" if kind == "scatter" else "runs.plain.toy-task.accuracy, 2"
+    texts = {"title": f"T {said}", "x": f"X {said}", "y": f"Y {said}", "caption": said}
+    series, log = {said: plain, "other": plain}, {"scatter": "xy", "heatmap": "colour"}.get(kind, "")
+    if kind == "heatmap":
+        series, texts["colour"] = {said: "history.plain.trained.{layer}.{tensor}", "other": series["other"]}, "C $1$"
+        series["other"] = series[said]
+    draw(tmp_path, {"id": "hard", "kind": kind, "series": series, "log": log, **texts})
+    drawn = (tmp_path / "figures" / "hard.svg").read_text(encoding="utf-8")
+    assert re.search(rf"> ?{re.escape(said)}<", drawn), "in the legend"
+    for text in [f"T {said}", f"X {said}", f"Y {said}", *(["C $1$"] if kind == "heatmap" else [])]:
+        assert text in drawn, "drawn as it is"
+    assert "mathdefault" not in drawn, "no number of an axis is the source of a formula"

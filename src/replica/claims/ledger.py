@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from replica.claims import csv_text
 from replica.claims.compare import COLUMNS, Row
 from replica.claims.numbers import text
 from replica.errors import ConfigError, ResultError
@@ -67,12 +66,7 @@ def merge(claims: Iterable[dict[str, Any]]) -> list[Row]:
 
 def to_csv(rows: Iterable[Row]) -> str:
     """Return rows as CSV with the ledger's columns."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([text(row[column]) for column in COLUMNS])
-    return out.getvalue()
+    return csv_text.to_csv(COLUMNS, ([text(row[column]) for column in COLUMNS] for row in rows))
 
 
 def to_json(rows: list[Row]) -> str:

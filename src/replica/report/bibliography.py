@@ -44,4 +44,4 @@ def _author(name: str) -> str:
 
 def _text(words: str) -> str:
     """Return text for LaTeX; braces by name, since BibTeX counts those that are escaped too."""
-    return latex(" ".join(words.split())).replace(r"\{", r"\textbraceleft{}").replace(r"\}", r"\textbraceright{}")
+    return latex(words).replace(r"\{", r"\textbraceleft{}").replace(r"\}", r"\textbraceright{}")

@@ -9,9 +9,10 @@ import matplotlib
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogFormatter, LogLocator, NullFormatter
 
 from replica.claims.numbers import significant, text
 from replica.config.schema import Figure
@@ -39,7 +40,7 @@ def bars(series: list[Series]) -> Drawing:
         offset = 0.0 if alone else (index - (len(series) - 1) / 2) * width
         places = [labels.index(point.label) + offset for point in one.points]
         heights = [p.y.value for p in one.points]
-        axes.bar(places, heights, width * 0.92, label=None if alone else one.label, color=f"C{index % 8}")
+        axes.bar(places, heights, width * 0.92, label=None if alone else named(one.label), color=f"C{index % 8}")
         for place, point in zip(places, one.points, strict=True):
             if point.y.low is not None:
                 axes.vlines(place, point.y.low, point.y.high, color="#444444", linewidth=1.2)
@@ -63,7 +64,7 @@ def scatter(series: list[Series]) -> Drawing:
         colour, marker = f"C{index % 8}", _MARKERS[index % len(_MARKERS)]
         placed = [point for point in one.points if point.x is not None]
         for number, point in enumerate(placed):
-            _mark(axes, point, colour, marker, one.label if number == 0 else None)
+            _mark(axes, point, colour, marker, named(one.label) if number == 0 else None)
             if point.label and point.label != one.label and not point.printed:
                 place = (point.x.value, point.y.value)
                 axes.annotate(point.label, place, xytext=(4, 3), textcoords="offset points", fontsize=7)
@@ -84,7 +85,7 @@ def lines(series: list[Series]) -> Drawing:
             continue
         xs, ys = [p.x.value for p in placed], [p.y.value for p in placed]
         few = len(placed) <= 12
-        axes.plot(xs, ys, style, color=colour, marker=marker if few else "", label=one.label)
+        axes.plot(xs, ys, style, color=colour, marker=marker if few else "", label=named(one.label))
         bounded = [point for point in placed if point.y.low is not None]
         if few:
             for point in bounded:
@@ -136,6 +137,8 @@ def heatmap(figure: Figure, panels: list[Panel]) -> Drawing:
     places[0, 0].set_ylabel(figure.y)
     bar = drawing.colorbar(mesh, ax=places.ravel().tolist(), shrink=min(1.0, 2.6 / size[1] + 0.3))
     bar.solids.set_rasterized(False)
+    if isinstance(scale, LogNorm):
+        plain_powers(bar.ax.yaxis)
     notes = [figure.colour, _runs(panel.seeds for panel in panels)]
     bar.set_label(
         "\n".join(part for note in notes for part in textwrap.wrap(note, max(16, round(9 * size[1])))), fontsize=8
@@ -160,6 +163,17 @@ def label(axes: Axes, figure: Figure, series: list[Series], level: float) -> Non
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
             axis.set_major_formatter(EngFormatter(sep=""))
             axis.set_minor_formatter(NullFormatter())
+
+
+def plain_powers(axis: Axis) -> None:
+    """Write the numbers of a logarithmic axis as 10 k and the like; matplotlib's own powers of ten are formulas."""
+    axis.set_major_formatter(EngFormatter(sep=""))
+    axis.set_minor_formatter(LogFormatter())
+
+
+def named(label: str) -> str:
+    """Return a label as the legend shows it: matplotlib leaves out those that begin with an underscore."""
+    return f" {label}" if label.startswith("_") else label
 
 
 def sheet(figure: Figure, series: list[Series]) -> Sheet:
@@ -219,7 +233,7 @@ def _levels(axes: Axes, one: Series, index: int) -> None:
     """Draw a series' points without x as horizontal lines with a band for the interval."""
     for point in one.points:
         if point.x is None:
-            axes.axhline(point.y.value, color=f"C{index % 8}", linestyle=_STYLES[index % 4], label=one.label)
+            axes.axhline(point.y.value, color=f"C{index % 8}", linestyle=_STYLES[index % 4], label=named(one.label))
             if point.y.low is not None:
                 axes.axhspan(point.y.low, point.y.high, color=f"C{index % 8}", alpha=0.12, linewidth=0)
 

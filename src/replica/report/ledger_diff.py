@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from dataclasses import replace
 from importlib import resources
 
@@ -15,6 +14,7 @@ from replica.claims.changes import Change, Changes, differing
 from replica.claims.compare import Row
 from replica.claims.numbers import text
 from replica.report.sheets import Sheet
+from replica.report.sheets import markdown as in_markdown
 
 NONE = "no verdict, number or claim differs"
 _ARROW = " → "
@@ -80,8 +80,8 @@ def terminal(changes: Changes, names: tuple[str, str], most: int = 0) -> Rendera
 
 def markdown(changes: Changes, names: tuple[str, str], most: int = 0) -> str:
     """Return Markdown for a pull request's comment: free of HTML, tables of at most `most` rows."""
-    first = f"### Results: {_plain(names[0])}{_ARROW}{_plain(names[1])}\n\n{headline(changes)}\n"
-    return "\n".join([first, *(_escaped(sheet).to_markdown() for sheet in _cut(sheets(changes), most))])
+    first = f"### Results: {in_markdown(names[0])}{_ARROW}{in_markdown(names[1])}\n\n{headline(changes)}\n"
+    return "\n".join([first, *(sheet.to_markdown() for sheet in _cut(sheets(changes), most))])
 
 
 def page(changes: Changes, names: tuple[str, str]) -> str:
@@ -100,16 +100,6 @@ def _cut(tables: list[Sheet], most: int) -> list[Sheet]:
         else replace(sheet, rows=sheet.rows[:most], note=f"and {len(sheet.rows) - most} more")
         for sheet in tables
     ]
-
-
-def _escaped(sheet: Sheet) -> Sheet:
-    return replace(sheet, rows=[[_plain(cell) for cell in row] for row in sheet.rows])
-
-
-def _plain(words: str) -> str:
-    """Return text in which Markdown finds no HTML, link, image or code."""
-    escaped = html.escape(words, quote=False)
-    return "".join({"[": "&#91;", "]": "&#93;", "`": "&#96;"}.get(letter, letter) for letter in escaped)
 
 
 def _verdict(change: Change) -> list[str]:

@@ -122,6 +122,7 @@ def agreement(title: str, rows: list[Row]) -> Drawn:
     widest = max(abs(gaps[row["claim"]]) for row in both)
     if widest > 20:
         axes.set_xscale("symlog", linthresh=1)
+        axes.xaxis.set_major_formatter("{x:g}")
     else:
         axes.set_xlim(-1.15 * max(widest, 0.5), 1.15 * max(widest, 0.5))
     axes.set_yticks(range(len(both)), [row["claim"] for row in both], fontsize=7)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import html
+import re
 from dataclasses import dataclass, field
+
+from replica.claims import csv_text
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -29,19 +31,15 @@ class Sheet:
 
     def to_csv(self) -> str:
         """Return header and rows as CSV."""
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows(self.rows)
-        return out.getvalue()
+        return csv_text.to_csv(self.header, self.rows)
 
     def to_markdown(self) -> str:
         """Return a Markdown table under its title."""
-        lines = [f"**{_markdown(self.title)}**", ""]
-        lines.append("| " + " | ".join(_markdown(cell) for cell in self.header) + " |")
+        lines = [f"**{markdown(self.title)}**", ""]
+        lines.append("| " + " | ".join(markdown(cell) for cell in self.header) + " |")
         lines.append("|" + "---|" * len(self.header))
-        lines += ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in self.rows]
-        return "\n".join([*lines, *(["", _markdown(self.note)] if self.note else [])]) + "\n"
+        lines += ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in self.rows]
+        return "\n".join([*lines, *(["", markdown(self.note)] if self.note else [])]) + "\n"
 
     def to_latex(self) -> str:
         """Return a LaTeX table; needs the packages booktabs and, for long ones, longtable, and fonts in T1 encoding."""
@@ -64,15 +62,16 @@ class Sheet:
 
 
 def latex(text: str) -> str:
-    """Return text with LaTeX's special characters escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    """Return text in one line with LaTeX's special characters escaped."""
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def markdown(text: str) -> str:
+    """Return text in one line in which Markdown finds no HTML, link, code, emphasis or border of a table's cell."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(" ".join(text.split()), quote=False))
 
 
 def _latex_row(cells: list[str]) -> str:
     """Return a line of a table; a bracket or star at its start would be taken for an option of the line break before it."""
     line = " & ".join(latex(cell) for cell in cells) + r" \\"
     return "{}" + line if line.startswith(("[", "*")) else line
-
-
-def _markdown(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").replace("\n", " ")

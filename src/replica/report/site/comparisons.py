@@ -307,6 +307,7 @@ def data(plane: Plane) -> Sheet:
 
 
 def _draw(drawn: list[Plane], folder: Path) -> None:
+    from replica.report.drawings import named, plain_powers
     from replica.report.figures import METADATA, STYLE, plt
 
     for plane in drawn:
@@ -321,7 +322,7 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
                 for number, point in enumerate(members):
                     [mark] = axes.plot(
                         point.costs[plane.x.key], _y(point, plane), marker, color=f"C{index % 8}",
-                        label=label if number == 0 else None, markeredgecolor="black", markeredgewidth=0.5,
+                        label=named(label) if number == 0 else None, markeredgecolor="black", markeredgewidth=0.5,
                     )  # fmt: skip
                     mark.set_url(f"{_UP}{point.link}#{len(targets) + number}")
                 targets += members
@@ -337,6 +338,7 @@ def _draw(drawn: list[Plane], folder: Path) -> None:
             numbers = [point.costs[plane.x.key] for point in plane.points]
             if min(numbers) > 0 and max(numbers) > 20 * min(numbers):
                 axes.set_xscale("log")
+                plain_powers(axes.xaxis)
             axes.set_xlabel(f"{plane.x.title} ({plane.x.unit})" if plane.x.key != "trained" else plane.x.title)
             axes.set_ylabel(plane.y_unit + (" (line: lowest to highest seed)" if plane.y == "score" else ""))
             axes.set_title("\n".join(_wrapped(plane.title)))
