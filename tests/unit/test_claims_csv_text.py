@@ -10,7 +10,20 @@ import pytest
 
 from replica.claims.csv_text import to_csv
 
-FORMULAS = ["=1+1", "=cmd|'/c calc'!A1", "+A1", "-A1", "@SUM(A1)", "\t=1", "\r=1", "-2+3", "- none", "-1; =1", "'=1", "''@x"]
+FORMULAS = [
+    "=1+1",
+    "=cmd|'/c calc'!A1",
+    "+A1",
+    "-A1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "-2+3",
+    "- none",
+    "-1; =1",
+    "'=1",
+    "''@x",
+]
 PLAIN = ["", "a=b", "1", "-1", "+3.5", "-1e-05", "1; -2.5; 3", "'", "'quoted'", "−1", "a\n=b", 'say "x", y']
 
 

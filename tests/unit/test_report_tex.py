@@ -125,11 +125,11 @@ def test_the_bibliography_has_each_paper_under_its_id(project):
 
 def test_an_entry_stays_whole_whatever_a_title_holds():
     paper = Paper(
-        id="odd", title="A } B { 50 % of\n  C & {D}", authors="Li, et al.", year=2020, venue="V_1", families=[], summary="", claims=[]
+        id="odd", title="A } B { 50 % of\n  C & {D}", authors="Li, et al.", year=2020, venue="V_1", arxiv="1}2", families=[], summary="", claims=[]
     )  # fmt: skip
     [(_, fields)] = parse(entry(paper)).values()
     assert fields["title"] == (
         r"{A \textbraceright{} B \textbraceleft{} 50 \% of C \& \textbraceleft{}D\textbraceright{}}"
     )
     assert fields["author"] == "{Li} and others" and fields["howpublished"] == r"V\_1"
-    assert "eprint" not in fields
+    assert fields["eprint"] == r"1\textbraceright{}2"

@@ -153,13 +153,15 @@ def test_licences_of_registered_weights_come_from_the_registry(tmp_path):
     root = write_project(tmp_path)
     hub = {"hub": {"repo": "owner/base"}}
     values = yaml.safe_load((root / "config/models.yaml").read_text())
-    values["models"]["base"] = _model(16, sources=hub, licence="CC BY-SA 4.0", terms="a | b", redistribute=True)
+    values["models"]["base"] = _model(
+        16, sources=hub, licence="CC BY-SA 4.0", terms="a | b\n<img src=x> `c`", redistribute=True
+    )
     (root / "config/models.yaml").write_text(yaml.safe_dump(values))
     project = load_project(root, quick=False)
     plan = build_plan(project, "laptop")
     folder, _ = made(project, plan, "student")
     text = card_of(project, folder)
-    assert "| `base` | start of its teacher | CC BY-SA 4.0 | a \\| b |" in text
+    assert "| `base` | start of its teacher | CC BY-SA 4.0 | a \\| b &lt;img src=x&gt; \\`c\\` |" in text
     assert "license: cc-by-sa-4.0" in text
     assert "- owner/base" in text or "base_model: owner/base" in text
     values["models"]["base"]["licence"] = "own terms of the owner"

@@ -29,7 +29,8 @@ def entry(paper: Paper) -> str:
         "howpublished": _text(paper.venue),
     }
     if paper.arxiv:
-        fields.update(eprint=paper.arxiv, archiveprefix="arXiv", doi=f"10.48550/arXiv.{paper.arxiv}")
+        number = _text(paper.arxiv)
+        fields.update(eprint=number, archiveprefix="arXiv", doi=f"10.48550/arXiv.{number}")
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
     return "\n".join([f"@misc{{{paper.id},", *lines, "}"]) + "\n"
 

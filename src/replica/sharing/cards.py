@@ -15,6 +15,7 @@ from replica.claims.run_files import read_file
 from replica.errors import AssetError
 from replica.files import read_result, write_text
 from replica.paths import Layout
+from replica.report.sheets import markdown
 from replica.tasks import kinds
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def write_card(run_folder: Path, manifest: dict[str, Any], project: Project) -> 
         base_model=_hub_names(project.models, _registered(chain)) or None,
         eval_results=_results(project, metrics) or None,
     )
-    text = _template().render(card_data=data.to_yaml(), **_cells(facts)).rstrip() + "\n"
+    text = _template().render(card_data=data.to_yaml(), **facts).rstrip() + "\n"
     path = folder / CARD
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
@@ -100,6 +101,7 @@ def _template() -> jinja2.Template:
 
     source = resources.files("replica.sharing") / "templates" / "card.md.j2"
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.filters["text"] = markdown  # the other values are Markdown of this module's own
     return environment.from_string(source.read_text(encoding="utf-8"))
 
 
@@ -198,7 +200,7 @@ def _dataset(project: Project, task_name: str, role: str) -> dict[str, str]:
 
 
 def _split(use: str, split: str, content: Any) -> str:
-    return f"{use}: {split}" + (f", {content.rows:,} rows, sha256 `{content.sha256[:12]}`" if content else "")
+    return markdown(f"{use}: {split}") + (f", {content.rows:,} rows, sha256 `{content.sha256[:12]}`" if content else "")
 
 
 def _metrics(folder: Path) -> list[tuple[str, str, dict[str, Any]]]:
@@ -329,7 +331,7 @@ def _made(manifest: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in manifest.get("versions", {}).items())
     where = hardware.get("gpu") or hardware.get("processor") or "an unknown processor"
     took = f"in {manifest.get('seconds', 0)} s, precision {manifest.get('precision')}, ended {manifest.get('finished')}"
-    return f"Made with {versions} on {where} {took}."
+    return markdown(f"Made with {versions} on {where} {took}.")
 
 
 def _loading(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
@@ -370,13 +372,3 @@ def _in_transformers(architecture: str) -> bool:
     package = find_spec("transformers")
     places = package.submodule_search_locations if package else None
     return any((Path(place) / "models" / architecture.replace("-", "_")).is_dir() for place in places or ())
-
-
-def _cells(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts without bars and line breaks in the cells of tables."""
-    tables = ("methods", "datasets", "metrics", "parents")
-
-    def clean(row: dict[str, str]) -> dict[str, str]:
-        return {key: " ".join(value.replace("|", "\\|").split()) for key, value in row.items()}
-
-    return {key: [clean(row) for row in value] if key in tables else value for key, value in facts.items()}

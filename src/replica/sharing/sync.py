@@ -28,6 +28,7 @@ from replica.config.project import Project
 from replica.errors import AssetError
 from replica.files import read_json, sha256_file, write_json, write_text
 from replica.plan import Plan
+from replica.report.sheets import markdown
 
 WORK = ".sync"
 CUT = "cut.parquet"
@@ -248,7 +249,7 @@ def _write_readme(mirror: Mirror, source: HubSource) -> None:
     ]
     lines += ["Files of the hub's repository at this commit, copied by `replica mirror sync`. A split that is named"]
     lines += [f"`<split>{PARTIAL}` is a part of the official one.", "", "| configuration | licence |", "|---|---|"]
-    lines += [f"| {name} | {licence} |" for name, licence in licences.items()]
+    lines += [f"| {markdown(name)} | {markdown(licence)} |" for name, licence in licences.items()]
     write_text(mirror.folder / "datasets" / source.repo / "README.md", "\n".join(lines) + "\n")
 
 
