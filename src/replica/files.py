@@ -111,6 +111,19 @@ def check_dates(paths: Iterable[Path | str]) -> None:
             )
 
 
+def plain_file(folder: Path | str, name: str) -> Path:
+    """Return the path of a file in a folder that is to be packed, hashed or copied under its name.
+
+    Raises ResultError where the name leads out of the folder or through a symbolic link in it. The folder itself may lie behind one.
+    """
+    path = Path(folder) / name
+    if Path(name).is_absolute() or path.resolve() != Path(folder).resolve() / name:
+        raise ResultError(
+            f"{path}: leads out of {folder} or through a link, and no link is followed; put the file itself there"
+        )
+    return path
+
+
 def remove_leftovers(path: Path | str) -> list[Path]:
     """Remove and return what this module left next to `path` in processes that were killed, on whichever machine.
 

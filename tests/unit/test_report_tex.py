@@ -125,7 +125,8 @@ def test_the_bibliography_has_each_paper_under_its_id(project):
 
 def test_an_entry_stays_whole_whatever_a_title_holds():
     paper = Paper(
-        id="odd", title="A } B { 50 % of\n  C & {D}", authors="Li, et al.", year=2020, venue="V_1", arxiv="1}2", families=[], summary="", claims=[]
+        id="odd", title="A } B { 50 % of\n  C & {D}", authors="Li, et al.", year=2020, venue="V_1", arxiv="1}2", families=[],
+        summary="", claims=[],
     )  # fmt: skip
     [(_, fields)] = parse(entry(paper)).values()
     assert fields["title"] == (

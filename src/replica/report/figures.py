@@ -20,6 +20,7 @@ from replica.config.schema import Figure, Paper
 from replica.errors import ConfigError, nearest
 from replica.files import atomic_folder, write_json, write_text
 from replica.report import drawings, overview
+from replica.report.names import LISTING
 from replica.report.points import Numbers
 from replica.report.sheets import Sheet
 
@@ -53,7 +54,7 @@ def write(paper: Paper, claims: dict[str, Any], evidence: Evidence, folder: Path
                 raise ConfigError(f"{paper.file}: figures: '{name}' is the name of a figure every paper has")
             listed.append({"id": name, "title": title, "caption": "", "missing": [], "drawn": True})
             _save(drawing, sheet, temporary, name)
-        write_json(temporary / "figures.json", listed)
+        write_json(temporary / LISTING, listed)
     return listed
 
 

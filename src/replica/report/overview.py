@@ -11,6 +11,7 @@ from replica.claims.compare import Row
 from replica.claims.numbers import significant, text
 from replica.claims.verdicts import ALL
 from replica.config.schema import Paper
+from replica.report.names import AGREEMENT, EFFECTS, VERDICTS
 from replica.report.sheets import Sheet
 
 #: A drawing and its data; None where there are no numbers.
@@ -139,8 +140,8 @@ def agreement(title: str, rows: list[Row]) -> Drawn:
 def common(paper: Paper, claims: dict[str, Any]) -> list[tuple[str, str, Drawn]]:
     """Return name, title and drawing of those figures of every paper for which there are numbers."""
     rows = claims["rows"]
-    titles = {"verdicts": "Verdicts", "agreement": "Ours beside the paper's numbers", "trends": "Trends"}
-    drawn = [("verdicts", verdict_bars(titles["verdicts"], rows)), ("agreement", agreement(titles["agreement"], rows))]
+    titles = {VERDICTS: "Verdicts", AGREEMENT: "Ours beside the paper's numbers", EFFECTS: "Trends"}
+    drawn = [(VERDICTS, verdict_bars(titles[VERDICTS], rows)), (AGREEMENT, agreement(titles[AGREEMENT], rows))]
     if not any(figure.kind == "effects" for figure in paper.figures):
-        drawn.append(("trends", effects(titles["trends"], rows, claims)))
+        drawn.append((EFFECTS, effects(titles[EFFECTS], rows, claims)))
     return [(name, titles[name], drawing) for name, drawing in drawn if drawing[0] is not None]

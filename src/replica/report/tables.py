@@ -15,10 +15,8 @@ from replica.config.schema import Claim, Paper, Table
 from replica.errors import ConfigError, nearest
 from replica.files import atomic_folder
 from replica.report.marks import LEGEND, MARKS, UNSURE, UNSURE_MEANS
+from replica.report.names import ALL_CLAIMS, TRENDS
 from replica.report.sheets import Sheet
-
-#: Names of the tables that every paper has.
-ALL_CLAIMS, TRENDS = "all-claims", "trends"
 
 
 @dataclass

@@ -16,7 +16,8 @@ from replica.claims.ledger import read_claims
 from replica.claims.run_files import AGAIN
 from replica.config.schema import Claim, Figure, Paper
 from replica.errors import ConfigError
-from replica.files import read_result
+from replica.files import plain_file, read_result
+from replica.report.names import LISTING, table_names
 from replica.report.site.front import subjects
 from replica.report.site.pages import OF_SCALE, Pages, Source, anchor
 from replica.report.site.stored_runs import facts_of
@@ -72,7 +73,7 @@ def _paper(paper: Paper, source: Source, folder: Path, site: Path) -> dict[str, 
         "pitfalls": _pitfalls(paper, by_name),
         "grids": grids(paper, rows),
         "arms": {table.id: arms(table, tables.get(table.id, {})) for table in paper.tables if table.arms},
-        "tables": _tables(folder / "tables", site / "tables" / paper.id),
+        "tables": _tables(paper, folder / "tables", site / "tables" / paper.id),
         "figures": _figures(paper, rows, evidence, folder / "figures", site / "figures" / paper.id),
         "subjects": subjects(paper),
         "cost": _cost(paper, source),
@@ -133,19 +134,17 @@ def _pitfalls(paper: Paper, by_name: dict[str, Row]) -> list[dict[str, str]]:
     return [{"reason": reason, "claim": claim} for reason, claim in reasons.items()]
 
 
-def _tables(source: Path, target: Path) -> set[str]:
-    """Copy the tables' CSV files; returns their names."""
-    files = sorted(source.glob("*.csv"))
-    if files:
-        target.mkdir(parents=True)
-    for path in files:
-        shutil.copyfile(path, target / path.name)
-    return {path.stem for path in files}
+def _tables(paper: Paper, source: Path, target: Path) -> set[str]:
+    """Copy the CSV files of a paper's tables; returns their names."""
+    named = [name for name in table_names(paper) if (source / f"{name}.csv").is_file()]
+    for name in named:
+        _copy(source, f"{name}.csv", target)
+    return set(named)
 
 
 def _figures(paper: Paper, rows: list[Row], evidence: Evidence, source: Path, target: Path) -> list[dict[str, Any]]:
     """Copy the figures and their data; returns the contents of their captions."""
-    listing = source / "figures.json"
+    listing = source / LISTING
     if not listing.is_file():
         return []
     declared = {figure.id: figure for figure in paper.figures}
@@ -153,14 +152,19 @@ def _figures(paper: Paper, rows: list[Row], evidence: Evidence, source: Path, ta
     for entry in read_result(listing, again=AGAIN):
         name, data = entry["id"], False
         if entry["drawn"]:
-            target.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / f"{name}.svg", target / f"{name}.svg")
+            _copy(source, f"{name}.svg", target)
             if data := (source / f"{name}.csv").is_file():
-                shutil.copyfile(source / f"{name}.csv", target / f"{name}.csv")
+                _copy(source, f"{name}.csv", target)
         figure = declared.get(name)
         kinds = _kinds(paper, figure, evidence) if figure else _common_kinds(name, rows)
         listed.append({**entry, "data": data, "evidence": sorted(kinds)})
     return listed
+
+
+def _copy(source: Path, name: str, target: Path) -> None:
+    """Copy a file that a paper's results name, and no other through a link."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(plain_file(source, name), target / name)
 
 
 def _common_kinds(name: str, rows: list[Row]) -> set[str]:
