@@ -137,6 +137,26 @@ def test_pinned_evidence_is_enough_for_ledger_tables_figures_and_site(finished):
     assert {path.stem for path in (root / "evidence" / "laptop" / "runs").iterdir()} <= pages
 
 
+@pytest.mark.parametrize("name", ["papers.bib", "structural/toy.json", "laptop/runs/RUN/seed0/metrics.json"])
+def test_no_link_is_pinned_and_no_file_that_the_ledger_does_not_name(finished, name):
+    root, _ = finished
+    write_text(root / "results" / "structural" / "other.json", "{}")
+    pin(options(root))
+    assert not (root / "results" / "pinned" / "structural" / "other.json").exists()
+    run = next(
+        path for path in (root / "results" / "laptop" / "runs").iterdir() if (path / "seed0" / "metrics.json").exists()
+    )
+    path = root / "results" / name.replace("RUN", run.name)
+    if not path.exists():
+        write_text(path, "x")
+    path.rename(root / "elsewhere")
+    path.symlink_to(root / "elsewhere")
+    before = {file: file.read_bytes() for file in (root / "results" / "pinned").rglob("*") if file.is_file()}
+    with pytest.raises(ResultError, match=rf"{path.name}: leads out of .* or through a link"):
+        pin(options(root))
+    assert {file: file.read_bytes() for file in before} == before
+
+
 def test_a_rendering_replaces_nothing_else(finished):
     root, _ = finished
     pin(options(root))

@@ -19,7 +19,7 @@ from replica.claims.compare import report
 from replica.claims.ledger import merge
 from replica.claims.numbers import text
 from replica.claims.run_files import pack
-from replica.errors import ConfigError
+from replica.errors import ConfigError, ResultError
 from replica.files import read_json, sha256_file, write_text
 from replica.plan import build_plan
 from replica.report import site
@@ -316,6 +316,24 @@ def test_a_figures_data_stand_beside_it(tmp_path, built):
     page = Page(root / "report" / "site" / "papers" / "toy.html")
     assert "../figures/toy/curve.csv" in page.links
     assert (root / "report" / "site" / "figures" / "toy" / "curve.csv").read_text(encoding="utf-8") == "x,y\n1,2\n"
+
+
+def test_the_site_takes_no_file_through_a_link_and_no_table_that_its_paper_does_not_name(tmp_path, built):
+    root = tmp_path / "checkout"
+    shutil.copytree(built["root"], root)
+    paper = root / "results" / "laptop" / "papers" / "toy"
+    (paper / "tables" / "mine.csv").write_text("hush-hush", encoding="utf-8")
+    site.write(make(root), built["rows"], "laptop", root / "results", root / "report" / "index.html")
+    listed = json.loads((root / "report" / "site" / "files.json").read_text(encoding="utf-8"))
+    there = {path.relative_to(root / "report" / "site").as_posix() for path in (root / "report" / "site").rglob("*.*")}
+    assert set(listed) == there - {"files.json"} and "tables/toy/all-claims.csv" in listed
+    assert not [name for name in listed if "mine" in name]
+    for linked in (paper / "figures" / "verdicts.svg", paper / "tables" / "all-claims.csv"):
+        linked.rename(root / "elsewhere")
+        linked.symlink_to(root / "elsewhere")
+        with pytest.raises(ResultError, match=rf"{linked.name}: leads out of .* or through a link"):
+            site.write(make(root), built["rows"], "laptop", root / "results", root / "report" / "index.html")
+        (root / "elsewhere").rename(linked)
 
 
 def _contrast(one: str, other: str) -> float:

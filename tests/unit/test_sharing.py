@@ -324,18 +324,23 @@ def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
     from replica.sharing.artifacts import ledger_of
 
     ledger = ledger_of(Plan(scale="laptop"), ["toy"])
-    for name in ("claims.csv", "claims.json", "papers.bib", "summary.json", "report/index.html", "other.txt"):
+    names = ("claims.csv", "claims.json", "papers.bib", "summary.json", "report/index.html", "other.txt")
+    for name in names:
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "results" / name).write_text(name)
-    assert ledger.missing(tmp_path) == ["report/site/"]
+    assert ledger.missing(tmp_path) == ["report/site/files.json"]
     (tmp_path / "results" / "report" / "site" / "papers").mkdir(parents=True)
     (tmp_path / "results" / "report" / "site" / "papers" / "toy.html").write_text("page")
+    (tmp_path / "results" / "report" / "site" / "papers" / "mine.html").write_text("a page that nothing names")
+    write_json(tmp_path / "results" / "report" / "site" / "files.json", ["papers/toy.html", "papers/gone.html"])
     assert ledger.missing(tmp_path) == []
+    assert ledger.strays(tmp_path) == ["report/site/papers/mine.html"]
     assert ledger.files(tmp_path) == [
         "claims.csv",
         "claims.json",
         "papers.bib",
         "report/index.html",
+        "report/site/files.json",
         "report/site/papers/toy.html",
         "summary.json",
     ]

@@ -115,6 +115,16 @@ def test_own_file_that_differs_is_named_with_both_hashes_and_stays(fresh):
     assert sha256_file(fresh / entry.folder / "metrics.json") == entry.files["metrics.json"]
 
 
+@pytest.mark.parametrize("linked", ["assets/datasets/words/train.parquet", "results/laptop/papers/one/tables"])
+def test_nothing_is_written_or_looked_at_through_a_link(fresh, linked):
+    (fresh.parent / "elsewhere").mkdir()
+    (fresh / linked).parent.mkdir(parents=True)
+    (fresh / linked).symlink_to(fresh.parent / "elsewhere")
+    with pytest.raises(ReplicaError, match=rf"{linked}.*leads out of .* or through a link"):
+        _take(fresh)
+    assert list(_files(fresh)) == [] and not list((fresh.parent / "elsewhere").iterdir())
+
+
 def test_what_nobody_published_is_said(fresh):
     with pytest.raises(AssetError, match="nothing of 'one' is published at scale paper"):
         adopt(*planned(fresh, "paper"), ["one"])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from replica.errors import ConfigError
-from replica.files import read_json, write_json, write_text
+from replica.errors import AssetError, ConfigError
+from replica.files import read_json, sha256_file, write_json, write_text
 from replica.sharing import checkout, index, remotes, store
 from replica.sharing import publish as module
 from replica.sharing.publish import names, publish
@@ -333,3 +333,66 @@ def test_two_who_published_apart_come_together(again, tmp_path, second, conflict
     _put_up(other)
     assert index.read(other)[name] == mine[name]
     assert git(other, "status", "--porcelain") == "" and _put_up(other).commit is None
+
+
+def _in_archives(folder):
+    """Return every name in every archive, and all bytes of the archives and the remote."""
+    paths = [*(folder / "published").rglob("*.tar"), *_objects(folder.parent / "remote")]
+    return {name for entry in index.read(folder).values() for name in entry.files}, b"".join(
+        p.read_bytes() for p in paths
+    )
+
+
+def test_what_nothing_names_is_not_published_and_is_said(project):
+    """A note in a run's folder, a file beside the tables, a link to a file and one to a folder elsewhere."""
+    secret = project.parent / "elsewhere" / "secret.txt"
+    write_text(secret, "hush-hush")
+    run, results = _run(project), project / "results" / "laptop" / "papers" / "one"
+    strays = [run / "notes.txt", results / "tables" / "mine.csv", results / "draft.json"]
+    for path in strays:
+        write_text(path, "hush-hush")
+    (run / "leak.txt").symlink_to(secret)
+    (results / "figures" / "linked").symlink_to(secret.parent)
+    done = _put_up(project)
+    wanted = [*strays, run / "leak.txt", results / "figures" / "linked"]
+    assert sorted(done.strays) == sorted(path.relative_to(project).as_posix() for path in wanted)
+    names, content = _in_archives(project)
+    assert not names & {path.name for path in wanted} and b"hush-hush" not in content
+    assert len(done.new) == 20
+
+
+@pytest.mark.parametrize("place", ["file", "folder", "manifest"])
+def test_no_link_is_followed_and_no_manifest_leads_out_of_its_folder(again, place):
+    """A named file that became a link, a folder of named files that became one, and a manifest that names a file outside."""
+    if place == "folder":
+        inside = again / "results" / "laptop" / "papers" / "one" / "figures"
+        (again / "figures").mkdir()
+        (inside / "verdicts.svg").rename(again / "figures" / "verdicts.svg")
+        shutil.rmtree(inside)
+        inside.symlink_to(again / "figures")
+        said = "figures/verdicts.svg"
+    else:
+        inside = _run(again) / "metrics.json" if place == "file" else again / "assets" / "datasets" / "words"
+        secret = again / "assets" / "datasets" / "secret.json"
+        if place == "file":
+            inside.rename(secret)
+            inside.symlink_to(secret)
+            said = "metrics.json"
+        else:
+            write_text(secret, "hush-hush")
+            facts = read_json(inside / "manifest.json")
+            score_again(
+                inside / "manifest.json", files={**facts["files"], "../secret.json": {"sha256": sha256_file(secret)}}
+            )
+            said = r"\.\./secret.json"
+    head = git(again, "rev-parse", "HEAD")
+    with pytest.raises(AssetError, match=rf"nothing was published.*{said}: leads out of .* or through a link"):
+        _put_up(again)
+    assert git(again, "rev-parse", "HEAD") == head and b"hush-hush" not in _in_archives(again)[1]
+
+
+def test_a_whole_folder_may_lie_behind_a_link(project):
+    """Results on another disk: the folder that holds everything is a link, nothing in it is."""
+    (project / "results" / "laptop").rename(project.parent / "disk")
+    (project / "results" / "laptop").symlink_to(project.parent / "disk")
+    assert len(_put_up(project).new) == 20

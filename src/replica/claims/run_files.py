@@ -14,7 +14,7 @@ from typing import Any
 
 from replica import seals
 from replica.errors import ResultError
-from replica.files import read_result, sha256_file
+from replica.files import plain_file, read_result, sha256_file
 from replica.paths import MANIFEST
 
 #: The files of a seed that are packed; weights and predictions are too large for version control.
@@ -103,6 +103,7 @@ def pack(run: Path) -> str | None:
     paths = [path for path in run.glob("seed*/*") if path.name in PACKED]
     entries = []
     for path in sorted(paths, key=lambda path: (len(path.parent.name), path.parent.name, path.name)):
+        plain_file(run, path.relative_to(run).as_posix())
         text = path.read_text(encoding="utf-8").rstrip("\n")
         if path.suffix == ".jsonl":
             read_lines(path)

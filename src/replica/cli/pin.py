@@ -8,11 +8,11 @@ from typing import Any
 
 from replica.cli.explain import ledger_of
 from replica.cli.terminal import console
-from replica.files import atomic_folder, write_json, write_text
+from replica.files import atomic_folder, plain_file, write_json, write_text
 from replica.paths import Layout
 
-#: Files below results/ that are copied as they are.
-COPIED = ("claims.csv", "claims.json", "summary.json", "papers.bib", "structural/*.json")
+#: Files below results/ that are copied as they are, beside the measurements of the papers in the ledger.
+COPIED = ("claims.csv", "claims.json", "summary.json", "papers.bib")
 
 
 def add(verbs: Any) -> None:
@@ -32,10 +32,10 @@ def pin(arguments: Namespace) -> int:
     results = Layout(arguments.root).results
     _, rows = ledger_of(arguments.root, None)
     with atomic_folder(results / "pinned") as folder:
-        for path in (path for pattern in COPIED for path in results.glob(pattern)):
-            target = folder / path.relative_to(results)
-            target.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, target)
+        for name in [*COPIED, *(f"structural/{paper}.json" for paper in dict.fromkeys(row["paper"] for row in rows))]:
+            if (results / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(plain_file(results, name), folder / name)
         write_json(folder / "numbers.json", numbers(rows))
         for run in (results / arguments.scale / "runs").glob("[!.]*/"):
             if (text := pack(run)) is not None:

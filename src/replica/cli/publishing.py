@@ -54,6 +54,10 @@ def publish(arguments: Namespace) -> int:
         print_text(f"left out: {name}: {reason}")
     if len(left_out) > REASONS:
         print_text(f"left out: {len(left_out) - REASONS} more")
+    for name in done.strays[:REASONS]:
+        print_text(f"not published: {name}: no manifest, evaluation or paper names it")
+    if len(done.strays) > REASONS:
+        print_text(f"not published: {len(done.strays) - REASONS} more files that nothing names")
     print_text(
         f"{len(done.new)} artifacts published{_some(done.new)}, {len(done.same)} unchanged; remote '{done.remote}'"
     )

@@ -42,10 +42,9 @@ def verify(arguments: Namespace) -> int:
     for line in outcome.damage:
         print_text(f"damaged: {line}")
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(outcome.checked.items()))
-    console.print(f"{len(outcome.damage)} damaged; checked {counts or 'nothing'}", highlight=False, markup=False)
+    console.print(f"{len(outcome.damage)} damaged; checked {counts or 'nothing'}")
     if outcome.other_code or outcome.unknown_code:
         console.print(
-            f"{outcome.other_code} seeds were made by other code than this checkout's, {outcome.unknown_code} do not say by which",
-            highlight=False,
+            f"{outcome.other_code} seeds were made by other code than this checkout's, {outcome.unknown_code} do not say by which"
         )
     return 1 if outcome.damage else 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from replica.assets import manifest
 from replica.config.project import Project
 from replica.errors import AssetError, nearest
-from replica.files import atomic_path, remove_leftovers, sha256_file
+from replica.files import atomic_path, plain_file, remove_leftovers, sha256_file
 from replica.jobs.snakemake_records import NAME as RECORDS
 from replica.jobs.snakemake_records import Records, other_input
 from replica.plan import Plan
@@ -122,7 +122,7 @@ class _Adoption:
         for name, sha256 in entry.files.items():
             if name == RECORDS:
                 continue
-            path = folder / name
+            path = plain_file(folder, name)
             if not path.exists():
                 complete = False
                 continue

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from replica.errors import AssetError
+from replica.files import plain_file
 
 #: Time of every file in an archive and of every adopted file: 2000-01-01. One time for all, so that no adopted file is newer than
 #: its outputs, in whatever order artifacts are adopted.
@@ -33,7 +34,8 @@ class _Hashing:
 def pack(folder: Path, names: Iterable[str], extra: Mapping[str, bytes], path: Path) -> dict[str, str]:
     """Write files of a folder, and `extra` contents, into an uncompressed tar; returns the sha256 of every member's bytes.
 
-    Owner, mode and time are the same for all and members are in order: equal files give an equal archive on every machine.
+    Owner, mode and time are the same for all and members are in order: equal files give an equal archive on every machine. ResultError
+    for a name that leads out of the folder or through a link.
     """
     hashes: dict[str, str] = {}
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -42,7 +44,7 @@ def pack(folder: Path, names: Iterable[str], extra: Mapping[str, bytes], path: P
                 reader, size = _Hashing(BytesIO(extra[name])), len(extra[name])
                 tar.addfile(_member(name, size), reader)
             else:
-                with open(folder / name, "rb") as handle:
+                with open(plain_file(folder, name), "rb") as handle:
                     reader = _Hashing(handle)
                     tar.addfile(_member(name, (folder / name).stat().st_size), reader)
             hashes[name] = reader.sha.hexdigest()

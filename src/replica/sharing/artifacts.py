@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from replica.config.project import Project
+from replica.config.schema import Paper
+from replica.files import read_json
+from replica.paths import MANIFEST, MEASURES, METRICS, PREDICTIONS
 from replica.plan import Plan, Run
 from replica.plan.outputs import HERE
+from replica.report.names import figure_files, table_files
 from replica.tasks import kinds
 
 #: Snakemake's mark of a folder it made; other names that begin with a dot are leftovers.
 STAMP = ".snakemake_timestamp"
 #: Files of a scale's ledger and report, below the folder that holds them.
 LEDGER_FILES = ("claims.csv", "claims.json", "summary.json", "papers.bib", "report/index.html")
-#: The pages that the report's front page leads to.
-PAGES = "report/site/"
-#: An evaluation's predictions, example by example.
-PREDICTIONS = "predictions.parquet"
+#: The pages that the report's front page leads to, and the file that names them.
+PAGES, PAGE_LIST = "report/site", "report/site/files.json"
+#: Files of a run's folder that are made from what its manifest names.
+MADE_FROM_RUN = (METRICS, MEASURES, PREDICTIONS, "model.onnx", "README.md")
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,10 @@ class Artifact:
     desc: str
     labels: tuple[str, ...] = ()
     papers: tuple[str, ...] = ()
-    #: files of the folder that belong to it, and folders (they end with a slash) of which all files do; all when empty
-    only: tuple[str, ...] = ()
+    #: files of the folder that belong to it, beside those that its manifest or list of pages names
+    only: tuple[str, ...] = (MANIFEST,)
+    #: folders below its own in which no other file should be
+    whole: tuple[str, ...] = (".",)
     #: files without which it is not ready
     needs: tuple[str, ...] = ("manifest.json",)
     #: registered data sets whose rows it passes on
@@ -57,22 +63,36 @@ class Artifact:
         return archive_path(self.id)
 
     def files(self, root: Path) -> list[str]:
-        """Return the names of its files that are there, below its folder, in order."""
+        """Return the names of its files that are there, below its folder, in order: those that something names."""
         folder = root / self.folder
-        if self.only:
-            named = {name for name in self.only if (folder / name).is_file()}
-            below = [path for name in self.only if name.endswith("/") for path in (folder / name).rglob("*")]
-            return sorted(named | {path.relative_to(folder).as_posix() for path in below if path.is_file()})
-        names = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        return sorted(
-            path.as_posix()
-            for path in names
-            if path.name == STAMP or not any(part.startswith(".") for part in path.parts)
-        )
+        named = set(self.only)
+        if MANIFEST in self.only:
+            named.update(_listed(folder / MANIFEST, "files"))
+        if PAGE_LIST in self.only:
+            named.update(f"{PAGES}/{name}" for name in _listed(folder / PAGE_LIST))
+        return sorted(name for name in named if (folder / name).is_file())
+
+    def strays(self, root: Path) -> list[str]:
+        """Return the names of files and links in its folder that nothing names; names that begin with a dot are left out."""
+        folder, named = root / self.folder, set(self.files(root))
+        found = [
+            path for part in self.whole for path in (folder / part).rglob("*") if path.is_symlink() or not path.is_dir()
+        ]
+        names = {path.relative_to(folder).as_posix() for path in found} - named
+        return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
     def missing(self, root: Path) -> list[str]:
         """Return the needed files that are missing."""
         return [name for name in self.needs if not (root / self.folder / name).exists()]
+
+
+def _listed(path: Path, key: str | None = None) -> list[str]:
+    """Return the names in a JSON file, or below a key of it; none where it cannot be read, which the checks of its artifact say."""
+    try:
+        value = read_json(path)
+        return [str(name) for name in (value if key is None else value[key])]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def archive_path(name: str) -> str:
@@ -98,7 +118,7 @@ def artifacts_of(project: Project, plan: Plan, papers: Iterable[str], runs: Iter
         for model in run.models:
             _add(artifacts, _model(project, model))
     for paper in papers:
-        _add(artifacts, _structural(paper), _paper(plan, paper))
+        _add(artifacts, _structural(paper), _paper(plan, project.paper(paper)))
     return dict(sorted(artifacts.items()))
 
 
@@ -112,8 +132,9 @@ def ledger_of(plan: Plan, papers: Iterable[str]) -> Artifact:
         desc=f"ledger and report, scale {plan.scale}",
         labels=(f"scale:{plan.scale}",),
         papers=tuple(sorted(papers)),
-        only=(*LEDGER_FILES, PAGES),
-        needs=(*LEDGER_FILES, PAGES),
+        only=(*LEDGER_FILES, PAGE_LIST),
+        whole=(PAGES,),
+        needs=(*LEDGER_FILES, PAGE_LIST),
     )
 
 
@@ -161,6 +182,7 @@ def _run(project: Project, plan: Plan, run: Run, seed: int) -> Artifact:
             f"scale:{plan.scale}",
         ),
         papers=tuple(sorted(run.papers)),
+        only=(MANIFEST, *MADE_FROM_RUN),
         needs=tuple(needs),
         models=_weights(plan, run),
         quoted=tuple(sorted({item.dataset for item in evaluated if kinds.of(item).quotes})),
@@ -224,18 +246,22 @@ def _structural(paper: str) -> Artifact:
         labels=(f"paper:{paper}",),
         papers=(paper,),
         only=(f"{paper}.json",),
+        whole=(),
         needs=(f"{paper}.json",),
     )
 
 
-def _paper(plan: Plan, paper: str) -> Artifact:
+def _paper(plan: Plan, paper: Paper) -> Artifact:
+    tables = [f"tables/{name}" for name in (*table_files(paper), STAMP)]
+    figures = [f"figures/{name}" for name in (*figure_files(paper), STAMP)]
     return Artifact(
-        id=f"papers/{plan.scale}/{paper}",
+        id=f"papers/{plan.scale}/{paper.id}",
         kind="paper",
-        folder=str(HERE.paper(plan.scale, paper)),
+        folder=str(HERE.paper(plan.scale, paper.id)),
         type="results",
-        desc=f"claims, tables and figures of {paper}, scale {plan.scale}",
-        labels=(f"paper:{paper}", f"scale:{plan.scale}"),
-        papers=(paper,),
+        desc=f"claims, tables and figures of {paper.id}, scale {plan.scale}",
+        labels=(f"paper:{paper.id}", f"scale:{plan.scale}"),
+        papers=(paper.id,),
+        only=("claims.json", *tables, *figures),
         needs=("claims.json", "tables", "figures"),
     )

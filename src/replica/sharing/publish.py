@@ -12,12 +12,13 @@ from replica.assets import manifest
 from replica.claims.compare import Row
 from replica.config.project import Project
 from replica.errors import AssetError, ConfigError, ReplicaError, nearest
-from replica.files import atomic_path, read_json, remove_leftovers, sha256_file, write_json
+from replica.files import atomic_path, plain_file, read_json, remove_leftovers, sha256_file, write_json
 from replica.jobs.snakemake_records import NAME as RECORDS
 from replica.jobs.snakemake_records import Records, other_input
+from replica.paths import PREDICTIONS
 from replica.plan import Plan
 from replica.sharing import archive, checkout, checks, index
-from replica.sharing.artifacts import PREDICTIONS, Artifact, artifacts_of, ledger_of
+from replica.sharing.artifacts import Artifact, artifacts_of, ledger_of
 from replica.sharing.store import LOCK, PIPELINE, Store, without_published
 from replica.sharing.verify import check_ledger, check_paper, check_structural
 
@@ -35,6 +36,8 @@ class Published:
     same: list[str] = field(default_factory=list)
     #: artifact → why it was left out
     left_out: dict[str, str] = field(default_factory=dict)
+    #: files and links in the folders of what was published that nothing names
+    strays: list[str] = field(default_factory=list)
     remote: str = ""
     commit: str | None = None
 
@@ -42,7 +45,8 @@ class Published:
 def publish(project: Project, plan: Plan, papers: list[str], runs: list[str], remote: str | None = None) -> Published:
     """Publish the finished artifacts of papers and runs with their ancestors; of every enabled paper and the ledger if neither is named.
 
-    Every artifact is verified before a file is written; archives, `published/index.json`, `dvc.yaml` and `dvc.lock` are written before
+    An artifact's files are those that its manifest, the run's evaluation or its paper names; no link is followed. Every artifact is
+    verified before a file is written; archives, `published/index.json`, `dvc.yaml` and `dvc.lock` are written before
     the push; the commit comes last. After an interruption the same call continues, and a second call changes no file.
 
     Raises
@@ -100,6 +104,7 @@ class _Publication:
         for artifact in ready.values():
             if artifact.id not in changed:
                 self._keep(artifact)
+        self.result.strays = [f"{a.folder}/{name}" for a in ready.values() for name in a.strays(self.root)]
         self._pack(changed)
         held = [name for name, artifact in ready.items() if not self._may_go(artifact, "a public remote", public=True)]
         self.store.track(ready, self.result.new, held)
@@ -115,7 +120,7 @@ class _Publication:
     def _ready(self, artifact: Artifact) -> bool:
         """Return whether an artifact is finished and may go to the remote; reasons against it are noted in `left_out`."""
         missing = artifact.missing(self.root)
-        if missing and not artifact.files(self.root):
+        if missing and not artifact.files(self.root) and not artifact.strays(self.root):
             return False
         if manifest.NAME in missing:
             raise AssetError(
@@ -193,7 +198,7 @@ class _Publication:
         """Return names, sizes and times of an artifact's files; equal ones mean that it is unchanged."""
         state = []
         for name in self._names(artifact):
-            stat = os.stat(self.root / artifact.folder / name)
+            stat = os.lstat(self.root / artifact.folder / name)
             state.append([name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino])
         return state
 
@@ -224,6 +229,8 @@ class _Publication:
         for artifact in artifacts:
             folder = self.root / artifact.folder
             try:
+                for name in artifact.files(self.root):
+                    plain_file(folder, name)
                 hashes = checks.hashes(self.root, artifact, self._names(artifact))
                 checks.check(artifact, folder, hashes, artifact.folder)
                 checks.parents_agree(artifact, folder, self._manifest_of, artifact.folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 from replica.claims.compare import Row
 from replica.config.project import Project
 from replica.errors import ConfigError
-from replica.files import atomic_folder, write_text
+from replica.files import atomic_folder, write_json, write_text
 from replica.plan import build_plan
 from replica.report.site import budget, comparisons, front, methods, papers, runs
 from replica.report.site.pages import FOLDER, Pages, Source
@@ -38,4 +38,6 @@ def write(project: Project, rows: list[Row], scale: str, results: Path | str, ou
         comparisons.write(pages, source, points)
         budget.write(pages, source, points)
         first = front.render(pages, source)
+        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        write_json(folder / "files.json", names)
     write_text(out, first)
