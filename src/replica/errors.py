@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from replica import secrets
+
 #: Exit status of a mistake that a person has to mend; the same call fails the same way.
 MISTAKE = 2
 #: Exit status of a process that was told to stop, wrote a checkpoint and goes on when it is started again.
@@ -16,9 +18,15 @@ DIVERGED = 87
 
 
 class ReplicaError(Exception):
-    """Something a person can mend; command-line programs print its message without a traceback and exit with `status`."""
+    """Something a person can mend; command-line programs print its message without a traceback and exit with `status`.
+
+    Its message shows no secret, whatever a library or an address put into it.
+    """
 
     status = MISTAKE
+
+    def __str__(self) -> str:
+        return secrets.masked(super().__str__())
 
 
 class ConfigError(ReplicaError):

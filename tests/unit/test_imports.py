@@ -10,7 +10,7 @@ import replica
 SOURCE = Path(replica.__file__).parent
 #: Each layer may import those before it. Packages of one layer may import one another in one direction only.
 LAYERS = (
-    ("__version__", "errors", "files", "paths", "seals"),
+    ("__version__", "errors", "files", "paths", "seals", "secrets"),
     ("config",),
     ("claims",),
     ("assets", "models", "tasks"),

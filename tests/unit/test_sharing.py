@@ -158,7 +158,7 @@ def _project(*public):
 def test_the_remote_is_the_one_named_else_the_default():
     config = {"core": {"remote": "lab"}, "remote": {"lab": {"url": "/a"}, "open": {"url": "ssh://me:secret@host/b"}}}
     assert remotes.chosen(config, None, _project("open")) == remotes.Remote("lab", "/a", False)
-    assert remotes.chosen(config, "open", _project("open")) == remotes.Remote("open", "ssh://me@host/b", True)
+    assert remotes.chosen(config, "open", _project("open")) == remotes.Remote("open", "ssh://me:***@host/b", True)
     with pytest.raises(ConfigError, match="no remote 'lap'; did you mean 'lab'"):
         remotes.chosen(config, "lap", _project())
     with pytest.raises(remotes.RemoteError, match="dvc remote add --default lab URL"):
@@ -171,6 +171,12 @@ def test_the_remote_is_the_one_named_else_the_default():
         {"url": "s3://b", "secret_access_key": "hush"},
         {"url": "ssh://me:hush@host/x"},
         {"url": "ssh://h", "password": "hush"},
+        {"url": "ssh://h", "PASSWORD": "hush"},
+        {"url": "https://hush@host/x"},
+        {"url": "azure://container/x?sv=2024-11-04&sig=hush"},
+        {"url": "https://host/x?X-Amz-Credential=hush&x=1"},
+        {"url": "https://h", "auth": "hush"},
+        {"url": "s3://b", "acces_kye": "hush"},
     ],
 )
 def test_secret_in_a_shared_configuration_is_refused_without_repeating_it(settings):
@@ -179,11 +185,47 @@ def test_secret_in_a_shared_configuration_is_refused_without_repeating_it(settin
     assert "hush" not in str(caught.value)
 
 
-def test_secrets_are_struck_out_of_what_is_said():
-    config = {"remote": {"lab": {"url": "ssh://me:from-url@host", "password": "from-config"}}}
-    hidden = remotes.secrets(config, {"AWS_SECRET_ACCESS_KEY": "from-environment", "HOME": "/home/me"})
-    said = remotes.without("from-url, from-config, from-environment in /home/me", hidden)
-    assert said == "***, ***, *** in /home/me"
+@pytest.mark.parametrize(
+    "section",
+    [{"studio": {"token": "hush"}}, {"db": {"mine": {"password": "hush"}}}, {"core": {"x": "https://hush@h"}}],
+)
+def test_secret_in_another_section_is_refused_too(section):
+    with pytest.raises(remotes.RemoteError, match="under version control") as caught:
+        remotes.refuse_shared_secrets(section, ".dvc/config")
+    assert "hush" not in str(caught.value)
+
+
+def test_settings_that_grant_nothing_may_be_shared():
+    remotes.refuse_shared_secrets(
+        {
+            "core": {"analytics": "false", "remote": "lab"},
+            "remote": {
+                "lab": {
+                    "url": "s3://bucket/x",
+                    "endpointurl": "https://s3.example.org",
+                    "profile": "lab",
+                    "sse_kms_key_id": "alias",
+                },
+                "host": {"url": "ssh://me@host/srv", "port": 22, "keyfile": "~/.ssh/lab", "ask_password": True},
+                "web": {
+                    "url": "https://host/x",
+                    "auth": "basic",
+                    "user": "me",
+                    "ask_password": True,
+                    "ssl_verify": "true",
+                },
+            },
+        },
+        ".dvc/config",
+    )
+
+
+def test_secrets_of_dvcs_configuration_are_struck_out_of_what_is_said():
+    remotes.hide_secrets(
+        {"remote": {"lab": {"url": "ssh://me:from-url@host", "password": "from-config", "Token": "from-upper"}}}
+    )
+    error = remotes.RemoteError("from-url, from-config, from-upper in /home/me")
+    assert str(error) == "***, ***, *** in /home/me"
 
 
 # the working copy

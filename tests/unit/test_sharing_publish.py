@@ -261,6 +261,18 @@ def test_secret_in_the_shared_configuration_stops_publishing(project):
     assert "hush-hush" not in str(caught.value)
 
 
+def test_a_remote_that_fails_shows_no_secret_of_its_address_or_of_this_machines_settings(project):
+    write_text(
+        project / ".dvc" / "config.local",
+        "['remote \"lab\"']\n    url = http://TOKEN123@127.0.0.1:9/x?sig=hush-hush\n    password = from-local\n    user = me\n",
+    )
+    with pytest.raises(
+        remotes.RemoteError, match=r"remote 'lab' \(http://\*\*\*@127.0.0.1:9/x\?sig=\*\*\*\)"
+    ) as caught:
+        _put_up(project)
+    assert not [word for word in ("TOKEN123", "hush-hush", "from-local") if word in str(caught.value)]
+
+
 def test_data_that_may_not_be_passed_on_stays_from_a_public_remote(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "project")
     registry = yaml.safe_load((folder / "config" / "datasets.yaml").read_text())

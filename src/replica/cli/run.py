@@ -14,6 +14,7 @@ from typing import Any
 
 from rich.live import Live
 
+from replica import secrets
 from replica.claims.ledger import read_claims
 from replica.cli.explain import ledger_of
 from replica.cli.terminal import all_option, console, print_text, scale_option
@@ -70,7 +71,7 @@ def run(arguments: Namespace) -> int:
     )
     plan = build_plan(project)
     command = _command(plan.scale, papers, claims, enabled, arguments)
-    console.print(shlex.join(command[2:]), style="dim")
+    console.print(secrets.masked(shlex.join(command[2:])), style="dim")
     if arguments.dry_run:
         return subprocess.run(command, cwd=arguments.root).returncode
     root, begun = Path(arguments.root), time.monotonic()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from replica import secrets
 from replica.errors import MISTAKE, ReplicaError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def main(program: Callable[[], int | None]) -> None:
     """
     for stream in (sys.stdout, sys.stderr):  # what the locale's encoding lacks is written as \u2192, say
         stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = secrets.print_traceback
     try:
         sys.exit(program() or 0)
     except ReplicaError as error:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
+from replica import secrets
 from replica.config.project import Project
 from replica.errors import ConfigError, ReplicaError, nearest
 
-#: Settings of a remote that grant access.
-SECRET = (
-    "access_key_id", "secret_access_key", "session_token", "sse_customer_key", "password", "passphrase", "token", "account_key",
-    "sas_token", "connection_string", "client_secret", "oss_key_id", "oss_key_secret", "gdrive_client_secret", "custom_auth_header",
-    "key_content",
-)  # fmt: skip
-#: Variables of the environment that remotes take their credentials from.
-SECRET_VARIABLES = re.compile(r"SECRET|PASSWORD|PASSPHRASE|TOKEN|ACCESS_KEY|ACCOUNT_KEY|CONNECTION_STRING")
+#: What `auth` of a remote may be; anything else is what it grants access with.
+AUTHENTICATION = ("basic", "digest", "custom")
 
 
 class RemoteError(ReplicaError):
@@ -28,7 +21,7 @@ class RemoteError(ReplicaError):
 
 @dataclass(frozen=True)
 class Remote:
-    """A remote by name; `url` holds no password."""
+    """A remote by name; `url` shows no secret."""
 
     name: str
     url: str
@@ -46,37 +39,45 @@ def chosen(config: Mapping[str, Any], requested: str | None, project: Project) -
         raise RemoteError("no remote is configured: `dvc remote add --default lab URL` (docs/sharing.md)")
     if name not in known:
         raise ConfigError(f"no remote '{name}'{nearest(name, known)}; `dvc remote add {name} URL` makes one")
-    return Remote(name, without_password(known[name]["url"]), name in project.settings.public_remotes)
+    return Remote(name, secrets.masked(known[name]["url"]), name in project.settings.public_remotes)
 
 
 def refuse_shared_secrets(config: Mapping[str, Any], where: str) -> None:
-    """Raise RemoteError where a configuration that is under version control holds a secret."""
-    for name, settings in config.get("remote", {}).items():
-        for key, value in settings.items():
-            if key in SECRET or (key == "url" and urlsplit(str(value)).password):
-                raise RemoteError(
-                    f"{where}: remote '{name}' has `{key}` with a secret in it, and this file is under version control; take it out, "
-                    f"and `dvc remote modify --local {name} …` (or the environment) gives it to this machine alone"
-                )
+    """Raise RemoteError where a configuration that is under version control holds a secret, or a setting that DVC does not know."""
+    for place, key, value in _settings(config):
+        name = place.removeprefix("remote.")
+        if _grants_access(place, key, value) or secrets.in_address(value):
+            raise RemoteError(
+                f"{where}: '{name}' has `{key}` with a secret in it (or one that DVC does not know), and this file is under version "
+                f"control; take it out, and `dvc remote modify --local {name} …` (or the environment) gives it to this machine alone"
+            )
 
 
-def secrets(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> set[str]:
-    """Return every secret that DVC could have been given here."""
-    values = {value for name, value in environment.items() if SECRET_VARIABLES.search(name)}
-    for settings in config.get("remote", {}).values():
-        values |= {str(value) for key, value in settings.items() if key in SECRET}
-        values.add(urlsplit(str(settings.get("url", ""))).password or "")
-    return {value for value in values if len(value) >= 4}
+def hide_secrets(config: Mapping[str, Any]) -> None:
+    """Let no text of this process show a secret that DVC could have been given here."""
+    for place, key, value in _settings(config):
+        secrets.hide([value] if _grants_access(place, key, value) else secrets.in_address(value))
 
 
-def without(text: str, hidden: Iterable[str]) -> str:
-    """Return a text with every secret struck out."""
-    for value in sorted(hidden, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return text
+def _settings(config: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield section (`remote.lab`), name and value of every setting."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _settings(value, f"{place}.{key}".lstrip("."))
+        else:
+            yield place, str(key), str(value)
 
 
-def without_password(url: str) -> str:
-    """Return an address without the password it may hold."""
-    password = urlsplit(url).password
-    return url.replace(f":{password}@", "@") if password else url
+def _grants_access(place: str, key: str, value: str) -> bool:
+    name = key.lower()
+    if name == "auth":
+        return value.lower() not in AUTHENTICATION
+    return secrets.is_secret(name) or (place.startswith("remote.") and name not in _known())
+
+
+@cache
+def _known() -> frozenset[str]:
+    """Return the names of all settings that DVC's remotes have."""
+    from dvc.config_schema import REMOTE_SCHEMAS
+
+    return frozenset(str(name) for schema in REMOTE_SCHEMAS.values() for name in schema)

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from replica import secrets
 from replica.config.project import Project
 from replica.errors import ReplicaError
 from replica.files import write_text
@@ -30,7 +31,7 @@ class Store:
     def __init__(self, root: Path, project: Project, remote: str | None):
         self.root = root.resolve()
         remotes.refuse_shared_secrets(self.repo.config.read("repo"), ".dvc/config")
-        self.hidden = remotes.secrets(self.repo.config)
+        remotes.hide_secrets(self.repo.config)
         self.remote: Remote = remotes.chosen(self.repo.config, remote, project)
 
     # tracked archives
@@ -158,7 +159,7 @@ class Store:
         """Return where the remote keeps an archive."""
         with self._errors(f"{self._where()}: could not look at what it holds"):
             odb = self.repo.cloud.get_remote_odb(self.remote.name)
-            return remotes.without(odb.oid_to_path(self._hash(path)), self.hidden)
+            return secrets.masked(odb.oid_to_path(self._hash(path)))
 
     def drop(self, path: str) -> None:
         """Remove a damaged archive from the cache and from its place, so that the next fetch brings it anew."""
@@ -181,7 +182,7 @@ class Store:
                 f"{self._where()}: {len(failed)} of {len(paths)} archives could not be {done}{reasons.text()}; "
                 "call again: only what is missing is transferred"
             )
-            raise RemoteError(remotes.without(text, self.hidden))
+            raise RemoteError(text)
 
     def _lacking(self, missing: list[str]) -> str:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -224,11 +225,10 @@ class Store:
         """Turn any error of DVC or a remote's library into one line."""
         try:
             yield
-        except ReplicaError as error:
-            raise type(error)(remotes.without(str(error), getattr(self, "hidden", ()))) from None
+        except ReplicaError:
+            raise
         except Exception as error:
-            text = f"{context}: {_reason(error)}{reasons.text() if reasons else ''}"
-            raise RemoteError(remotes.without(text, getattr(self, "hidden", ()))) from None
+            raise RemoteError(f"{context}: {_reason(error)}{reasons.text() if reasons else ''}") from None
 
 
 class _Reasons(logging.Handler):

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from replica import secrets
 from replica.errors import OUT_OF_MEMORY, RepeatedError, ReplicaError
 from replica.files import read_json, write_json
 from replica.paths import FAILED, MANIFEST, MEMORY, Layout
@@ -143,7 +144,8 @@ def _message(error: Exception) -> str:
         return str(error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text} (at {Path(last.filename).name}, line {last.lineno}, in {last.name})"
+    where = f"(at {Path(last.filename).name}, line {last.lineno}, in {last.name})"
+    return f"{type(error).__name__}: {secrets.masked(text)} {where}"
 
 
 def _checkpoints(folder: Path) -> list[str]:
