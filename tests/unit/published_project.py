@@ -41,7 +41,9 @@ SOMEBODY = {
 def git(folder: Path, *arguments: str) -> str:
     """Run git as somebody and return what it printed."""
     environment = {**os.environ, **SOMEBODY}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=environment, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -27,7 +27,7 @@ def _replica(folder, *arguments):
     return subprocess.run(
         [sys.executable, "-m", "replica.cli", "--root", str(folder), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         env={**os.environ, "COLUMNS": "200"},
     )
@@ -37,7 +37,7 @@ def test_plan_says_runs_jobs_hours_and_longest_path(tmp_path):
     done = _replica(write_project(tmp_path), "plan", "--runs")
     assert done.returncode == 0, done.stderr
     # one teacher; two tried rates and three seeds of the student; three seeds of the plain arm: 1 + 2 + 3 + 3 jobs
-    assert "│ all     │    5 │    9 │" in done.stdout.replace("all      ", "all     ")
+    assert "│ all     │    5 │    9 │" in done.stdout.replace("|", "│").replace("all      ", "all     ")
     assert "longest path" in done.stdout and "GPU hours" in done.stdout
     [line] = [line for line in done.stdout.splitlines() if line.endswith("(plain)")]
     assert "seeds [0, 1, 2]  10 steps" in line and "threads 1  mem_mb 3000  runtime 10  gpu 0" in line
@@ -68,7 +68,9 @@ def test_a_paper_that_is_not_enabled_can_be_planned(tmp_path):
     folder = write_project(tmp_path, settings={"papers": ["one"]})
     other = paper(id="two")
     (folder / "config" / "papers" / "two").mkdir()
-    (folder / "config" / "papers" / "two" / "paper.yaml").write_text(json.dumps(other))  # JSON is YAML
+    (folder / "config" / "papers" / "two" / "paper.yaml").write_text(
+        json.dumps(other), encoding="utf-8"
+    )  # JSON is YAML
     done = _replica(folder, "plan", "two")
     assert done.returncode == 0, done.stderr
     assert "plan at scale laptop: two" in done.stdout
@@ -93,11 +95,11 @@ def test_status_tells_starting_running_interrupted_and_failed_apart(tmp_path):
         assert now() == "running"
     finished = subprocess.Popen([sys.executable, "-c", ""])
     finished.wait()
-    (state / "process.json").write_text(json.dumps({"pid": finished.pid, "host": platform.node()}))
+    (state / "process.json").write_text(json.dumps({"pid": finished.pid, "host": platform.node()}), encoding="utf-8")
     assert now() == "interrupted"
     write_json(state / "process.json", {"pid": 1, "host": "another", "stopped": 40})
     assert now() == "interrupted", "it said so itself, wherever it ran"
-    log.write_text("error: the loss is nan\n")
+    log.write_text("error: the loss is nan\n", encoding="utf-8")
     with pytest.raises(ConfigError), recorded(state):
         raise ConfigError("wrong")
     assert now() == "failed"
@@ -135,7 +137,7 @@ def test_explain_walks_to_a_teachers_stored_signals_and_past_a_run_in_the_making
 def test_broken_ledger_is_one_line(tmp_path):
     folder = write_project(tmp_path)
     (folder / "results").mkdir()
-    (folder / "results" / "claims.json").write_text("[{")
+    (folder / "results" / "claims.json").write_text("[{", encoding="utf-8")
     done = _replica(folder, "scorecard")
     assert done.returncode == 2 and "corrupt, not JSON" in done.stderr and "Traceback" not in done.stderr
 
@@ -143,7 +145,7 @@ def test_broken_ledger_is_one_line(tmp_path):
 def test_explain_names_the_nearest_claim(tmp_path):
     folder = write_project(tmp_path)
     (folder / "results").mkdir()
-    (folder / "results" / "claims.json").write_text(to_json([{"paper": "one", "claim": "gain"}]))
+    (folder / "results" / "claims.json").write_text(to_json([{"paper": "one", "claim": "gain"}]), encoding="utf-8")
     done = _replica(folder, "explain", "gian")
     assert done.returncode == 2 and "did you mean 'gain'" in done.stderr
 

@@ -39,7 +39,7 @@ def _replica(folder, capsys, monkeypatch, *arguments):
 def _log(folder, name, text, age=0):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     os.utime(path, (1_700_000_000 - age,) * 2)
     return path
 

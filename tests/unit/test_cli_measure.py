@@ -47,7 +47,7 @@ def no_network(monkeypatch):
 def tiny(tmp_path):
     folder = tmp_path / "tiny-bert"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(TINY))
+    (folder / "config.json").write_text(json.dumps(TINY), encoding="utf-8")
     return folder
 
 
@@ -205,7 +205,7 @@ def test_what_cannot_be_is_one_line(arguments, message):
     ],
 )
 def test_a_config_that_makes_no_model_is_one_line(tiny, change, message):
-    (tiny / "config.json").write_text(json.dumps({**TINY, **change}))
+    (tiny / "config.json").write_text(json.dumps({**TINY, **change}), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         ask(tiny)
     assert message in str(caught.value)
@@ -213,7 +213,7 @@ def test_a_config_that_makes_no_model_is_one_line(tiny, change, message):
 
 
 def test_what_is_not_json_is_said(tiny):
-    (tiny / "config.json").write_text("{")
+    (tiny / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
         ask(tiny)
 
@@ -221,7 +221,7 @@ def test_what_is_not_json_is_said(tiny):
 def test_the_program_exits_with_two_and_one_line():
     command = [sys.executable, "-m", "replica.cli", "--root", str(ROOT), "measure", "smoke-bert", "--batch", "-1"]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, encoding="utf-8", check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and len(done.stderr.strip().splitlines()) == 1

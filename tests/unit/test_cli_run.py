@@ -91,8 +91,8 @@ def test_a_claim_asks_for_what_its_verdict_needs(folder, call):
 
 def test_a_paper_that_is_not_enabled_is_enabled_for_the_call(folder, call):
     config = folder / "config" / "config.yaml"
-    content = yaml.safe_load(config.read_text())
-    config.write_text(yaml.safe_dump({**content, "papers": ["one"]}))
+    content = yaml.safe_load(config.read_text(encoding="utf-8"))
+    config.write_text(yaml.safe_dump({**content, "papers": ["one"]}), encoding="utf-8")
     _results(folder, "two")
     _, command, _ = call("pass", "two")
     assert command == ["paper", "--config", "scale=laptop", "quick=false", "paper=two", "papers=one,two"]
@@ -114,7 +114,7 @@ def test_snakemakes_failure_is_shown_and_returned(folder, call):
     status, _, said = call("import sys; print('rule adapt failed'); sys.exit(7)", "one")
     assert status == 7 and "rule adapt failed" in said
     [log] = (folder / "logs" / "run").iterdir()
-    assert log.read_text() == "rule adapt failed\n" and str(log) in said
+    assert log.read_text(encoding="utf-8") == "rule adapt failed\n" and str(log) in said
 
 
 def test_papers_and_claims_in_one_call_and_unknown_names_are_mistakes(folder):
@@ -133,4 +133,4 @@ def test_a_signal_reaches_snakemake_once(folder, call, monkeypatch):
     )
     status, _, _ = call(code, "one")
     [log] = (folder / "logs" / "run").iterdir()
-    assert status == 5 and log.read_text() == "told to end\n"
+    assert status == 5 and log.read_text(encoding="utf-8") == "told to end\n"

@@ -50,7 +50,7 @@ def _status(folder, capsys, monkeypatch, *arguments):
 def _ledger(folder, rows=ROWS):
     path = folder / "results" / "claims.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_json(rows))
+    path.write_text(to_json(rows), encoding="utf-8")
     return path
 
 
@@ -85,7 +85,7 @@ def test_many_runs_stand_by_paper_and_those_that_ask_for_a_look_by_name(folder, 
     chosen = next(run for run in made.runs.values() if len(run.seeds) == 3)
     resume = Layout(folder).resume("laptop", chosen.id, 1)
     resume.mkdir(parents=True)
-    (resume / "process.json").write_text(json.dumps({"host": "other-host", "pid": 1}))
+    (resume / "process.json").write_text(json.dumps({"host": "other-host", "pid": 1}), encoding="utf-8")
     code, out, _ = _status(folder, capsys, monkeypatch)
     assert code == 0
     # the three papers ask for the same five runs with nine jobs, which count for each of them
@@ -102,7 +102,7 @@ def test_many_runs_stand_by_paper_and_those_that_ask_for_a_look_by_name(folder, 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", '[{"paper": "one"}]'])
 def test_what_is_no_ledger_is_one_line(folder, capsys, monkeypatch, content):
-    _ledger(folder).write_text(content)
+    _ledger(folder).write_text(content, encoding="utf-8")
     code, _, err = _status(folder, capsys, monkeypatch)
     assert code == 2 and len(err.strip().splitlines()) == 1 and "not a ledger" in err
 
@@ -115,6 +115,6 @@ def test_a_named_ledger_that_is_not_there_is_an_error(folder, capsys, monkeypatc
 def test_the_pinned_ledger_is_pointed_at(folder, capsys, monkeypatch):
     pinned = folder / "results" / "pinned"
     pinned.mkdir(parents=True)
-    (pinned / "claims.json").write_text(to_json(ROWS))
+    (pinned / "claims.json").write_text(to_json(ROWS), encoding="utf-8")
     assert "counts what is pinned" in _status(folder, capsys, monkeypatch)[1]
     assert "match 3" in _status(folder, capsys, monkeypatch, "--ledger", str(pinned / "claims.json"))[1]

@@ -57,7 +57,7 @@ class Site:
     def write(self, job, text=""):
         path = self.layout.log(job.rule, job.name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
     def process(self, job, host=None, pid=None):
         record = {"pid": pid or os.getpid(), "host": host or platform.node()}
@@ -69,7 +69,7 @@ class Site:
             (self.layout.benchmark(job.rule, job.name), f"s\th:m:s\n{seconds}\t0\n"),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, encoding="utf-8")
         self.marks._unmark_incomplete(job.output)
 
     def look(self):
@@ -177,7 +177,7 @@ def test_a_chain_takes_as_long_as_its_jobs_one_after_the_other(folder):
 )
 def test_benchmark_files_without_a_time_count_for_nothing(tmp_path, text, seconds):
     path = tmp_path / "a.tsv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert measured(path) == seconds
     assert measured(tmp_path / "none.tsv") is None
 
@@ -267,7 +267,7 @@ def test_a_broken_process_record_is_one_line(folder, capsys, monkeypatch):
     [teacher] = site.of("train")
     record = site.layout.resume("laptop", *teacher.run) / "process.json"
     record.parent.mkdir(parents=True)
-    record.write_text(json.dumps([1]))
+    record.write_text(json.dumps([1]), encoding="utf-8")
     code, _, err = _watch(folder, capsys, monkeypatch, "--once")
     assert code == 2 and "process.json" in err and len(err.splitlines()) == 1
 
@@ -280,7 +280,7 @@ def test_a_workflow_says_it_beside_its_own_output_whatever_a_look_finds(folder):
         said.append(text)
         if len(said) == 2:
             record = site.layout.resume("laptop", *teacher.run) / "process.json"
-            record.write_text("[1]")
+            record.write_text("[1]", encoding="utf-8")
         elif len(said) == 3:
             enough.set()
 

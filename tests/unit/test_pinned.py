@@ -93,7 +93,7 @@ def test_what_dvc_reads_is_pinned():
 
 
 def test_the_repository_stays_small():
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     if listed.returncode:
         pytest.skip("not a git checkout")
     assert len(listed.stdout.splitlines()) < 1500
@@ -127,7 +127,7 @@ def test_pinned_evidence_is_enough_for_ledger_tables_figures_and_site(finished):
     shutil.move(root / "results" / "pinned", root / "evidence")
     shutil.rmtree(root / "results")
     (root / "new").mkdir()
-    (root / "new" / "rendered.json").write_text("{}")  # a rendering may be renewed
+    (root / "new" / "rendered.json").write_text("{}", encoding="utf-8")  # a rendering may be renewed
     assert render(options(root, source=root / "evidence", out=root / "new", site=True)) == 0
     assert read_ledger(root / "new" / "claims.json") == rows
     paper = root / "new" / "laptop" / "papers" / "toy"
@@ -169,18 +169,18 @@ def test_packing_keeps_seeds_in_order_and_refuses_what_is_corrupt(tmp_path):
         folder = tmp_path / "run" / f"seed{seed}"
         folder.mkdir(parents=True)
         if seed == 2:
-            (folder / "history.jsonl").write_text('{"loss": 1e-05}\n{"loss": 2.5}\n')
+            (folder / "history.jsonl").write_text('{"loss": 1e-05}\n{"loss": 2.5}\n', encoding="utf-8")
         store(folder / "metrics.json", {"tasks": {"a": 0.1}})
-        (folder / "model.json").write_text("{}")
+        (folder / "model.json").write_text("{}", encoding="utf-8")
     text = pack(tmp_path / "run")
     names = ["history.jsonl", "manifest.json", "metrics.json"]
     assert list(json.loads(text)) == [*(f"seed2/{name}" for name in names), *(f"seed10/{name}" for name in names[1:])]
     assert '{"loss": 1e-05}' in text, "numbers as they were written"
     (tmp_path / "packed").mkdir()
-    (tmp_path / "packed" / "run.json").write_text(text)
+    (tmp_path / "packed" / "run.json").write_text(text, encoding="utf-8")
     assert dict(stored_seeds(tmp_path / "packed")) == dict(stored_seeds(tmp_path)) == {"run": [2, 10]}
     assert read_file(tmp_path / "packed" / "run" / "seed2" / "metrics.json", "tasks") == {"a": 0.1}
     assert read_file(tmp_path / "packed" / "run" / "seed3" / "metrics.json") is None
-    (tmp_path / "run" / "seed2" / "metrics.json").write_text("{")
+    (tmp_path / "run" / "seed2" / "metrics.json").write_text("{", encoding="utf-8")
     with pytest.raises(ResultError, match=r"seed2/metrics\.json: corrupt"):
         pack(tmp_path / "run")

@@ -68,9 +68,11 @@ def built(tmp_path_factory):
 
 def test_numbers_of_csv_and_markdown_are_the_ledgers(built):
     by_claim = {row["claim"]: row for row in built["rows"]}
-    listed = list(csv.DictReader(io.StringIO((built["folder"] / "tables" / "all-claims.csv").read_text())))
+    listed = list(
+        csv.DictReader(io.StringIO((built["folder"] / "tables" / "all-claims.csv").read_text(encoding="utf-8")))
+    )
     assert {line["claim"] for line in listed} == set(by_claim)
-    markdown = (built["folder"] / "tables" / "all-claims.md").read_text()
+    markdown = (built["folder"] / "tables" / "all-claims.md").read_text(encoding="utf-8")
     for line in listed:
         row = by_claim[line["claim"]]
         assert line["ours"] == text(row["our_value"]) and line["paper"].rstrip("†") == text(row["paper_value"])
@@ -78,7 +80,7 @@ def test_numbers_of_csv_and_markdown_are_the_ledgers(built):
 
 
 def test_a_declared_table_has_the_papers_shape(built):
-    lines = list(csv.reader(io.StringIO((built["folder"] / "tables" / "sizes.csv").read_text())))
+    lines = list(csv.reader(io.StringIO((built["folder"] / "tables" / "sizes.csv").read_text(encoding="utf-8"))))
     # two-level keys are rows by columns; a list's columns are named by the metric "size / cost"
     assert lines[0][::3] == [
         "",
@@ -93,7 +95,7 @@ def test_a_declared_table_has_the_papers_shape(built):
 
 
 def test_a_transposed_table_turns_rows_and_columns(built):
-    lines = list(csv.reader(io.StringIO((built["folder"] / "tables" / "scores.csv").read_text())))
+    lines = list(csv.reader(io.StringIO((built["folder"] / "tables" / "scores.csv").read_text(encoding="utf-8"))))
     assert [line[0] for line in lines[1:]] == ["accuracy", "F1", "accuracy / F1"]
     assert lines[0][1] == "A: paper"
 
@@ -125,13 +127,17 @@ def test_effects_can_be_chosen_and_a_wrong_name_is_an_error(built, tmp_path):
     series["a label"] = "toy-trend"
     project = make(tmp_path, figures=[figure])
     assert figures.write(project.paper("toy"), built["claims"], evidence, tmp_path / "out")[0]["drawn"]
-    assert "a label" in (tmp_path / "out" / "chosen.svg").read_text()
+    assert "a label" in (tmp_path / "out" / "chosen.svg").read_text(encoding="utf-8")
 
 
 def test_low_confidence_is_marked_wherever_the_number_stands(built):
-    assert "1004† / 1000 =" in (built["folder"] / "tables" / "sizes.md").read_text()
-    assert r"1004$^{\dagger}$ / 1000 $=$".replace("$=$", "=") in (built["folder"] / "tables" / "sizes.tex").read_text()
-    assert "low confidence" in (built["results"] / "report" / "site" / "papers" / "toy.html").read_text()
+    assert "1004† / 1000 =" in (built["folder"] / "tables" / "sizes.md").read_text(encoding="utf-8")
+    assert r"1004$^{\dagger}$ / 1000 $=$".replace("$=$", "=") in (built["folder"] / "tables" / "sizes.tex").read_text(
+        encoding="utf-8"
+    )
+    assert "low confidence" in (built["results"] / "report" / "site" / "papers" / "toy.html").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,7 @@ def test_latex_escapes_what_it_must(built):
     assert latex(r"50% of a_b & {c} #1 $x ~ ^ \n < >") == (
         r"50\% of a\_b \& \{c\} \#1 \$x \textasciitilde{} \textasciicircum{} \textbackslash{}n \textless{} \textgreater{}"
     )
-    source = (built["folder"] / "tables" / "all-claims.tex").read_text()
+    source = (built["folder"] / "tables" / "all-claims.tex").read_text(encoding="utf-8")
     assert r"Toys \& Trifles: 50\% smaller\_models" in source and r"\toprule" in source
     for line in source.splitlines():
         if line.endswith(r"\\") and "&" in line and not line.startswith(r"\caption"):
@@ -249,15 +255,16 @@ def test_the_programs_do_the_same(built, tmp_path, root):
 
     def call(script, *arguments):
         command = [sys.executable, str(root / "scripts" / f"{script}.py"), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+        return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=folder)
 
     claims = tmp_path / "claims.json"
     done = call("compare", "--paper", name, "--scale", "laptop", "--results", "results", "--out", claims)
     assert done.returncode == 0, done.stderr
-    stored = json.loads((built["folder"] / "claims.json").read_text())
+    stored = json.loads((built["folder"] / "claims.json").read_text(encoding="utf-8"))
     numbers = [(row["claim"], row["our_value"], row["verdict"]) for row in stored["rows"]]
     assert [
-        (row["claim"], row["our_value"], row["verdict"]) for row in json.loads(claims.read_text())["rows"]
+        (row["claim"], row["our_value"], row["verdict"])
+        for row in json.loads(claims.read_text(encoding="utf-8"))["rows"]
     ] == numbers
     ledger = tmp_path / "ledger.json"
     done = call("ledger", claims, "--out-csv", tmp_path / "ledger.csv", "--out-json", ledger)

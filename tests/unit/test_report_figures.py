@@ -46,7 +46,7 @@ def draw(root, *declared: dict) -> dict[str, list[dict[str, str]] | dict]:
             for at, loss in enumerate(losses)
         ]
         (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        metrics = json.loads((folder / "metrics.json").read_text())
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         gates = {"layer2.adapter": 0.1 * (seed + 1), "layer2.plain": 0.9, "layer10.plain": 1.0, "layer1": 5.0}
         store(folder / "metrics.json", {**metrics, "reported": {"gates": gates}})
         store(folder / "manifest.json", {"counts": {"trainable_parameters": 47}})
@@ -54,7 +54,7 @@ def draw(root, *declared: dict) -> dict[str, list[dict[str, str]] | dict]:
     claims = report(project, "toy", "laptop", results, ids)
     evidence = Evidence(project, paper, "laptop", results, ids)
     listed = {entry["id"]: entry for entry in figures.write(paper, claims, evidence, root / "figures")}
-    data = {path.stem: list(csv.DictReader(path.open())) for path in (root / "figures").glob("*.csv")}
+    data = {path.stem: list(csv.DictReader(path.open(encoding="utf-8"))) for path in (root / "figures").glob("*.csv")}
     return {**data, "listed": listed}
 
 
@@ -74,7 +74,7 @@ def test_a_score_is_the_mean_over_seeds_with_its_interval_and_its_axis_says_of_w
     )
     assert point["interval over"] == "seeds" and point["scored"] == "accuracy on toy-data, report split"
     assert level["x"] == "" and float(level["y"]) == pytest.approx(81)
-    drawn = (tmp_path / "figures" / "plane.svg").read_text()
+    drawn = (tmp_path / "figures" / "plane.svg").read_text(encoding="utf-8")
     for said in ("accuracy on toy-data, report split", "mean of 3 seeds", "95% interval over seeds"):
         assert said in drawn
 
@@ -107,7 +107,7 @@ def test_a_heat_map_has_rows_and_columns_and_grey_where_nothing_is_stored(tmp_pa
     made = draw(tmp_path, {"id": "gates", "kind": "heatmap", "x": "layer", "colour": "weight", "series": series})
     found = {(row["row"], row["column"]): row["value"] for row in made["gates"]}
     assert found == {("adapter", "2"): "0.2", ("adapter", "10"): "", ("plain", "2"): "0.9", ("plain", "10"): "1"}
-    drawn = (tmp_path / "figures" / "gates.svg").read_text()
+    drawn = (tmp_path / "figures" / "gates.svg").read_text(encoding="utf-8")
     assert "weight" in drawn and "mean of 3 seeds" in drawn and "<image" not in drawn
 
 

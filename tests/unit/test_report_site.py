@@ -160,7 +160,7 @@ def test_a_cell_leads_to_its_run_and_the_run_back(built, paper):
     assert "c-toy-trend~3atrend" in paper.ids
     content = page.path.read_text(encoding="utf-8")
     assert "torch 2.13.0" in content and "toy chip" in content and "seed0/metrics.json --config scale=laptop" in content
-    history = list(csv.DictReader((page.path.with_suffix(".csv")).open()))
+    history = list(csv.DictReader((page.path.with_suffix(".csv")).open(encoding="utf-8")))
     assert [line["loss"] for line in history][:2] == ["1.0", "0.5"] and history[0]["seed"] == "0"
     assert "polyline" in page.tags
 
@@ -293,9 +293,10 @@ def test_score_is_drawn_against_cost_with_the_data_beside_it(tmp_path, built):
     names = {path.stem for path in folder.glob("*.svg")}
     assert all(names == {path.stem for path in folder.glob(f"*.{kind}")} for kind in ("csv", "png", "pdf"))
     [drawn] = [name for name in names if name == "toy-on-toy-task-trained-score"]
-    listed = list(csv.DictReader((folder / f"{drawn}.csv").open()))
+    listed = list(csv.DictReader((folder / f"{drawn}.csv").open(encoding="utf-8")))
     points = re.findall(
-        r'<a xlink:href="([^"]+)" target="_top"><title>([^<]+)</title>', (folder / f"{drawn}.svg").read_text()
+        r'<a xlink:href="([^"]+)" target="_top"><title>([^<]+)</title>',
+        (folder / f"{drawn}.svg").read_text(encoding="utf-8"),
     )
     assert {title for _, title in points} == {
         "toy: plain (no method): 10, accuracy 0.84", "toy: small-a (no method): 11, accuracy 0.81",
@@ -403,7 +404,7 @@ def test_a_table_of_laptop_runs_stands_on_the_papers_page_with_its_kind_of_evide
         ["plain", "84 (82 to 86)"],
         ["slow", "–"],
     ]
-    caption = page.read_text().partition('<figure id="table-arms">')[2].partition("</figcaption>")[0]
+    caption = page.read_text(encoding="utf-8").partition('<figure id="table-arms">')[2].partition("</figcaption>")[0]
     assert "trend" in caption
 
 

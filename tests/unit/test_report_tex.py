@@ -64,7 +64,7 @@ def _tex(*programs):
 
 
 def _run(folder, *command):
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=300)
+    done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", timeout=300)
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
 

@@ -34,7 +34,7 @@ def _folder(tmp_path, **contents):
     folder = tmp_path / "folder"
     for name, text in {"b.json": "{}", "a/c.json": "[1]", **contents}.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, encoding="utf-8")
     return folder
 
 
@@ -249,14 +249,16 @@ def test_lock_of_a_killed_process_holds_nobody_up(tmp_path):
         "import sys, time; from pathlib import Path; from replica.sharing.checkout import alone\n"
         "with alone(Path(sys.argv[1]), 'publish'): print('held', flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, encoding="utf-8"
+    ) as process:
         assert process.stdout.readline() == "held\n"
         with pytest.raises(checkout.CheckoutError, match=f"process {process.pid}"), checkout.alone(tmp_path, "publish"):
             pass
         process.send_signal(signal.SIGKILL)
         process.wait()
     lock = tmp_path / ".dvc" / "tmp" / "replica.lock"
-    assert json.loads(lock.read_text())["pid"] == process.pid, "its words are still there"
+    assert json.loads(lock.read_text(encoding="utf-8"))["pid"] == process.pid, "its words are still there"
     with checkout.alone(tmp_path, "publish"), open(lock, encoding="utf-8") as handle, pytest.raises(BlockingIOError):
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -267,7 +269,7 @@ def test_nothing_is_shared_while_snakemake_is_at_work(tmp_path):
     locks.mkdir(parents=True)
     with checkout.alone(tmp_path, "adopt"):
         pass
-    (locks / "0.output.lock").write_text("results/x\n")
+    (locks / "0.output.lock").write_text("results/x\n", encoding="utf-8")
     with (
         pytest.raises(checkout.CheckoutError, match="publish: Snakemake is at work in this folder"),
         checkout.alone(tmp_path, "publish"),
@@ -327,7 +329,7 @@ def test_commands_of_the_documentation_are_ones_that_exist(root):
 
     from replica.cli import parser
 
-    text = (root / "docs" / "sharing.md").read_text()
+    text = (root / "docs" / "sharing.md").read_text(encoding="utf-8")
     commands = list(_commands(re.findall(r"```\n(.*?)```", text, re.DOTALL)))
     assert len(commands) > 20
     for command in commands:
@@ -339,7 +341,7 @@ def test_commands_of_the_documentation_are_ones_that_exist(root):
                 parse_args(arguments)
             else:
                 assert program in ("git", "cd", "make", "source", "snakemake"), part
-    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert {"env", "report"} <= targets
 
 
@@ -356,7 +358,7 @@ def test_writing_into_the_projects_dvc_yaml_leaves_its_own_words_alone(root):
 
     from replica.sharing.store import _round_trip
 
-    text, stream = (root / "dvc.yaml").read_text(), io.StringIO()
+    text, stream = (root / "dvc.yaml").read_text(encoding="utf-8"), io.StringIO()
     _round_trip().dump(_round_trip().load(text), stream)
     assert stream.getvalue() == text
 
@@ -369,11 +371,13 @@ def test_the_ledger_takes_the_pages_of_the_report_along(tmp_path):
     names = ("claims.csv", "claims.json", "papers.bib", "summary.json", "report/index.html", "other.txt")
     for name in names:
         (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "results" / name).write_text(name)
+        (tmp_path / "results" / name).write_text(name, encoding="utf-8")
     assert ledger.missing(tmp_path) == ["report/site/files.json"]
     (tmp_path / "results" / "report" / "site" / "papers").mkdir(parents=True)
-    (tmp_path / "results" / "report" / "site" / "papers" / "toy.html").write_text("page")
-    (tmp_path / "results" / "report" / "site" / "papers" / "mine.html").write_text("a page that nothing names")
+    (tmp_path / "results" / "report" / "site" / "papers" / "toy.html").write_text("page", encoding="utf-8")
+    (tmp_path / "results" / "report" / "site" / "papers" / "mine.html").write_text(
+        "a page that nothing names", encoding="utf-8"
+    )
     write_json(tmp_path / "results" / "report" / "site" / "files.json", ["papers/toy.html", "papers/gone.html"])
     assert ledger.missing(tmp_path) == []
     assert ledger.strays(tmp_path) == ["report/site/papers/mine.html"]

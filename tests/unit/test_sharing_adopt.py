@@ -254,7 +254,7 @@ def _repacked(folder, name, change):
         members = [(member, tar.extractfile(member).read()) for member in tar]
     path.unlink()
     data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
+    with tarfile.open(fileobj=data, mode="w", encoding="utf-8") as tar:
         for member, content in change(members):
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
@@ -262,7 +262,7 @@ def _repacked(folder, name, change):
     target = folder.parent / "remote" / "files" / "md5" / new[:2] / new[2:]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data.getvalue())
-    lock = (folder / "dvc.lock").read_text().replace(old, new)
+    lock = (folder / "dvc.lock").read_text(encoding="utf-8").replace(old, new)
     write_text(folder / "dvc.lock", lock)
     facts = {
         **vars(entries[name]),
@@ -365,4 +365,4 @@ def test_killed_between_two_files_the_next_call_completes(fresh, monkeypatch):
     assert _take(fresh).taken
     assert len(_take(fresh).here) == 20
     assert not Records(fresh).persistence._filter_incomplete_keys([last])
-    assert store.STAGE in (fresh / "dvc.yaml").read_text()
+    assert store.STAGE in (fresh / "dvc.yaml").read_text(encoding="utf-8")

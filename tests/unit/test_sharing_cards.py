@@ -67,7 +67,7 @@ def made(project, plan, name, *, methods=(), metrics=METRICS, head="classificati
 def card_of(project, folder):
     path = write_card(folder, manifest.read(folder), project)
     assert path == folder / "README.md"
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def shown_lines(text):
@@ -128,7 +128,7 @@ def test_the_shown_lines_load_the_checkpoint(tmp_path, monkeypatch):
 def test_the_lines_tie_what_was_stored_once(tmp_path, monkeypatch):
     project, plan = checkout(tmp_path)
     folder, model = made(project, plan, "plain", head="mlm", metrics=None)
-    assert json.loads((folder / "model.json").read_text())["tied"]
+    assert json.loads((folder / "model.json").read_text(encoding="utf-8"))["tied"]
     monkeypatch.chdir(tmp_path)
     for block in shown_lines(card_of(project, folder)):
         names = {}
@@ -152,11 +152,11 @@ def test_licences_of_registered_weights_come_from_the_registry(tmp_path):
 
     root = write_project(tmp_path)
     hub = {"hub": {"repo": "owner/base"}}
-    values = yaml.safe_load((root / "config/models.yaml").read_text())
+    values = yaml.safe_load((root / "config/models.yaml").read_text(encoding="utf-8"))
     values["models"]["base"] = _model(
         16, sources=hub, licence="CC BY-SA 4.0", terms="a | b\n<img src=x> `c`", redistribute=True
     )
-    (root / "config/models.yaml").write_text(yaml.safe_dump(values))
+    (root / "config/models.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     project = load_project(root, quick=False)
     plan = build_plan(project, "laptop")
     folder, _ = made(project, plan, "student")
@@ -165,7 +165,7 @@ def test_licences_of_registered_weights_come_from_the_registry(tmp_path):
     assert "license: cc-by-sa-4.0" in text
     assert "- owner/base" in text or "base_model: owner/base" in text
     values["models"]["base"]["licence"] = "own terms of the owner"
-    (root / "config/models.yaml").write_text(yaml.safe_dump(values))
+    (root / "config/models.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     assert "license: other" in card_of(load_project(root, quick=False), folder)
 
 
@@ -173,10 +173,10 @@ def test_a_run_without_metrics_or_paper_says_so(tmp_path):
     project, plan = checkout(tmp_path)
     folder, _ = made(project, plan, "plain", metrics=None)
     assert "Not evaluated yet." in card_of(project, folder)
-    value = json.loads((folder / "manifest.json").read_text())
+    value = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     value["run"] = "adapt-gone-00000000"
     value["parents"] = {"init": {"run": "teacher-gone-00000000", "seed": 0, "manifest": "0" * 64}}
-    text = write_card(folder, value, project).read_text()
+    text = write_card(folder, value, project).read_text(encoding="utf-8")
     assert "No paper of this configuration asks for this run." in text
     assert "| run `teacher-gone-00000000` | parent | unknown | neither planned nor here |" in text
     assert "license: unknown" in text

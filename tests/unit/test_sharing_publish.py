@@ -47,12 +47,12 @@ def test_one_file_for_each_artifact_and_two_files_of_dvcs(published):
     }
     assert len(_objects(published.parent / "remote")) == len(entries)
     assert [path.name for path in published.rglob("*.dvc")] == [".dvc"], "dvc.yaml and dvc.lock say it all"
-    lock = yaml.safe_load((published / "dvc.lock").read_text())
+    lock = yaml.safe_load((published / "dvc.lock").read_text(encoding="utf-8"))
     assert [out["path"] for out in lock["stages"]["published"]["outs"]] == [f"published/{name}.tar" for name in entries]
 
 
 def test_dvc_yaml_says_what_an_artifact_is(published):
-    said = yaml.safe_load((published / "dvc.yaml").read_text())
+    said = yaml.safe_load((published / "dvc.yaml").read_text(encoding="utf-8"))
     assert said["stages"]["published"]["frozen"] is True
     name = next(name for name in said["artifacts"] if "logit-distillation" in name and name.endswith("seed0"))
     entry = said["artifacts"][name]
@@ -133,7 +133,11 @@ def test_what_is_not_finished_is_left_out_with_the_reason(project):
 
 
 def test_own_edits_of_dvc_yaml_stay_and_are_not_committed_by_publishing(again):
-    text = "# my own words\n" + (again / "dvc.yaml").read_text() + "metrics:\n- results/pinned/numbers.json\n"
+    text = (
+        "# my own words\n"
+        + (again / "dvc.yaml").read_text(encoding="utf-8")
+        + "metrics:\n- results/pinned/numbers.json\n"
+    )
     write_text(again / "dvc.yaml", text)
     with pytest.raises(
         checkout.CheckoutError, match=r"dvc.yaml: has changes that are not committed; commit them first"
@@ -144,7 +148,7 @@ def test_own_edits_of_dvc_yaml_stay_and_are_not_committed_by_publishing(again):
     finish_one = _run(again, 0)
     score_again(finish_one / "metrics.json", note=1)
     _put_up(again)
-    text = (again / "dvc.yaml").read_text()
+    text = (again / "dvc.yaml").read_text(encoding="utf-8")
     assert "# my own words" in text and "results/pinned/numbers.json" in text
 
 
@@ -242,7 +246,7 @@ def test_half_an_upload_is_noticed_by_its_size_and_pushed_again(again):
 
 
 def test_remote_that_is_no_folder_is_one_line(project):
-    (project.parent / "remote").write_text("a file where the remote should be")
+    (project.parent / "remote").write_text("a file where the remote should be", encoding="utf-8")
     with pytest.raises(remotes.RemoteError, match=r"remote 'lab' \(.*remote\): could not push: .*") as caught:
         _put_up(project)
     assert "\n" not in str(caught.value)
@@ -275,10 +279,10 @@ def test_a_remote_that_fails_shows_no_secret_of_its_address_or_of_this_machines_
 
 def test_data_that_may_not_be_passed_on_stays_from_a_public_remote(finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "project")
-    registry = yaml.safe_load((folder / "config" / "datasets.yaml").read_text())
+    registry = yaml.safe_load((folder / "config" / "datasets.yaml").read_text(encoding="utf-8"))
     registry["datasets"]["words"].update(redistribute=False, licence="ask the owner")
     write_text(folder / "config" / "datasets.yaml", yaml.safe_dump(registry))
-    settings = yaml.safe_load((folder / "config" / "config.yaml").read_text())
+    settings = yaml.safe_load((folder / "config" / "config.yaml").read_text(encoding="utf-8"))
     write_text(folder / "config" / "config.yaml", yaml.safe_dump({**settings, "public_remotes": ["open"]}))
     git(folder, "commit", "--quiet", "--all", "--message", "words may not be passed on")
     default_remote(folder, tmp_path / "open", "open")
@@ -304,7 +308,7 @@ def test_memory_of_earlier_calls_may_be_lost(again):
 def test_locks_that_a_killed_dvc_left_behind_hold_nobody_up(project):
     place = project / ".dvc" / "tmp"
     place.mkdir(parents=True)
-    (place / "lock").write_text(" 999999\n")
+    (place / "lock").write_text(" 999999\n", encoding="utf-8")
     write_json(
         place / "rwlock", {"write": {str(project / "published"): {"pid": 999999, "cmd": "dvc push"}}, "read": {}}
     )

@@ -42,17 +42,17 @@ def root(tmp_path, hub):
     """A checkout whose paper trains a model of the hub on a data set of the hub, both locked."""
     root = write_project(tmp_path / "checkout")
     hub.repositories |= {"datasets/owner/data": {"README.md": README, **PARTS}, "models/owner/model": MODEL}
-    value = yaml.safe_load((root / "config/datasets.yaml").read_text())
+    value = yaml.safe_load((root / "config/datasets.yaml").read_text(encoding="utf-8"))
     value["datasets"]["words"] |= {
         "licence": "CC BY-NC 4.0",
         "redistribute": False,
         "sources": {"hub": {"repo": "owner/data", "config": "plain", "splits": {"validation": "test"}}},
         "splits": {"train": None, "validation": None, "test": None},
     }
-    (root / "config/datasets.yaml").write_text(yaml.safe_dump(value))
-    value = yaml.safe_load((root / "config/models.yaml").read_text())
+    (root / "config/datasets.yaml").write_text(yaml.safe_dump(value), encoding="utf-8")
+    value = yaml.safe_load((root / "config/models.yaml").read_text(encoding="utf-8"))
     value["models"]["base"] |= {"sources": {"hub": {"repo": "owner/model"}}, "config": {"hidden_size": 16}}
-    (root / "config/models.yaml").write_text(yaml.safe_dump(value))
+    (root / "config/models.yaml").write_text(yaml.safe_dump(value), encoding="utf-8")
     assert lock(load_project(root)).failed == []
     hub.asked.clear()
     return root
@@ -96,7 +96,7 @@ def test_a_machine_without_a_network_runs_on_the_mirror(root, hub, tmp_path, mon
 
 def test_the_manifest_says_what_every_file_is(root, tmp_path):
     synced(root, tmp_path / "mirror")
-    value = json.loads((tmp_path / "mirror/MANIFEST.json").read_text())
+    value = json.loads((tmp_path / "mirror/MANIFEST.json").read_text(encoding="utf-8"))
     entries = {entry["path"]: entry for entry in value["splits"]}
     assert set(entries) == {f"datasets/owner/data/{name}" for name in PARTS}
     entry = entries["datasets/owner/data/plain/train-00001-of-00002.parquet"]
@@ -118,7 +118,7 @@ def test_the_manifest_says_what_every_file_is(root, tmp_path):
         "rows_sha256": hash_rows(TRAIN[20:]).sha256,
         "notes": "",
     }
-    declared = (tmp_path / "mirror/datasets/owner/data/README.md").read_text()
+    declared = (tmp_path / "mirror/datasets/owner/data/README.md").read_text(encoding="utf-8")
     assert yaml.safe_load(declared.split("---")[1])["configs"] == [
         {
             "config_name": "plain",
@@ -188,7 +188,11 @@ def test_a_part_of_a_split_has_another_name_and_is_never_taken_for_it(root, hub,
         "test-00000-of-00001.parquet",
         "train_subset-00000-of-00001.parquet",
     ]
-    [entry] = [e for e in json.loads((top / "MANIFEST.json").read_text())["splits"] if e["split"] == "train_subset"]
+    [entry] = [
+        e
+        for e in json.loads((top / "MANIFEST.json").read_text(encoding="utf-8"))["splits"]
+        if e["split"] == "train_subset"
+    ]
     assert (entry["rows"], entry["official_rows"], entry["complete"]) == (7, 30, False)
     assert pq.read_table(place / "train_subset-00000-of-00001.parquet").to_pylist() == TRAIN[:7]
     offline(monkeypatch, top)
@@ -276,9 +280,9 @@ def test_other_peoples_files_stay(root, tmp_path):
 
 
 def test_what_is_not_locked_is_said_and_keeps_nothing_else_back(root, hub, tmp_path):
-    stored = yaml.safe_load((root / "config/hub.lock.yaml").read_text())
+    stored = yaml.safe_load((root / "config/hub.lock.yaml").read_text(encoding="utf-8"))
     del stored["datasets"]["words"]
-    (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored))
+    (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
     said = [r"^words: no commit in config/hub.lock.yaml; run `replica lock words`$"]
     assert synced(root, tmp_path / "mirror", said)[0].startswith("base: ")
     assert not any("owner/data" in path for path in hub.asked)
@@ -286,28 +290,30 @@ def test_what_is_not_locked_is_said_and_keeps_nothing_else_back(root, hub, tmp_p
 
 def test_two_commits_of_one_repository_are_refused(root, tmp_path):
     path = root / "config/datasets.yaml"
-    value = yaml.safe_load(path.read_text())
+    value = yaml.safe_load(path.read_text(encoding="utf-8"))
     value["datasets"]["more"] = value["datasets"]["words"]
-    path.write_text(yaml.safe_dump(value))
-    text = (root / "config/hub.lock.yaml").read_text()
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    text = (root / "config/hub.lock.yaml").read_text(encoding="utf-8")
     stored = yaml.safe_load(text)
     stored["datasets"]["more"] = {"repo": "owner/data", "revision": NEW}
-    (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored))
-    task = yaml.safe_load((root / "config/tasks/words.yaml").read_text())
-    (root / "config/tasks/more.yaml").write_text(yaml.safe_dump({**task, "name": "more", "dataset": "more"}))
-    paper = yaml.safe_load((root / "config/papers/one/paper.yaml").read_text())
+    (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
+    task = yaml.safe_load((root / "config/tasks/words.yaml").read_text(encoding="utf-8"))
+    (root / "config/tasks/more.yaml").write_text(
+        yaml.safe_dump({**task, "name": "more", "dataset": "more"}), encoding="utf-8"
+    )
+    paper = yaml.safe_load((root / "config/papers/one/paper.yaml").read_text(encoding="utf-8"))
     paper["runs"]["laptop"]["plain"]["task"] = "more"
     paper["runs"]["laptop"]["plain"]["evaluate"] = ["more", "words"]
-    (root / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(paper))
+    (root / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(paper), encoding="utf-8")
     with pytest.raises(AssetError, match=rf"datasets/owner/data: more is locked at {NEW}, words at {REVISION}"):
         synced(root, tmp_path / "mirror")
 
 
 def test_rows_that_the_registry_does_not_pin_are_not_copied(root, tmp_path):
     path = root / "config/datasets.yaml"
-    value = yaml.safe_load(path.read_text())
+    value = yaml.safe_load(path.read_text(encoding="utf-8"))
     value["datasets"]["words"]["splits"]["train"] = {"rows": 30, "sha256": "0" * 64}
-    path.write_text(yaml.safe_dump(value))
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
     synced(
         root,
         tmp_path / "mirror",
@@ -318,10 +324,10 @@ def test_rows_that_the_registry_does_not_pin_are_not_copied(root, tmp_path):
 
 def test_pickles_are_not_copied(root, hub, tmp_path):
     hub.repositories["models/owner/model"] = {"config.json": CONFIG, "pytorch_model.bin": b"\x80\x04"}
-    text = (root / "config/hub.lock.yaml").read_text()
+    text = (root / "config/hub.lock.yaml").read_text(encoding="utf-8")
     stored = yaml.safe_load(text)
     stored["models"]["base"].pop("files")
-    (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored))
+    (root / "config/hub.lock.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
     synced(
         root, tmp_path / "mirror", [r"owner/model: refused, it has no model.safetensors \(weights: pytorch_model.bin\)"]
     )
@@ -332,11 +338,11 @@ def test_wheels_are_copied_and_read_without_an_index(root, hub, tmp_path, monkey
     made = wheel(tmp_path / "index", "small-model", {f"m/{name}": data for name, data in MODEL.items()})
     only_wheels_of(monkeypatch, made.parent)
     path = root / "config/models.yaml"
-    value = yaml.safe_load(path.read_text())
+    value = yaml.safe_load(path.read_text(encoding="utf-8"))
     members = {name: f"m/{name}" for name in MODEL}
     source = {"distribution": "small-model", "version": "1.0", "sha256": sha256(made.read_bytes()), "members": members}
     value["models"]["base"]["sources"] = {"wheel": source}
-    path.write_text(yaml.safe_dump(value))
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
     (root / "config/hub.lock.yaml").unlink()
     assert lock(load_project(root)).failed == []
     top = tmp_path / "mirror"

@@ -75,7 +75,7 @@ def _exchange_arms(results, plain, small):
 
 def _train_again(results, plain, small):
     store(plain / "seed1" / "manifest.json", {"seconds": 2})
-    metrics = json.loads((plain / "seed1" / "metrics.json").read_text())
+    metrics = json.loads((plain / "seed1" / "metrics.json").read_text(encoding="utf-8"))
     manifest.write(plain / "seed1", run=metrics["run"], seed=1, seconds=3)
 
 
@@ -119,7 +119,7 @@ DAMAGE = {
 
 
 def store_other(results: Path) -> None:
-    content = json.loads((results / "structural" / "toy.json").read_text())
+    content = json.loads((results / "structural" / "toy.json").read_text(encoding="utf-8"))
     seal = content.pop("seal")
     from replica.seals import write_sealed
 
@@ -128,7 +128,7 @@ def store_other(results: Path) -> None:
 
 def change_claims(results: Path) -> None:
     path = results / "laptop" / "papers" / "toy" / "claims.json"
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     next(row for row in content["rows"] if row["verdict"] == "inconclusive")["verdict"] = "contradicted"
     store(path, content)
 

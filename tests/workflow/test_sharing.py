@@ -133,7 +133,7 @@ def adopted(shared, tmp_path_factory):
 def test_report_is_rebuilt_from_adopted_runs_without_training(adopted, tmp_path):
     folder = shutil.copytree(adopted, tmp_path / "copy", symlinks=True)
     before = _tables(folder)
-    text = (ROOT / "Makefile").read_text()
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
     [command] = re.findall(r"^\t@\$\(BIN\)/snakemake (.*--forcerun compare.*) &&", text, re.MULTILINE)
     said = _snakemake(folder, *command.split()).stdout
     assert re.findall(r"^rule (\w+):|^localrule (\w+):", said, re.MULTILINE)
@@ -144,9 +144,9 @@ def test_report_is_rebuilt_from_adopted_runs_without_training(adopted, tmp_path)
 def test_new_version_of_a_method_plans_its_runs_and_what_follows_alone(adopted, tmp_path):
     folder = shutil.copytree(adopted, tmp_path / "copy", symlinks=True)
     path = folder / "src" / "replica" / "methods" / "peft" / "compacter" / "config.py"
-    text, count = re.subn(r'("compacter",\s+version=)1', r"\g<1>2", path.read_text())
+    text, count = re.subn(r'("compacter",\s+version=)1', r"\g<1>2", path.read_text(encoding="utf-8"))
     assert count == 1
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     assert _would_run(folder) == {
         "adapt": 1, "evaluate": 1, "measure_structure": 1, "compare": 1, "tables": 1, "figures": 1, "ledger": 1, "report": 1, "all": 1,
     }  # fmt: skip
@@ -156,7 +156,9 @@ def test_changed_claim_is_compared_again_though_its_table_was_adopted(adopted, t
     """Snakemake's records came along: it sees that the table was made for other claims."""
     folder = shutil.copytree(adopted, tmp_path / "copy", symlinks=True)
     path = folder / "config" / "papers" / "compacter" / "paper.yaml"
-    path.write_text(path.read_text().replace("where: abstract", "where: the abstract", 1))
+    path.write_text(
+        path.read_text(encoding="utf-8").replace("where: abstract", "where: the abstract", 1), encoding="utf-8"
+    )
     assert set(_would_run(folder)) == {"compare", "tables", "figures", "ledger", "report", "all"}
 
 
@@ -194,7 +196,7 @@ def test_never_inside_a_job(shared, tmp_path):
     folder = shutil.copytree(shared, tmp_path / "copy", symlinks=True)
     for verb in ("publish", "adopt"):
         rule = f"rule x:\n    output: 'results/{verb}.txt'\n    log: 'x.log'\n    shell: '{sys.executable} -m replica.cli {verb}'\n"
-        (folder / "job.smk").write_text(rule)
+        (folder / "job.smk").write_text(rule, encoding="utf-8")
         said = _snakemake(folder, "-s", "job.smk", check=False).stdout
         assert f"error: {verb}: Snakemake is at work in this folder" in said, said
 
@@ -223,7 +225,7 @@ def test_dvc_repro_of_the_papers_runs_snakemake_once(adopted, tmp_path):
     second = dvc(folder, "repro", "--single-item", "papers").stdout
     assert "Stage 'papers' didn't change, skipping" in second and "snakemake" not in second
     path = folder / "config" / "config.yaml"
-    path.write_text(path.read_text().replace("quick: true", "quick: false"))
+    path.write_text(path.read_text(encoding="utf-8").replace("quick: true", "quick: false"), encoding="utf-8")
     assert re.search(r"config/config.yaml +quick +True +False", dvc(folder, "params", "diff").stdout)
     assert "papers:" in dvc(folder, "status", "papers").stdout
 
