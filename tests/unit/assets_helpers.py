@@ -68,7 +68,7 @@ def wheel(folder: Path, name: str, members: dict[str, bytes], version: str = "1.
 def only_wheels_of(monkeypatch, folder: Path) -> None:
     """Let pip see nothing but the wheels of one folder."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("PIP_FIND_LINKS", folder.as_uri())  # a list with spaces between
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
 
 

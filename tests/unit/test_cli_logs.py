@@ -75,7 +75,7 @@ def test_logs_of_an_array_job_are_found_by_what_they_say(folder, run, capsys, mo
     mine = _log(folder, ".snakemake/slurm_logs/rule_adapt/9_1.log", f"training {run.id}, seed 1\n")
     _log(folder, ".snakemake/slurm_logs/rule_adapt/9_2.log", "training another\n")
     code, out, _ = _replica(folder, capsys, monkeypatch, "logs", "plain", "--paths")
-    assert (code, out.split()) == (0, [str(mine)])
+    assert (code, out.splitlines()) == (0, [str(mine)])
 
 
 def test_a_run_is_meant_by_a_part_of_its_id_and_a_mistake_is_one_line(folder, run, capsys, monkeypatch):

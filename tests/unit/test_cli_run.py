@@ -8,11 +8,11 @@ from argparse import Namespace
 
 import pytest
 import yaml
-from rich.console import Console
 
 from replica.claims.compare import COLUMNS
 from replica.cli import run as module
 from replica.cli import terminal
+from replica.cli.terminal import plain_console
 from replica.config import load_project
 from replica.errors import ConfigError
 from replica.plan import build_plan
@@ -41,7 +41,7 @@ def call(folder, monkeypatch):
     """Run the verb with a stand-in for Snakemake; returns status, its arguments and what was printed."""
 
     def made(code, *names, **changes):
-        console = Console(record=True, width=200, force_terminal=False)
+        console = plain_console(record=True, width=200, force_terminal=False)
         for each in (module, terminal):
             monkeypatch.setattr(each, "console", console)
         seen = []

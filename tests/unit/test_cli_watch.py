@@ -11,9 +11,9 @@ import time
 from collections import Counter
 
 import pytest
-from rich.console import Console
 
 from replica.cli import watch as module
+from replica.cli.terminal import plain_console
 from replica.config import load_project
 from replica.files import write_json
 from replica.jobs.progress import Watcher, measured
@@ -185,7 +185,7 @@ def test_benchmark_files_without_a_time_count_for_nothing(tmp_path, text, second
 def _watch(folder, capsys, monkeypatch, *arguments, console=None):
     from replica.cli import main
 
-    monkeypatch.setattr(module, "console", console or Console(soft_wrap=True))
+    monkeypatch.setattr(module, "console", console or plain_console(soft_wrap=True))
     monkeypatch.setattr(sys, "argv", ["replica", "--root", str(folder), "watch", *arguments])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -239,7 +239,7 @@ def test_a_terminal_is_renewed_in_place(folder, capsys, monkeypatch):
         lock.unlink()
 
     monkeypatch.setattr(module.time, "sleep", pass_time)
-    _, out, _ = _watch(folder, capsys, monkeypatch, console=Console(force_terminal=True, width=160, height=30))
+    _, out, _ = _watch(folder, capsys, monkeypatch, console=plain_console(force_terminal=True, width=160, height=30))
     assert looks == [5] and "step 40/100, loss 0.2500, 2 min left" in out and "\x1b[" in out
 
 
@@ -247,7 +247,7 @@ def test_many_running_jobs_fit_the_screen_and_the_line(folder):
     site = Site(folder)
     running = [module.Running(job, 5.0) for job in site.jobs]
     found = module.Look(total=99, running=running, left=7200.0)
-    console = Console(width=120, height=14, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    console = plain_console(width=120, height=14, record=True, file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     console.print(module.picture(found, 14))
     assert len(console.export_text().splitlines()) <= 14
     assert f"and {len(running) - 3} more" in module.line(found)
