@@ -366,3 +366,8 @@ def test_killed_between_two_files_the_next_call_completes(fresh, monkeypatch):
     assert len(_take(fresh).here) == 20
     assert not Records(fresh).persistence._filter_incomplete_keys([last])
     assert store.STAGE in (fresh / "dvc.yaml").read_text(encoding="utf-8")
+
+
+def test_adopting_needs_no_git_program(fresh, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert len(_take(fresh, "one").taken) > 0
