@@ -135,8 +135,8 @@ def _manifest(key: str) -> Any:
     if not path.is_file():
         return None
     try:
-        return read_json(path).get(key)
-    except (ValueError, AttributeError) as error:
+        return read_json(path, AssetError).get(key)
+    except AttributeError as error:
         raise _unreadable(error) from None
 
 

@@ -242,7 +242,9 @@ class Loop(Trainer):
 
     def take_up_line(self, folder: Path) -> None:
         """Go on with the line of the history that a checkpoint was written in, so that it ends as without the stop."""
-        facts = read_result(folder / LINE, ["loss", "since", "recorded"], f"remove {folder.parent} to start again")
+        facts = read_result(
+            folder / LINE, {"loss": float, "since": int, "recorded": dict}, f"remove {folder.parent} to start again"
+        )
         self._tr_loss += facts["loss"]
         self._globalstep_last_logged = facts["since"]
         self.context.record(**{key: float.fromhex(value) for key, value in facts["recorded"].items()})
