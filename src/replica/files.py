@@ -13,13 +13,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from replica.errors import ResultError
+from replica.errors import ReplicaError, ResultError
 
 #: Seconds that the clocks of a file server and of a node may differ.
 CLOCKS = 60
@@ -223,40 +224,73 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(path: Path | str, error: type[ReplicaError] = ResultError) -> Any:
+    """Read a JSON file as `parse_json` does; an OSError passes as it is."""
+    return parse_json(Path(path).read_bytes(), path, error)
 
 
-def read_result(path: Path | str, keys: Iterable[str] = (), again: str = "") -> Any:
+def parse_json(text: str | bytes, where: Path | str, error: type[ReplicaError] = ResultError, again: str = "") -> Any:
+    """Return the value of JSON (RFC 8259) in UTF-8; `where` names the file, `again` says how to make it again.
+
+    Raises `error` for what is no JSON, a number beyond the floats (1e999), NaN, a key that comes twice, and nesting beyond the
+    interpreter's stack.
+    """
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        return json.loads(text, parse_constant=_no_constant, parse_float=_in_range, object_pairs_hook=_no_duplicate)
+    except RecursionError:
+        reason = "its brackets are nested too deeply"
+    except ValueError as fault:
+        reason = str(fault)
+    raise error(f"{where}: corrupt, not JSON ({reason}){f'; {again}' if again else ''}")
+
+
+def read_result(
+    path: Path | str,
+    keys: Iterable[str] | Mapping[str, type] = (),
+    again: str = "",
+    optional: Mapping[str, type] = MappingProxyType({}),
+) -> Any:
     """Read JSON that this project wrote as a result.
 
-    Raises ResultError naming the file where it is missing, is not JSON (NaN and infinities are not), or is no mapping with `keys`;
-    `again` says how to make it again.
+    Raises ResultError naming the file where it cannot be read, is no JSON (`parse_json`), or is no mapping with `keys`, whose values
+    have the types given for them (an integer is a float too); `optional` gives types of keys that it may lack. `again` says how to make
+    it again.
     """
-    remedy = f"; {again}" if again else ""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file{remedy}") from None
+        content = Path(path).read_bytes()
     except OSError as error:
-        raise ResultError(f"{path}: cannot be read: {error.strerror}{remedy}") from None
-    except ValueError as error:
-        raise ResultError(f"{path}: corrupt, not JSON ({error}){remedy}") from None
-    return parse_result(text, path, keys, again)
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise ResultError(f"{path}: {reason}{f'; {again}' if again else ''}") from None
+    return parse_result(content, path, keys, again, optional)
 
 
-def parse_result(text: str, where: Path | str, keys: Iterable[str] = (), again: str = "") -> Any:
+def parse_result(
+    text: str | bytes,
+    where: Path | str,
+    keys: Iterable[str] | Mapping[str, type] = (),
+    again: str = "",
+    optional: Mapping[str, type] = MappingProxyType({}),
+) -> Any:
     """Return what `read_result` does for a text that was read already; `where` names it in errors."""
+    value = parse_json(text, where, again=again)
     remedy = f"; {again}" if again else ""
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except ValueError as error:
-        raise ResultError(f"{where}: corrupt, not JSON ({error}){remedy}") from None
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
         raise ResultError(f"{where}: corrupt, lacks `{missing[0]}`{remedy}")
+    for key, kind in {**(keys if isinstance(keys, Mapping) else {}), **optional}.items():
+        if key in value and not has_type(value[key], kind):
+            raise ResultError(
+                f"{where}: corrupt, `{key}` is {json.dumps(value[key]):.40}, which is no {kind.__name__}{remedy}"
+            )
     return value
+
+
+def has_type(value: Any, kind: type) -> bool:
+    """Return whether a value of JSON has a type; true and false are no numbers, an integer is a float too."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def finite(number: float) -> float | None:
@@ -266,6 +300,21 @@ def finite(number: float) -> float | None:
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not a number")
+
+
+def _in_range(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text:.40} is beyond the range of numbers")
+    return number
+
+
+def _no_duplicate(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.60} comes twice")
+    return value
 
 
 def _not_finite(value: Any, key: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:

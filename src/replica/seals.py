@@ -34,7 +34,7 @@ def write_sealed(path: Path | str, content: Mapping[str, Any], **facts: Any) -> 
     write_json(path, sealed(content, **facts))
 
 
-def read_sealed(path: Path | str, keys: Iterable[str] = (), again: str = "") -> dict[str, Any]:
+def read_sealed(path: Path | str, keys: Iterable[str] | Mapping[str, type] = (), again: str = "") -> dict[str, Any]:
     """Read JSON that a job sealed; ResultError as `read_result`, and where it has no seal or another content than its seal says."""
     return check(read_result(path, keys, again), path, again)
 

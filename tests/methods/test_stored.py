@@ -153,7 +153,7 @@ def test_a_corrupt_or_missing_file_is_named(tmp_path):
     with pytest.raises(AssetError, match=str(weights)):
         load_model(tmp_path)
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(AssetError, match=r"model\.json is not JSON"):
+    with pytest.raises(AssetError, match=r"model\.json: corrupt, not JSON"):
         load_model(tmp_path)
     (tmp_path / "model.json").unlink()
     with pytest.raises(AssetError, match=r"model\.json is missing"):

@@ -243,10 +243,27 @@ def repack(made, value, members):
     value["sources"]["wheel"]["members"] = members
 
 
+def weights(header: str, size: int = 8) -> bytes:
+    """A safetensors file with this header before so many bytes of data."""
+    return len(header).to_bytes(8, "little") + header.encode() + b"\0" * size
+
+
+TENSOR = '"dtype": "F32", "shape": [2], "data_offsets": [0, 8]'
+#: Files that the library refuses when it loads them.
+HOSTILE = {
+    weights('{"a": ' * 100_000): "deep",
+    weights('{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 1e999]}}'): "huge",
+    weights(f'{{"a": {{{TENSOR}}}, "b": {{{TENSOR}}}}}'): "overlap",
+    weights(f'{{"a": {{{TENSOR}}}, "b": {{{TENSOR.replace("[0, 8]", "[12, 20]")}}}}}', 20): "hole",
+    weights(f'{{"a": {{{TENSOR.replace("[2]", "[3]")}}}}}'): "shape",
+    weights(f'{{"a": {{{TENSOR.replace("F32", "F31")}}}}}'): "dtype",
+}
+
+
 @pytest.mark.parametrize(
     ("files", "entry", "message"),
     [
-        ({"m/model.safetensors": safetensors()[:-5]}, {}, "truncated or corrupt: .* bytes where its header says"),
+        ({"m/model.safetensors": safetensors()[:-5]}, {}, "model.safetensors is truncated, .* not fully covered"),
         ({"m/model.safetensors": safetensors()[:6]}, {}, "model.safetensors is truncated"),
         ({"m/model.safetensors": b"\x05\0\0\0\0\0\0\0{oops" + b"\0" * 9}, {}, "no safetensors file"),
         ({"m/model.safetensors": b"\x80\x04pickle" + b"x" * 40}, {}, "model.safetensors is a pickle in place of"),
@@ -254,16 +271,30 @@ def repack(made, value, members):
         (
             {"m/model.safetensors": b"\x80\x02" + b"\0" * 6 + b"{" + b" " * 639},
             {},
-            "model.safetensors is no safetensors",
+            "no safetensors file",
         ),
-        ({"m/config.json": b'{"model_type": "be'}, {}, "config.json is no JSON"),
+        *(({"m/model.safetensors": weights}, {}, "model.safetensors is truncated, corrupt") for weights in HOSTILE),
+        ({"m/config.json": b'{"model_type": "be'}, {}, "config.json: corrupt, not JSON"),
         ({"m/config.json": b'{"model_type": "gpt2"}'}, {}, "config.json says model_type = 'gpt2'"),
         ({"m/config.json": b'{"model_type": "bert", "hidden_size": 8}'}, {}, "says hidden_size = 8, .* 4"),
         ({"m/config.json": b'{"model_type": "bert", "auto_map": {"AutoModel": "x.X"}}'}, {}, "code of its own"),
         ({}, {"files": {"model.safetensors": "0" * 64}}, f"sha256 {sha256(safetensors())}, .* pins {'0' * 64}"),
         ({}, {"files": {"vocab.txt": "0" * 64}}, "brings no vocab.txt"),
     ],
-    ids=["cut", "cut-header", "no-json", "pickle", "no-pickle", "config", "type", "size", "code", "pin", "missing"],
+    ids=[
+        "cut",
+        "cut-header",
+        "no-json",
+        "pickle",
+        "no-pickle",
+        *HOSTILE.values(),
+        "config",
+        "type",
+        "size",
+        "code",
+        "pin",
+        "missing",
+    ],
 )
 def test_a_wrong_model_file_is_an_error_and_leaves_nothing(small_model, files, entry, message):
     with pytest.raises(AssetError, match=message):

@@ -214,7 +214,7 @@ def test_a_config_that_makes_no_model_is_one_line(tiny, change, message):
 
 def test_what_is_not_json_is_said(tiny):
     (tiny / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"config\.json is not JSON"):
+    with pytest.raises(ConfigError, match=r"config\.json: corrupt, not JSON"):
         ask(tiny)
 
 

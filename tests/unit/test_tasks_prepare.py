@@ -323,3 +323,162 @@ def test_counted_classes_a_limit_of_rows_and_rows_of_each_class(tmp_path, pieces
     assert len(split.sample_per_class(100, seed=1)) == 40
     with pytest.raises(ConfigError, match="label 3 is not one of the 3 of `classes`"):
         prepared(tmp_path, this, [{"text": "good", "label": 3}], pieces)
+
+
+PAIR = {"inputs": ["a", "b"], "target": "label", "labels": ["no", "yes"]}
+LABELLED = {"target": "label", "labels": ["no", "yes"]}
+GOOD = {"question": "a b", "context": "c d", "answers": {"text": ["c"], "answer_start": [0]}}
+#: Kind and fields of a task, a row that is whole, and what in its place is wrong: with the words of the error.
+WRONG = [
+    ("classification", LABELLED, {"text": "a", "label": 0}, {"text": None}, "column 'text' holds a null"),
+    ("classification", LABELLED, {"text": "a", "label": 0}, {"label": None}, "column 'label' holds a null"),
+    ("classification", LABELLED, {"text": "a", "label": 0.0}, {"label": 0.5}, "label 0.5 is not one of the 2"),
+    ("classification", LABELLED, {"text": "a", "label": 0.0}, {"label": float("nan")}, "label nan is not one of the 2"),
+    ("classification", LABELLED, {"text": "a", "label": 1}, {"label": -1}, "label -1 is not one of the 2"),
+    ("classification", LABELLED, {"text": "a", "label": "no"}, {"label": "on"}, "unknown label 'on'"),
+    ("classification", {"target": "label", "classes": 3}, {"text": "a", "label": "2"}, {}, "unknown label '2'"),
+    (
+        "classification",
+        LABELLED,
+        {"text": 1, "label": 0},
+        {},
+        "column 'text': 1, where kind classification needs a text",
+    ),
+    ("classification", PAIR, {"a": "a", "b": "b", "label": 1}, {"b": None}, "column 'b' holds a null"),
+    ("regression", {"target": "label"}, {"text": "a", "label": 1.0}, {"label": None}, "column 'label' holds a null"),
+    (
+        "regression",
+        {"target": "label"},
+        {"text": "a", "label": 1.0},
+        {"label": float("inf")},
+        "inf, .* a finite number",
+    ),
+    ("regression", {"target": "label"}, {"text": "a", "label": "1"}, {}, "'1', .* a finite number"),
+    ("tagging", LABELLED, {"text": ["a", "b"], "label": [0, 1]}, {"text": ["a", None]}, "holds a list with a null"),
+    ("tagging", LABELLED, {"text": ["a", "b"], "label": [0, 1]}, {"label": [0, 2]}, "label 2 is not one of the 2"),
+    ("tagging", LABELLED, {"text": ["a", "b"], "label": [0, 1]}, {"label": [0]}, "a tag for each of 2 words"),
+    ("tagging", LABELLED, {"text": ["a", "b"], "label": [0, 1]}, {"label": [0, 1, 1]}, "a tag for each of 2 words"),
+    ("text2text", {"target": "label"}, {"text": "a", "label": "b"}, {"text": None}, "column 'text' holds a null"),
+    ("text2text", {"target": "label"}, {"text": "a", "label": "b"}, {"label": None}, "column 'label' holds a null"),
+    (
+        "text2text",
+        {"target": "label"},
+        {"text": "a", "label": ["b"]},
+        {"label": ["b", None]},
+        "holds a list with a null",
+    ),
+    ("text2text", {"target": "label"}, {"text": "a", "label": 1.0}, {"label": float("nan")}, "nan, .* a finite number"),
+    ("text2text", {"target": "label"}, {"text": "a", "label": {"text": "b"}}, {}, "needs a text, a whole number"),
+    ("text2text", {"target": "label"}, {"text": 0.5, "label": "b"}, {}, "0.5, .* needs a text, a whole number"),
+    ("text2text", LABELLED, {"text": "a", "label": 1.0}, {"label": 0.9}, "label 0.9 is not one of the 2"),
+    ("completion", {"target": "label"}, {"text": "a", "label": "b"}, {"label": None}, "column 'label' holds a null"),
+    (
+        "span",
+        {"inputs": ["question", "context"], "target": "answers"},
+        GOOD,
+        {"question": None},
+        "'question' holds a null",
+    ),
+    (
+        "span",
+        {"inputs": ["question", "context"], "target": "answers"},
+        GOOD,
+        {"context": None},
+        "'context' holds a null",
+    ),
+    (
+        "span",
+        {"inputs": ["question", "context"], "target": "answers"},
+        GOOD,
+        {"answers": None},
+        "'answers' holds a null",
+    ),
+    (
+        "span",
+        {"inputs": ["question", "context"], "target": "answers"},
+        GOOD,
+        {"answers": {"text": ["c"], "answer_start": []}},
+        "`text` and `answer_start`, lists of one length",
+    ),
+    (
+        "span",
+        {"inputs": ["question", "context"], "target": "answers"},
+        GOOD,
+        {"answers": {"text": [None], "answer_start": [0]}},
+        "`text` and `answer_start`, lists of one length",
+    ),
+    ("mlm", {}, {"text": "a"}, {"text": None}, "column 'text' holds a null"),
+    ("causal", {}, {"text": "a"}, {"text": None}, "column 'text' holds a null"),
+    ("text", {}, {"text": "a"}, {"text": None}, "column 'text' holds a null"),
+    (
+        "mlm",
+        {"inputs": ["text", "document"], "next_sentence": True},
+        {"text": "a", "document": "d"},
+        {"document": None},
+        "column 'document' holds a null",
+    ),
+    ("image", LABELLED, {"text": [[0, 1]], "label": 1}, {"text": None}, "column 'text' holds a null"),
+    (
+        "image",
+        LABELLED,
+        {"text": [[0, 1]], "label": 1},
+        {"text": [[0, 999]]},
+        "column 'text': no image that can be read",
+    ),
+    ("image", LABELLED, {"text": {"bytes": b"GIF89a", "path": None}, "label": 1}, {}, "no image that can be read"),
+    (
+        "text2text",
+        {"inputs": [], "target": "label", "images": "image"},
+        {"image": [[[0, 1]]], "label": "a"},
+        {"image": [[[0, 1, 2]]]},
+        "images of one size",
+    ),
+    (
+        "text2text",
+        {"inputs": [], "target": "label", "images": "image"},
+        {"image": [[[0.0, 1.0]]], "label": "a"},
+        {"image": [[[0.0, float("nan")]]]},
+        "finite features",
+    ),
+]
+
+
+@pytest.mark.parametrize("kind, fields, row, wrong, message", WRONG)
+def test_what_a_kind_cannot_encode_is_an_error_with_its_row(tmp_path, pieces, kind, fields, row, wrong, message):
+    this = task(kind, only={"kept": [1]}, **fields)
+    whole, other = {**row, "kept": 1}, {**row, **wrong, "kept": 1}
+    left_out = {**dict.fromkeys(row), "kept": 0}  # nothing is asked of rows that are not read
+    number = 2 if wrong else 0  # a whole column of another type is wrong from its first row on
+    data = dataset(tmp_path / "data", train=[whole, left_out, other][: 3 if wrong else 1], validation=[whole])
+    with pytest.raises(ConfigError, match=rf"task 't'.*{message}.*: row {number} of its train split"):
+        prepare(this, data, pieces, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["mlm", "causal", "text"])
+def test_a_split_without_an_example_is_an_error(tmp_path, pieces, kind):
+    with pytest.raises(ConfigError, match="task 't': its train split would be empty: no row has a text"):
+        prepared(tmp_path, task(kind), [{"text": ""}, {"text": " "}] * 20, pieces)
+
+
+@pytest.mark.parametrize(
+    "kind, columns, wanted",
+    [
+        ("span", ["text"], "2"),
+        ("classification", ["a", "b", "c"], "1 to 2"),
+        ("mlm", [], "1 to 2"),
+        ("image", ["a", "b"], "1"),
+    ],
+)
+def test_the_number_of_inputs_is_that_of_the_kind(kind, columns, wanted):
+    with pytest.raises(ConfigError, match=f"kind {kind} takes {wanted} columns of `inputs`, not {len(columns)}"):
+        kinds.KINDS[kind].check(task(kind, inputs=columns, target="label", labels=["a", "b"]))
+
+
+@pytest.mark.parametrize("config", [{"size": "big"}, {"size": 0}, {"image_mean": 0.5}, {"image_std": ["a"]}, []])
+def test_an_images_preprocessing_of_wrong_types_is_named(tmp_path, config):
+    data = dataset(tmp_path / "data", train=[{"image": [[0]], "label": 0}], validation=[{"image": [[0]], "label": 0}])
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    this = task("image", inputs=["image"], target="label", labels=["a", "b"])
+    with pytest.raises(AssetError, match=r"preprocessor_config\.json: `"):
+        prepare(this, data, tmp_path, tmp_path / "out")

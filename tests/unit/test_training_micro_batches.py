@@ -183,3 +183,16 @@ def test_run_that_is_out_of_memory_comes_back_smaller_and_ends_as_if_it_never_wa
     assert steps.count(0) == 1, "it went on from its checkpoint"
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=2e-5, msg=name)
+
+
+class _NoBatch(Method):
+    """A method whose sampler gives no batch."""
+
+    def sampler(self, rows, batch_size, seed, followers):
+        """Draw from no rows."""
+        return LengthBucketSampler([], batch_size, seed)
+
+
+def test_training_without_a_batch_is_an_error_and_no_interruption(tmp_path):
+    with pytest.raises(TrainingError, match="ended at step 0 of 5: an epoch over its 21 rows gave no batch"):
+        _train(tmp_path, "classification", methods=[_NoBatch({})])

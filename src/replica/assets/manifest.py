@@ -34,11 +34,11 @@ def read(folder: Path | str) -> dict[str, Any]:
     """Read a folder's manifest; AssetError where there is none, it is not one, or it does not match its seal."""
     path = Path(folder) / NAME
     try:
-        value = read_json(path)
+        value = read_json(path, AssetError)
     except FileNotFoundError:
         raise AssetError(f"{path}: no manifest, so the folder is not a finished asset; make it again") from None
-    except (ValueError, OSError) as error:
-        raise AssetError(f"{path}: cannot be read as a manifest ({error}); make it again") from None
+    except OSError as error:
+        raise AssetError(f"{path}: cannot be read ({error.strerror}); make it again") from None
     files = value.get("files") if isinstance(value, dict) else None
     if not isinstance(files, dict) or not all(isinstance(fact, dict) and "sha256" in fact for fact in files.values()):
         raise AssetError(f"{path}: has no `files` with a sha256 each; make it again")

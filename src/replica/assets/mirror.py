@@ -135,8 +135,8 @@ def _manifest(key: str) -> Any:
     if not path.is_file():
         return None
     try:
-        return read_json(path).get(key)
-    except (ValueError, AttributeError) as error:
+        return read_json(path, AssetError).get(key)
+    except AttributeError as error:
         raise _unreadable(error) from None
 
 
@@ -146,8 +146,11 @@ def _unreadable(error: Exception) -> AssetError:
 
 def _repositories() -> dict[str, dict[str, Any]]:
     try:
-        return dict(_manifest("repositories") or {})
-    except (ValueError, TypeError) as error:
+        return {
+            name: {**facts, "files": dict(facts.get("files", {}))}
+            for name, facts in (_manifest("repositories") or {}).items()
+        }
+    except (ValueError, TypeError, AttributeError) as error:
         raise _unreadable(error) from None
 
 
@@ -166,7 +169,7 @@ def _facts() -> dict[Path, dict[str, Any]]:
         return {}
     try:
         return {(root() / entry["path"]).resolve(): entry for entry in _manifest("splits")}
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:  # a name with NUL is a ValueError
         raise _unreadable(error) from None
 
 

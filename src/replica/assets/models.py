@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +11,7 @@ from replica.assets import hub, mirror, smoke_tokenizer, wheels
 from replica.assets.sources import SourceUnavailable, safe_member
 from replica.config.asset_schema import HubSource, ModelEntry
 from replica.errors import AssetError, nearest
-from replica.files import sha256_file, write_json
+from replica.files import parse_json, sha256_file, write_json
 
 WEIGHTS = "model.safetensors"
 #: The only files that are copied from a repository.
@@ -147,46 +146,32 @@ def check(entry: ModelEntry, folder: Path, where: str) -> None:
 
 
 def check_safetensors(path: Path, where: str) -> None:
-    """Check that a safetensors file is as long as its header says, without loading it; a pickle in its place is named as such."""
-    try:
-        _check_header(path, where)
-    except AssetError:
-        with open(path, "rb") as handle:
-            start = handle.read(9)
-        zipped = start.startswith(ZIP)
-        if zipped or (
-            start[:2] in PICKLE and start[8:] != b"{"
-        ):  # a header of 640 bytes starts like a pickle, and goes on so
-            raise AssetError(
-                f"{where}: refused, {path.name} is a pickle{' in a zip file, as torch.save writes it,' if zipped else ''} in place of "
-                "safetensors; it may run code and is never opened"
-            ) from None
-        raise
+    """Check a safetensors file's header as the library does when it loads it: types, shapes, offsets without hole or overlap, and a
+    file as long as they say. A pickle in its place is named as such."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _check_header(path: Path, where: str) -> None:
-    size = path.stat().st_size
     try:
-        with open(path, "rb") as handle:
-            length = int.from_bytes(handle.read(8), "little")
-            if size < 8 or length > size - 8:
-                raise AssetError(
-                    f"{where}: {path.name} is truncated: {size} bytes do not hold its header of {length} bytes"
-                )
-            header = json.loads(handle.read(length))
-        ends = [int(fact["data_offsets"][1]) for name, fact in header.items() if name != "__metadata__"]
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise AssetError(f"{where}: {path.name} is no safetensors file ({type(error).__name__}: {error})") from None
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise AssetError(f"{where}: {path.name} is truncated or corrupt: {size} bytes where its header says {expected}")
+        with safe_open(path, framework="np"):
+            return
+    except (SafetensorError, ValueError) as error:
+        fault = str(error)
+    with open(path, "rb") as handle:
+        start = handle.read(9)
+    zipped = start.startswith(ZIP)
+    if zipped or (
+        start[:2] in PICKLE and start[8:] != b"{"
+    ):  # a header of 640 bytes starts like a pickle, and goes on so
+        raise AssetError(
+            f"{where}: refused, {path.name} is a pickle{' in a zip file, as torch.save writes it,' if zipped else ''} in place of "
+            "safetensors; it may run code and is never opened"
+        )
+    raise AssetError(
+        f"{where}: {path.name} is truncated, corrupt or no safetensors file ({path.stat().st_size} bytes; {fault}); retrieve it again"
+    )
 
 
 def _json(path: Path, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise AssetError(f"{where}: {path.name} is no JSON ({error}): truncated or corrupt") from None
+    value = parse_json(path.read_bytes(), f"{where}: {path.name}", AssetError, "retrieve it again")
     if not isinstance(value, dict):
         raise AssetError(f"{where}: {path.name} holds no JSON object")
     return value

@@ -24,12 +24,11 @@ def read_claims(path: Path | str) -> dict[str, Any]:
 
     Raises ConfigError where its columns are others.
     """
-    value = read_sealed(path, ["rows"], "`scripts/compare.py` writes a paper's claims")
+    value = read_sealed(path, {"rows": list}, "`scripts/compare.py` writes a paper's claims")
     for row in value["rows"]:
-        if set(row) != set(COLUMNS):
-            raise ConfigError(
-                f"{path}: row {row.get('claim')} has other columns than the ledger; compare the paper again"
-            )
+        if not isinstance(row, dict) or set(row) != set(COLUMNS):
+            named = row.get("claim") if isinstance(row, dict) else row
+            raise ConfigError(f"{path}: row {named} has other columns than the ledger; compare the paper again")
     return value
 
 

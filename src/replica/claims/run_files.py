@@ -14,7 +14,7 @@ from typing import Any
 
 from replica import seals
 from replica.errors import ResultError
-from replica.files import plain_file, read_result, sha256_file
+from replica.files import parse_json, plain_file, read_result, sha256_file
 from replica.paths import MANIFEST
 
 #: The files of a seed that are packed; weights and predictions are too large for version control.
@@ -69,9 +69,11 @@ def read_lines(path: Path) -> list[dict[str, Any]] | None:
         lines = _content(path)
     else:
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            text = path.read_text(encoding="utf-8")
         except ValueError as error:
             raise ResultError(f"{path}: corrupt, not lines of JSON ({error}); {AGAIN}") from None
+        numbered = enumerate(text.splitlines(), start=1)
+        lines = [parse_json(line, f"{path}, line {number}", again=AGAIN) for number, line in numbered if line.strip()]
     if lines is not None and not all(isinstance(line, dict) for line in lines):
         raise ResultError(f"{path}: corrupt, not lines of JSON; {AGAIN}")
     if lines is not None:

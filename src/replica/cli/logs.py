@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from argparse import Namespace
@@ -15,6 +14,7 @@ from rich.text import Text
 from replica.cli.terminal import console, print_text, scale_option, shortened
 from replica.config import load_project
 from replica.errors import ConfigError, ReplicaError, nearest
+from replica.files import read_json
 from replica.jobs.run_state import state_of
 from replica.paths import FAILED, MEMORY, Layout
 from replica.plan import Plan, Run, build_plan
@@ -125,8 +125,8 @@ def _state(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
     for name, shown in ((FAILED, _failure), (MEMORY, _parts)):
         if (folder / name).exists():
             try:
-                text += shown(json.loads((folder / name).read_text(encoding="utf-8")))
-            except (ValueError, KeyError, TypeError):
+                text += shown(read_json(folder / name))
+            except (ReplicaError, KeyError, TypeError):
                 text += f"; {folder / name} cannot be read"
     return text
 

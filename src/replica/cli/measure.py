@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from replica.config.asset_schema import ModelEntry
 from replica.config.validation import explain
 from replica.errors import ConfigError, nearest
+from replica.files import read_json
 from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions, Rule, StorageOptions
 from replica.meters.registry import parse_meters
 from replica.methods.registry import parse
@@ -140,10 +141,7 @@ def read_hub_config(path: Path) -> ModelEntry:
     """
     from replica.models.factory import known_fields
 
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None
+    stored = read_json(path, ConfigError)
     if not isinstance(stored, dict) or not isinstance(stored.get("model_type"), str):
         raise ConfigError(f"{path} has no `model_type`: it is no model's config.json")
     architecture = stored["model_type"]

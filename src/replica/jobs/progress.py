@@ -91,7 +91,7 @@ class Watcher:
             state = self._state(job)
             if state == "running" or state.startswith("started on "):
                 try:
-                    host, begun = read_result(record, ["host"])["host"], record.stat().st_mtime
+                    host, begun = read_result(record, {"host": str})["host"], record.stat().st_mtime
                 except FileNotFoundError:
                     return None  # it ended meanwhile
                 return Running(job, now - begun, host, _newer(log, begun))

@@ -18,7 +18,7 @@ def state_of(layout: Layout, plan: Plan, run: Run, seed: int) -> str:
         return "done"
     record = layout.resume(plan.scale, run.id, seed) / PROCESS
     if record.exists():
-        facts = read_result(record, ["pid", "host"])
+        facts = read_result(record, {"pid": int, "host": str})
         if "stopped" in facts:
             return "interrupted"
         if facts["host"] != socket.gethostname():

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from replica.errors import AssetError
+from replica.files import parse_json
+
 #: Name in the archive; no file of an artifact has it.
 NAME = ".made.json"
 #: Fields of a record that do not depend on the machine.
@@ -67,7 +70,7 @@ class Records:
         """Write the records of files below `folder`; files without one lose the record of a former file in their place."""
         from snakemake.persistence import MetadataRecord
 
-        known = json.loads(text) if text else {}
+        known = _parsed(text) if text else {}
         self.persistence._clear_cache()
         for name in _outputs(names):
             key = f"{folder}/{name}"
@@ -91,9 +94,19 @@ def other_input(text: bytes, sha256_of: Callable[[str], str | None]) -> str | No
 
     `sha256_of` gives a file's sha256 by its path below the root, or None where it is missing (then it is not compared).
     """
-    for facts in json.loads(text).values():
+    for facts in _parsed(text).values():
         for path, recorded in (facts.get("input_checksums") or {}).items():
             actual = sha256_of(path)
-            if actual is not None and actual != recorded.rpartition(":")[2]:
+            if actual is not None and actual != str(recorded).rpartition(":")[2]:
                 return path
     return None
+
+
+def _parsed(text: bytes) -> dict[str, dict[str, Any]]:
+    """Return the facts of each file in an artifact's records; AssetError where they are none."""
+    value = parse_json(text, NAME, AssetError)
+    if not isinstance(value, dict) or not all(
+        isinstance(facts, dict) and isinstance(facts.get("input_checksums") or {}, dict) for facts in value.values()
+    ):
+        raise AssetError(f"{NAME}: corrupt, not a mapping from a file to what Snakemake knows of it")
+    return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,10 +193,7 @@ def _move_prefix(tensors: dict[str, torch.Tensor], source: str, target: str) -> 
 def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AssetError(f"{path} is missing: a stored model is {WEIGHTS} and {DESCRIPTION}")
-    try:
-        description = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AssetError(f"{path} is not JSON: {error}") from None
+    description = read_json(path, AssetError)
     if not isinstance(description, dict) or set(description) != _KEYS:
         raise AssetError(f"{path} must have exactly the keys {', '.join(sorted(_KEYS))}")
     return description

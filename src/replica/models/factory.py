@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -275,9 +274,8 @@ def check_weights(path: Path) -> None:
 
 def _read_config(path: Path) -> dict[str, Any]:
     """Read a model's config.json without the entries on how it was stored."""
-    try:
-        stored = read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise AssetError(f"{path} is not JSON: {error}") from None
+    stored = read_json(path, AssetError)
+    if not isinstance(stored, dict):
+        raise AssetError(f"{path} holds no JSON object")
     drop = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "gradient_checkpointing")
     return {key: value for key, value in stored.items() if key not in drop}

@@ -7,14 +7,13 @@ today. `make schema` records new options; it never replaces a value.
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from replica.files import write_json
+from replica.files import read_json, write_json
 
 RECORD = Path(__file__).with_name("defaults.json")
 
@@ -41,7 +40,7 @@ def defaults(model: type[BaseModel]) -> dict[str, Any]:
 @cache
 def recorded() -> dict[str, dict[str, Any]]:
     """Return the recorded defaults by kind and option."""
-    return json.loads(RECORD.read_text(encoding="utf-8"))
+    return read_json(RECORD)
 
 
 def kinds() -> dict[str, type[BaseModel]]:

@@ -18,7 +18,7 @@ from replica.config.asset_schema import ModelEntry
 from replica.config.project import Project
 from replica.config.schema import Train
 from replica.config.task_schema import Task
-from replica.files import atomic_path
+from replica.files import atomic_path, parse_json
 from replica.paths import Layout
 from replica.plan.plan import Plan, Run
 from replica.plan.resources import training_resources
@@ -138,12 +138,12 @@ def read_job(path: Path, scale: str, run_id: str, seed: int, layout: Layout) -> 
 
     def line(name: str) -> dict[str, Any] | None:
         start = text.find(f'\n{{"id": "{name}", ') + 1
-        return json.loads(text[start : text.index("\n", start)]) if start else None
+        return parse_json(text[start:].partition("\n")[0], path) if start else None
 
     content = line(run_id)
     if content is None:
         return None
-    facts = json.loads(text[: text.index("\n")])
+    facts = parse_json(text.partition("\n")[0], path)
     run = _run(content)
     related = (*run.parents.values(), *run.candidates)
     return RunJob(

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from replica.errors import ReplicaError
+from replica.files import parse_json
 from replica.jobs.snakemake_lock import holders
 
 
@@ -52,9 +53,9 @@ def alone(root: Path, verb: str) -> Iterator[None]:
 
 def _holder(text: str) -> str:
     try:
-        facts = json.loads(text)
+        facts = parse_json(text, "the lock")
         return f"`replica {facts['what']}`, process {facts['pid']} on {facts['host']} since {facts['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ReplicaError, KeyError, TypeError):
         return "its process has not said which it is"
 
 

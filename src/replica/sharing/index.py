@@ -31,7 +31,9 @@ def read(root: Path) -> dict[str, Entry]:
     path = root / PATH
     if not path.exists():
         return {}
-    value = read_result(path, ["format", "artifacts"], f"`git checkout -- {PATH}` brings back the committed one")
+    value = read_result(
+        path, {"format": int, "artifacts": dict}, f"`git checkout -- {PATH}` brings back the committed one"
+    )
     if value["format"] != FORMAT:
         raise AssetError(f"{path}: has format {value['format']}, this version of replica reads {FORMAT}")
     try:

@@ -333,7 +333,7 @@ def _read_memory(root: Path) -> dict[str, Any]:
         value = read_json(root / MEMORY)
         if isinstance(value["seen"], dict):
             return value
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ReplicaError, KeyError, TypeError):
         pass
     return {"seen": {}}
 

@@ -7,7 +7,6 @@ them, their rows are right: after an interruption no partial file has a final na
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,8 +24,8 @@ from replica.assets.rows import Content, RowHash, Rows
 from replica.assets.sources import BrokenOff, SourceUnavailable, alone, disk_errors
 from replica.config.asset_schema import DatasetEntry, HubSource, ModelEntry, WheelSource
 from replica.config.project import Project
-from replica.errors import AssetError
-from replica.files import read_json, sha256_file, write_json, write_text
+from replica.errors import AssetError, ReplicaError
+from replica.files import parse_json, read_json, sha256_file, write_json, write_text
 from replica.plan import Plan
 from replica.report.sheets import markdown
 
@@ -56,7 +55,7 @@ class Mirror:
         self.folder, self.say = folder, say
         path = folder / MANIFEST
         try:
-            facts = read_json(path) if path.is_file() else {}
+            facts = read_json(path, AssetError) if path.is_file() else {}
             self.splits = {entry["path"]: entry for entry in facts.get("splits", [])}
             self.repositories: dict[str, Any] = dict(facts.get("repositories", {}))
             self.wheels: dict[str, Any] = dict(facts.get("wheels", {}))
@@ -299,12 +298,12 @@ def _check_split(name: str, entry: DatasetEntry, split: str, paths: list[Path]) 
 def _labels(path: Path) -> dict[str, Any]:
     """Return the names of labels that a Parquet file of the hub declares."""
     try:
-        stored = json.loads((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        stored = parse_json((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"), path)
         features = stored.get("info", {}).get("features", {})
         named = {
             column: fact["names"] for column, fact in features.items() if isinstance(fact, dict) and "names" in fact
         }
-    except (ValueError, AttributeError):
+    except (ReplicaError, ValueError, AttributeError):
         named = {}
     return {"label_names": named}
 

@@ -14,6 +14,7 @@ from replica.assets import manifest
 from replica.errors import ConfigError
 from replica.files import atomic_folder, write_json
 from replica.tasks import kinds
+from replica.tasks.columns import RowError
 from replica.tasks.prepared import EXAMPLES, FACTS
 from replica.tasks.splits import read_splits
 from replica.tasks.tokenizer import TextTokenizer
@@ -63,11 +64,13 @@ def prepare(
     tokenizer; and the sealed `manifest.json`. It takes the folder's place in one step. `max_length`
     cuts the task's own; `inputs` (name → sha256 of a manifest) go into the manifest's seal.
 
-    Raises AssetError for missing splits or tokenizers, ConfigError for columns or labels that are not there.
+    Raises AssetError for missing splits or tokenizers; ConfigError for columns that are not there, for a split without an example,
+    and, naming the first row, for nulls, labels that the task does not have, and values that its kind cannot encode.
     """
     length = min(task.max_length, max_length or task.max_length)
     tables = read_splits(task, dataset_folder)
     kind = kinds.of(task)
+    kind.check(task)
     tokenizer = TextTokenizer.read(tokenizer_folder) if kind.tokenized else None
     facts: dict[str, Any] = {
         "task": task.name,
@@ -81,8 +84,15 @@ def prepare(
     }
     with atomic_folder(out_folder) as folder:
         for split, (table, source_rows) in tables.items():
-            encoded = kind.encode(task, table, tokenizer, length, train=split == "train", asset=Path(tokenizer_folder))
+            try:
+                encoded = kind.encode(
+                    task, table, tokenizer, length, train=split == "train", asset=Path(tokenizer_folder)
+                )
+            except RowError as error:
+                raise ConfigError(f"{error}: row {source_rows[error.row]} of its {split} split") from None
             count = len(encoded.rows)
+            if not count:
+                raise ConfigError(f"task '{task.name}': its {split} split would be empty: no row has a text to encode")
             lengths = [len(ids) for ids in encoded.columns["input_ids"]] if kind.tokenized else [1] * count
             columns = {
                 "example_id": range(count),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from replica.errors import ConfigError
-from replica.tasks.columns import Columns, column
+from replica.tasks.columns import Columns, column, texts
 from replica.tasks.kinds.kind import Encoded
 
 if TYPE_CHECKING:
@@ -27,9 +27,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?…])[\"'”’)]*\s+|\n+")
 
 def encode_blocks(task: Task, table: pa.Table, tokenizer: TextTokenizer, max_length: int) -> Encoded:
     """Encode texts; one longer than `max_length` becomes consecutive blocks. Empty texts are left out."""
-    texts = column(table, task.inputs[0], f"task '{task.name}', inputs")
     rows, blocks = [], []
-    for row, encoding in enumerate(tokenizer.encode(texts, max_length)):
+    for row, encoding in enumerate(tokenizer.encode(texts(task, table, task.inputs[0]), max_length)):
         for block in (encoding, *encoding.overflowing):
             if sum(block.special_tokens_mask) < len(block.ids):
                 rows.append(row)
@@ -121,15 +120,15 @@ def _truncate(first: list[int], second: list[int], room: int, generator: np.rand
 
 def _documents(task: Task, table: pa.Table, tokenizer: TextTokenizer) -> tuple[list[list[list[int]]], list[int]]:
     """Return documents as lists of tokenised sentences, and the first row of each."""
-    where = f"task '{task.name}', inputs"
-    texts = column(table, task.inputs[0], where)
-    if len(task.inputs) > 1:
-        names = column(table, task.inputs[1], where)
-        pieces = list(zip(names, texts, range(len(texts)), strict=True))
+    where, name, *document = f"task '{task.name}', inputs", *task.inputs
+    sentences = texts(task, table, name)
+    if document:
+        names = column(table, document[0], where)
+        pieces = list(zip(names, sentences, range(len(sentences)), strict=True))
     else:
         pieces = [
             (row, sentence, row)
-            for row, text in enumerate(texts)
+            for row, text in enumerate(sentences)
             for sentence in _SENTENCE_END.split(text)
             if sentence and sentence.strip()
         ]

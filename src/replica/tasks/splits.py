@@ -60,7 +60,7 @@ def read_splits(task: Task, folder: Path | str) -> dict[str, tuple[pa.Table, np.
         elif name == source:
             rows = rows[~apart]
         for name_of_column, allowed in task.only.items():
-            values = column(table, name_of_column, f"task '{task.name}', only")
+            values = column(table, name_of_column, f"task '{task.name}', only", nulls=True)
             rows = rows[[values[row] in allowed for row in rows]]
         limit = task.rows.get(part)
         if limit is not None and len(rows) > limit:

@@ -49,7 +49,10 @@ class TextTokenizer:
         except Exception as error:  # the library raises bare Exception for a malformed file
             raise AssetError(f"{path} is not a tokenizer: {error}") from None
         config = folder / "tokenizer_config.json"
-        return cls(backend, _named(read_json(config)) if config.is_file() else {})
+        named = read_json(config, AssetError) if config.is_file() else {}
+        if not isinstance(named, dict):
+            raise AssetError(f"{config} holds no JSON object; retrieve the model again")
+        return cls(backend, _named(named))
 
     def encode(
         self,
@@ -90,7 +93,7 @@ def _named(config: dict[str, Any]) -> dict[str, str]:
     for role in _ROLES:
         token = config.get(f"{role}_token")
         token = token.get("content") if isinstance(token, dict) else token
-        if token:
+        if isinstance(token, str) and token:
             named[role] = token
     return named
 

@@ -41,7 +41,7 @@ def latest(folder: Path, origin: str) -> Path | None:
     newest = max(numbered)[1]
     remedy = f"remove {newest} to go on from an older one, or {folder} to start again"
     try:
-        sealed = read_sealed(newest / SEAL, ["files"], remedy)
+        sealed = read_sealed(newest / SEAL, {"files": dict}, remedy)
     except ResultError as error:
         raise TrainingError(str(error)) from None
     if sealed["seal"].get("origin") != origin:

@@ -85,7 +85,8 @@ def refuse(folder: Path, mark: str) -> None:
         same = facts["fingerprint"] == mark and facts["checkpoints"] == _checkpoints(folder)
     except FileNotFoundError:
         return
-    except (ValueError, KeyError, TypeError):
+        same = same and status > 0
+    except (ReplicaError, ValueError, KeyError, TypeError):
         same = False  # half a mark is none
     if not same:
         path.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from replica.config.schema import Train
-from replica.errors import DivergedError
+from replica.errors import DivergedError, TrainingError
 from replica.files import read_result, write_json
 from replica.methods.base import Context, Method
 from replica.methods.peft.layers import select_task
@@ -127,7 +127,8 @@ class Loop(Trainer):
         # batches: a method's own sampler, else the loop's; each process computes its parts of them
         samplers = (method.sampler(len(split), batch, context.seed, [collate]) for method in self.methods)
         self._methods_sampler = next((sampler for sampler in samplers if sampler is not None), None)
-        self.sampler = self._methods_sampler or _sampler(split, batch, context.seed, collate)
+        own = self._methods_sampler  # one without a batch is no reason to take another
+        self.sampler = _sampler(split, batch, context.seed, collate) if own is None else own
         self.own_parts = micro_batches.PartSampler(self.sampler, parts, distributed.rank(), processes)
         self._weights: list[float] = []
         # objective, optimizer and schedule: at most one method's each
@@ -242,7 +243,9 @@ class Loop(Trainer):
 
     def take_up_line(self, folder: Path) -> None:
         """Go on with the line of the history that a checkpoint was written in, so that it ends as without the stop."""
-        facts = read_result(folder / LINE, ["loss", "since", "recorded"], f"remove {folder.parent} to start again")
+        facts = read_result(
+            folder / LINE, {"loss": float, "since": int, "recorded": dict}, f"remove {folder.parent} to start again"
+        )
         self._tr_loss += facts["loss"]
         self._globalstep_last_logged = facts["since"]
         self.context.record(**{key: float.fromhex(value) for key, value in facts["recorded"].items()})
@@ -272,6 +275,12 @@ class Loop(Trainer):
                 self.train(resume_from_checkpoint=str(resume) if resume else None)
             finally:
                 self.memory.close()
+            stopped = distributed.anywhere(self.interruption.requested, self.args.device)
+            if self.state.global_step < self.args.max_steps and not stopped:
+                raise TrainingError(
+                    f"training ended at step {self.state.global_step} of {self.args.max_steps}: an epoch over its {len(self.split)} "
+                    "rows gave no batch"
+                )
         return Outcome(
             finished=self.state.global_step >= self.state.max_steps,
             step=self.state.global_step,

@@ -35,7 +35,7 @@ def parts(folder: Path, attempt: int, most: int) -> int:
     Twice as many as before where the process of an earlier attempt was killed without notice.
     """
     facts = _known(folder)
-    known = max(1, int(facts["parts"]))
+    known = max(1, facts["parts"])
     lost = killed(folder, attempt)
     # an attempt that reported the shortage itself is counted already
     if lost is not None and lost > facts.get("attempt", 0):
@@ -55,7 +55,7 @@ def killed(folder: Path, attempt: int) -> int | None:
     record = folder / PROCESS
     if not record.exists():
         return None
-    facts = read_result(record, ["pid", "host"], f"remove {record}")
+    facts = read_result(record, {"pid": int, "host": str}, f"remove {record}", {"attempt": int})
     before = facts.get("attempt", 1)
     if "stopped" in facts or attempt <= before or (facts["host"] == platform.node() and is_alive(facts["pid"])):
         return None
@@ -105,4 +105,5 @@ def watched(folder: Path, now: int, most: int, attempt: int) -> Iterator[None]:
 def _known(folder: Path) -> dict[str, Any]:
     if not (folder / MEMORY).exists():
         return {"parts": 1}
-    return read_result(folder / MEMORY, ["parts"], f"remove {folder / MEMORY} to start with whole micro-batches")
+    again = f"remove {folder / MEMORY} to start with whole micro-batches"
+    return read_result(folder / MEMORY, {"parts": int}, again, {"attempt": int})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica.errors import AssetError
-from replica.files import atomic_path
+from replica.files import atomic_path, parse_json
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,7 @@ class StoredSignals:
         from safetensors import safe_open
 
         with safe_open(path, "pt") as handle:
-            self.sizes = json.loads(handle.metadata()["sizes"])
+            self.sizes = parse_json((handle.metadata() or {}).get("sizes", ""), f"{path}, sizes", AssetError)
             self.tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
         self.path = path
         self.row = {int(example): row for row, example in enumerate(self.tensors["example_ids"])}

@@ -167,7 +167,7 @@ def _structural_points(source: Source) -> Iterable[Point]:
         path = source.results / "structural" / f"{paper.id}.json"
         if not path.is_file():
             continue
-        stored = read_sealed(path, ["measurements"], AGAIN)["measurements"]
+        stored = read_sealed(path, {"measurements": dict}, AGAIN)["measurements"]
         for name, item in paper.measurements.items():
             meters = stored.get(name, {})
             costs = {

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from replica.errors import ConfigError
-from replica.tasks.columns import inputs, label_index, target, token_columns
+from replica.tasks.columns import label_index, target, texts, token_columns
 from replica.tasks.kinds.kind import Encoded, Kind, model_inputs
 
 
@@ -12,21 +11,20 @@ class Classification(Kind):
 
     name = "classification"
     pipeline = "text-classification"
+    input_counts = (1, 2)
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
         """Encode one text or a pair per row, with its class or number (`label`)."""
-        texts = inputs(task, table)
-        if len(texts) > 2:
-            raise ConfigError(f"task '{task.name}': kind {task.kind} takes one text or a pair, not {len(texts)} inputs")
-        pair = len(texts) == 2
-        rows = list(zip(*texts, strict=True)) if pair else texts[0]
+        columns_of_text = [texts(task, table, name) for name in task.inputs]
+        pair = len(columns_of_text) == 2
+        rows = list(zip(*columns_of_text, strict=True)) if pair else columns_of_text[0]
         columns = token_columns(tokenizer.encode(rows, max_length), pair)
-        columns["label"] = [self.label(task, value) for value in target(task, table)]
+        columns["label"] = [self.label(task, value, row) for row, value in enumerate(target(task, table))]
         return Encoded(columns, range(table.num_rows))
 
-    def label(self, task, value) -> int | float:
-        """Return the target of a row."""
-        return label_index(task, value)
+    def label(self, task, value, row) -> int | float:
+        """Return the target of a row; RowError for one that the task does not have."""
+        return label_index(task, value, row)
 
     def targets(self, task, rows, facts):
         """Return `labels` `(batch,)`."""

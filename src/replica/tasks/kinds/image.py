@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from replica.files import read_json
-from replica.tasks.columns import Columns, column, image_pixels, label_index, resized, target
+from replica.errors import AssetError
+from replica.files import has_type, read_json
+from replica.tasks.columns import Columns, decoded, inputs, label_index, resized, target
 from replica.tasks.kinds.classification import Classification
 from replica.tasks.kinds.kind import Encoded
 
@@ -18,18 +20,20 @@ class Image(Classification):
     name = "image"
     pipeline = "image-classification"
     tokenized = False
+    input_counts = (1, 1)
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
         """Decode images to bytes in (channels, height, width) order; where sizes differ, all get the preprocessing's (or 224)."""
         processor = asset / "preprocessor_config.json"
-        facts = image_processing(read_json(processor) if processor.is_file() else {})
-        images = [image_pixels(value) for value in column(table, task.inputs[0], f"task '{task.name}', inputs")]
+        facts = image_processing(processor)
+        name = task.inputs[0]
+        images = [decoded(task, name, value, row) for row, value in enumerate(inputs(task, table)[0])]
         if len({image.shape for image in images}) > 1:
             channels = max(image.shape[0] for image in images)
             images = [resized(image, channels, facts["size"] or 224) for image in images]
         columns: Columns = {
             "pixels": [image.reshape(-1) for image in images],
-            "label": [label_index(task, value) for value in target(task, table)],
+            "label": [label_index(task, value, row) for row, value in enumerate(target(task, table))],
         }
         shape = dict(zip(("channels", "height", "width"), images[0].shape, strict=True))
         return Encoded(columns, range(table.num_rows), facts={"image": {**facts, **shape}})
@@ -50,9 +54,19 @@ class Image(Classification):
         return {"pixel_values": (values - mean) / std, **self.targets(task, rows, facts)}
 
 
-def image_processing(config: dict[str, Any]) -> dict[str, Any]:
-    """Return size (None: as it is), mean and standard deviation of a preprocessor_config.json; else 0.5 each."""
-    size = config.get("size")
+def image_processing(path: Path) -> dict[str, Any]:
+    """Return size (None: as it is), mean and standard deviation of a preprocessor_config.json; without the file 0.5 each.
+
+    Raises AssetError naming the file where it has no whole size, or no numbers, as many of one kind as of the other.
+    """
+    config = read_json(path, AssetError) if path.is_file() else {}
+    size = config.get("size") if isinstance(config, dict) else config
     if isinstance(size, dict):
         size = size.get("height", size.get("shortest_edge"))
-    return {"size": size, "mean": config.get("image_mean", [0.5]), "std": config.get("image_std", [0.5])}
+    if not isinstance(config, dict) or not (size is None or (has_type(size, int) and size > 0)):
+        raise AssetError(f"{path}: `size` is {size!r:.60}, not a whole number of pixels")
+    means = {key: config.get(name, [0.5]) for key, name in (("mean", "image_mean"), ("std", "image_std"))}
+    for key, values in means.items():
+        if not isinstance(values, list) or len(values) not in (1, 3) or not all(has_type(v, float) for v in values):
+            raise AssetError(f"{path}: `image_{key}` is {values!r:.60}, not one number or three")
+    return {"size": size, **means}

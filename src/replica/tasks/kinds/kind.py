@@ -67,12 +67,19 @@ class Kind:
     #: Prediction reads entries of the batch that the model itself does not take.
     whole_batches: ClassVar[bool] = False
 
+    #: Fewest and most columns of `inputs`.
+    input_counts: ClassVar[tuple[int, int]] = (1, 2)
+
     #: Column with a label for each token.
     label_column: ClassVar[str | None] = None
 
     def check(self, task: Task) -> None:
         """Raise ConfigError for fields of a task's file that this kind does not have."""
         where = f"config/tasks: task '{task.name}'"
+        fewest, most = self.input_counts
+        if not fewest <= len(task.inputs) <= most:
+            wanted = str(fewest) if fewest == most else f"{fewest} to {most}"
+            raise ConfigError(f"{where}: kind {self.name} takes {wanted} columns of `inputs`, not {len(task.inputs)}")
         if task.images is not None and not self.sees_images:
             raise ConfigError(
                 f"{where}: `images` goes with kind text2text, not {self.name}; kind image has them in `inputs`"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from replica.tasks.columns import require
 from replica.tasks.kinds.classification import Classification
 from replica.tasks.kinds.kind import model_inputs
 
@@ -15,8 +18,10 @@ class Regression(Classification):
         """Return 1: the head has one output."""
         return 1
 
-    def label(self, task, value) -> float:
-        """Return the target of a row."""
+    def label(self, task, value, row) -> float:
+        """Return the target of a row; RowError for one that is no finite number."""
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        require(number and math.isfinite(value), task, task.target, value, "a finite number", row)
         return float(value)
 
     def targets(self, task, rows, facts):

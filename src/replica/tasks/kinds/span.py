@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from replica.tasks.columns import Columns, column, inputs, token_columns
+from replica.tasks.columns import Columns, column, require, texts, token_columns
 from replica.tasks.kinds.kind import Encoded, Kind, model_inputs
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ class Span(Kind):
 
     name = "span"
     pipeline = "question-answering"
+    input_counts = (2, 2)
     quotes = True
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
@@ -32,8 +33,11 @@ class Span(Kind):
         """
         import pandas as pd
 
-        questions, contexts = inputs(task, table)
-        answers = column(table, task.target or "answers", f"task '{task.name}', target")
+        questions, contexts = (texts(task, table, name) for name in task.inputs)
+        name = task.target or "answers"
+        answers = column(table, name, f"task '{task.name}', target")
+        for row, answer in enumerate(answers):
+            require(_is_answer(answer), task, name, answer, "`text` and `answer_start`, lists of one length", row)
         pairs = [(question.strip(), context) for question, context in zip(questions, contexts, strict=True)]
         stride = min(task.stride, max(0, max_length // 4))
         rows, windows = [], []
@@ -50,17 +54,18 @@ class Span(Kind):
             start, end = _token_span(starts, ends, answers[row])
             for name, value in zip(names, (start, end, starts, ends), strict=True):
                 columns[name].append(value)
-        identity = table.column("id").to_pylist() if "id" in table.column_names else list(range(table.num_rows))
-        texts = [list(answer["text"]) for answer in answers]
+        named = "id" in table.column_names
+        identity = column(table, "id", f"task '{task.name}'") if named else list(range(table.num_rows))
+        answer_texts = [list(answer["text"]) for answer in answers]
         examples = pd.DataFrame(
             {
                 "row": range(table.num_rows),
                 "id": [str(value) for value in identity],
                 "context": contexts,
-                "answers": texts,
+                "answers": answer_texts,
             }
         )
-        return Encoded(columns, rows, examples, {"unanswerable": not all(texts)})
+        return Encoded(columns, rows, examples, {"unanswerable": not all(answer_texts)})
 
     def targets(self, task, rows, facts):
         """Return `start_positions` and `end_positions` `(batch,)`."""
@@ -82,6 +87,16 @@ class Span(Kind):
         """Choose one answer per question."""
         windows = predictions.rename(columns={"row": "question"})
         return answers_from_windows(windows, split.examples, bool(split.facts.get("unanswerable")))
+
+
+def _is_answer(value: Any) -> bool:
+    """Return whether a cell holds the texts of answers and the characters where they begin, as SQuAD's do."""
+    if not isinstance(value, dict):
+        return False
+    texts, starts = value.get("text"), value.get("answer_start")
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return False
+    return all(isinstance(text, str) for text in texts) and all(isinstance(start, int) for start in starts)
 
 
 def _token_span(starts: list[int], ends: list[int], target: dict[str, Any]) -> tuple[int, int]:

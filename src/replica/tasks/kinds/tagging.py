@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from replica.tasks.columns import IGNORED, column, label_index, target, token_columns
+from replica.tasks.columns import IGNORED, inputs, label_index, require, target, token_columns
 from replica.tasks.kinds.kind import Encoded, Kind, model_inputs
 
 
@@ -14,15 +14,21 @@ class Tagging(Kind):
     name = "tagging"
     label_column = "labels"
     pipeline = "token-classification"
+    input_counts = (1, 1)
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
         """Encode lists of words; a word's first piece has its tag in `labels`, all other pieces -100."""
-        words = column(table, task.inputs[0], f"task '{task.name}', inputs")
+        words, tagged = inputs(task, table)[0], target(task, table)
+        for row, (sentence, tags) in enumerate(zip(words, tagged, strict=True)):
+            whole = isinstance(sentence, list) and all(isinstance(word, str) for word in sentence)
+            require(whole, task, task.inputs[0], sentence, "a list of words", row)
+            fits = isinstance(tags, list) and len(tags) == len(sentence)
+            require(fits, task, task.target, tags, f"a list with a tag for each of {len(sentence)} words", row)
         encodings = tokenizer.encode(words, max_length, words=True)
         columns = token_columns(encodings, False)
         columns["labels"] = []
-        for encoding, tags in zip(encodings, target(task, table), strict=True):
-            numbers = [label_index(task, tag) for tag in tags]
+        for row, (encoding, tags) in enumerate(zip(encodings, tagged, strict=True)):
+            numbers = [label_index(task, tag, row) for tag in tags]
             labels, previous = [], None
             for word in encoding.word_ids:
                 labels.append(IGNORED if word is None or word == previous else numbers[word])

@@ -10,9 +10,10 @@ from replica.tasks.columns import (
     IGNORED,
     Columns,
     column,
-    image_pixels,
+    decoded,
     inputs,
     label_index,
+    require,
     target,
     token_columns,
 )
@@ -27,6 +28,7 @@ class Text2text(Kind):
     generated = True
     quotes = True
     sees_images = True
+    input_counts = (0, 16)
 
     def encode(self, task, table, tokenizer, max_length, *, train, asset) -> Encoded:
         """Encode input and target texts, each cut to `max_length`.
@@ -39,7 +41,7 @@ class Text2text(Kind):
         sources = _sources(task, table)
         examples: dict[Any, tuple[int, int, float, list[str]]] = {}
         for index, value in enumerate(target(task, table)):
-            label, number, answers = _text_target(task, value)
+            label, number, answers = _text_target(task, value, index)
             key = sources[index] if task.merge and not train else index
             examples.setdefault(key, (index, label, number, []))[3].extend(answers)
         rows, texts = [], []
@@ -119,11 +121,23 @@ def _sources(task, table) -> list[str]:
     values = inputs(task, table)
     bare = len(task.inputs) == 1 and (prefix.endswith(":") or not prefix)
     sources = []
-    for row in zip(*values, strict=True) if values else [()] * table.num_rows:
+    for number, row in enumerate(zip(*values, strict=True) if values else [()] * table.num_rows):
+        for name, value in zip(task.inputs, row, strict=True):
+            require(_can_be_written(value), task, name, value, WRITTEN, number)
         texts = [_written(value) for value in row]
         parts = texts if bare else [f"{name}: {text}" for name, text in zip(task.inputs, texts, strict=True)]
         sources.append(" ".join([prefix, *parts]).strip())
     return sources
+
+
+#: What stands for a text.
+WRITTEN = "a text, a whole number, or a list of such"
+
+
+def _can_be_written(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_can_be_written, value))
+    return isinstance(value, (str, int))
 
 
 def _written(value: Any) -> str:
@@ -134,14 +148,16 @@ def _written(value: Any) -> str:
     return ", ".join(map(str, value))
 
 
-def _text_target(task, value: Any) -> tuple[int, float, list[str]]:
-    """Return (class or -1, number or NaN, target texts)."""
+def _text_target(task, value: Any, row: int) -> tuple[int, float, list[str]]:
+    """Return (class or -1, number or NaN, target texts); RowError for what is none of them."""
     if task.labels:
-        index = label_index(task, value)
+        index = label_index(task, value, row)
         name = task.labels[index]
         return index, float("nan"), [task.label_words.get(name, name)]
     if isinstance(value, float):
+        require(np.isfinite(value), task, task.target, value, "a finite number", row)
         return -1, value, [f"{np.round(value * 5) / 5:.1f}"]
+    require(_can_be_written(value), task, task.target, value, WRITTEN, row)
     answers = [str(answer) for answer in value] if isinstance(value, list) else [str(value)]
     return -1, float("nan"), answers or [""]
 
@@ -155,10 +171,22 @@ def _images(task, table) -> Columns:
     cell = table.schema.field(task.images).type
     while pa.types.is_list(cell):
         cell = cell.value_type
-    if pa.types.is_floating(cell):
-        name, arrays = "features", [np.asarray(row, dtype=np.float16) for row in values]
-    else:
-        name, arrays = "pixels", [np.stack([image_pixels(value) for value in row]) for row in values]
+    name = "features" if pa.types.is_floating(cell) else "pixels"
+    arrays: list[np.ndarray] = []
+    for number, row in enumerate(values):
+        try:
+            if name == "features":
+                array = np.asarray(row, dtype=np.float16)
+            else:
+                array = np.stack([decoded(task, task.images, value, number) for value in row])
+        except (ValueError, TypeError):
+            array = np.zeros(0)
+        like = array.shape[1:] == (arrays[0].shape[1:] if arrays else array.shape[1:])
+        fits = array.size > 0 and like and (name == "pixels" or bool(np.isfinite(array).all()))
+        require(
+            fits, task, task.images, row, "images of one size, or finite features of regions as many and wide", number
+        )
+        arrays.append(array)
     return {name: [array.reshape(-1) for array in arrays], "shape": [list(array.shape) for array in arrays]}
 
 
