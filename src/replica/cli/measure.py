@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from replica.config.asset_schema import ModelEntry
-from replica.config.validation import explain
+from replica.config.validation import explain, validate
 from replica.config.yaml_files import parse_yaml
 from replica.errors import ConfigError, nearest
 from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions, Rule, StorageOptions
@@ -152,7 +152,8 @@ def read_hub_config(path: Path) -> ModelEntry:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     fields = {key: value for key, value in stored.items() if key in known and key not in HUB_ONLY}
-    return ModelEntry(title=str(path), architecture=architecture, config=fields)
+    entry = {"title": str(path), "architecture": architecture, "config": fields}
+    return validate(ModelEntry, entry, str(path))
 
 
 def read_request(arguments: Namespace) -> Request:

@@ -21,8 +21,8 @@ from typing import Any
 
 from pydantic import Field
 
-from replica.config.asset_schema import Strict
 from replica.config.patterns import fill, parts
+from replica.config.strict import Strict
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 

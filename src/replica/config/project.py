@@ -102,12 +102,7 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
     config = root / "config"
     if not config.is_dir():
         raise ConfigError(f"{config}: no such folder; run from the root of a checkout")
-    values = dict(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"))
-    values.update({key: value for key, value in overrides.items() if value is not None})
-    for key in ("papers", "disabled", "claims"):
-        if isinstance(values.get(key), str):
-            values[key] = [name for name in values[key].replace(",", " ").split() if name]
-    settings = validate(Settings, values, "config/config.yaml")
+    settings = _settings(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"), overrides)
     lock = read_lock(root)
     tasks, groups = read_tasks(config / "tasks")
     project = Project(
@@ -121,6 +116,17 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
     )
     _check_tasks(project)
     return project
+
+
+def _settings(values: dict[str, Any], overrides: dict[str, Any]) -> Settings:
+    """Return the settings of the file with the values of this call over them; each is checked where it was given."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    for words, where in ((values, "config/config.yaml"), ({**values, **given}, "--config")):
+        for key in ("papers", "disabled", "claims"):
+            if isinstance(words.get(key), str):
+                words[key] = words[key].replace(",", " ").split()
+        settings = validate(Settings, words, where)
+    return settings
 
 
 def _registry(path: Path, key: str, model: type) -> dict[str, Any]:

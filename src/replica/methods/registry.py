@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from replica.config.strict import Strict
 from replica.config.validation import explain
 from replica.errors import ConfigError, nearest
 
@@ -45,10 +46,8 @@ EXCLUSIVE = {
 }
 
 
-class MethodConfig(BaseModel):
-    """Base of every method's configuration: unknown keys are errors and values cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class MethodConfig(Strict):
+    """Base of every method's configuration."""
 
     def changed(self, declared: frozenset[str]) -> frozenset[str]:
         """Return the parts of training that the method acts on with these options: those it declares, by default."""
