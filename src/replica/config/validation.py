@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -24,22 +25,26 @@ def validate(model: type[Model], value: Any, where: str) -> Model:
         raise ConfigError(f"{where}: {explain(error, model)}") from None
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return pydantic's errors in one line, with the nearest known word for an unknown key or value."""
-    errors, parts = error.errors(), []
+def explain(error: ValidationError, model: type[BaseModel], given: Container[str] | None = None) -> str:
+    """Return pydantic's errors in one line, with the nearest known word for an unknown key or value.
+
+    With `given` only errors of these keys, as where a mapping has a part of the model's keys; an empty text where there are none.
+    """
+    errors = [item for item in error.errors() if given is None or (item["loc"] and item["loc"][0] in given)]
+    parts: list[str] = []
     for item in errors[:MOST_SHOWN]:
-        path, given = [str(step) for step in item["loc"]] or ["value"], item.get("input")
+        path, value = [str(step) for step in item["loc"]] or ["value"], item.get("input")
         where = ".".join(path)[:120]
         if item["type"] == "extra_forbidden":
             parts.append(f"unknown key '{where}'{nearest(path[-1], _known_keys(model, path[:-1]))}")
             continue
         message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "literal_error" and isinstance(given, str):
-            message += nearest(given, re.findall(r"'([^']*)'", item["ctx"]["expected"]), listed=False)
+        if item["type"] == "literal_error" and isinstance(value, str):
+            message += nearest(value, re.findall(r"'([^']*)'", item["ctx"]["expected"]), listed=False)
         got = (
             ""
-            if item["type"] == "missing" or (isinstance(given, dict) and item["type"] == "value_error")
-            else f" (got {_shown(given)})"
+            if item["type"] == "missing" or (isinstance(value, dict) and item["type"] == "value_error")
+            else f" (got {_shown(value)})"
         )
         parts.append(f"{where}: {message[:400]}{got}")
     more = len(errors) - len(parts)

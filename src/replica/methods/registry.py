@@ -159,7 +159,7 @@ def entries() -> dict[str, MethodEntry]:
 
     Raises ValueError for a method's folder that is incomplete or is not named as its method, with `_` for `-`.
     """
-    modules = [path for name in ("config", "method") for path in Path(__file__).parent.glob(f"*/*/{name}.py")]
+    modules = [path for name in ("config", "method") for path in Path(__file__).parent.glob(f"[!.]*/[!.]*/{name}.py")]
     for folder in sorted({path.parent for path in modules}):
         _register_folder(folder)
     return _ENTRIES

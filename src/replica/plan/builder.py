@@ -22,6 +22,7 @@ from replica.errors import ConfigError, nearest
 from replica.methods import registry
 from replica.plan.defaults import specified
 from replica.plan.plan import Plan, Prepared, Run
+from replica.plan.references import check_owned_names
 from replica.plan.requests import check_chosen, check_claims, requested_runs
 from replica.plan.run_spec import ModelSpec, RunSpec, TaskSpec
 from replica.tasks import kinds
@@ -362,8 +363,7 @@ def build_plan(project: Project, scale: str | None = None, papers: list[str] | N
     chosen = project.scale(scale or project.settings.scale)
     builder = _Builder(project, chosen)
     check_chosen(project)
-    for task in project.tasks.values():
-        kinds.of(task).check(task)
+    check_owned_names(project)
     for name in papers or project.papers:
         paper = project.paper(name)
         entries = {section: expand_section(paper, section) for section in SECTIONS}
