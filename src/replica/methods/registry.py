@@ -181,8 +181,8 @@ def _register_folder(folder: Path) -> None:
 def entry(name: str) -> MethodEntry:
     """Return the registered method `name`; raises ConfigError with the nearest known name."""
     known = entries()
-    if name not in known:
-        raise ConfigError(f"unknown method '{name}'{nearest(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"unknown method {name!r:.80}{nearest(name, known)}")
     return known[name]
 
 
@@ -193,10 +193,10 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
     """
     reference = {"name": reference} if isinstance(reference, str) else dict(reference)
     if "name" not in reference:
-        raise ConfigError(f"a method needs a `name`: {reference}")
+        raise ConfigError(f"a method needs a `name`: {reference!r:.200}")
     registered = entry(reference.pop("name"))
     try:
-        return registered, registered.config(**reference)
+        return registered, registered.config.model_validate(reference)
     except ValidationError as error:
         raise ConfigError(f"method '{registered.name}': {explain(error, registered.config)}") from None
 
