@@ -150,6 +150,17 @@ def split_run(name: str, runs: Iterable[str]) -> tuple[str, str]:
     return run, rest[len(run) + 1 :]
 
 
+def split_list(text: str) -> list[str]:
+    """Split at commas outside parentheses."""
+    parts, depth, at = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append(text[at:index].strip())
+            at = index + 1
+    return [*parts, text[at:].strip()]
+
+
 def _tokenize(text: str) -> tuple[str, dict[str, str]]:
     source, placeholders, at = [], {}, 0
     by_name: dict[str, str] = {}
