@@ -65,13 +65,17 @@ class ResultError(ReplicaError):
     """A stored result is missing, cannot be read, or holds a value that no result may have (a number that is not finite)."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for the known name closest to `name`, or the list of known names when none is close."""
+def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:
+    """Return `; did you mean 'x'?` for the known name closest to `name`, whatever the case of its letters.
+
+    Where none is close, the list of known names, or with `listed=False` an empty text.
+    """
     known = sorted({str(k) for k in known})
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    folded = {k.lower(): k for k in reversed(known)}
+    close = difflib.get_close_matches(str(name)[:100].lower(), folded, n=1, cutoff=0.5)
     if close:
-        return f"; did you mean '{close[0]}'?"
-    if not known:
+        return f"; did you mean '{folded[close[0]]}'?"
+    if not known or not listed:
         return ""
-    shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+    shown = ", ".join(k[:60] for k in known[:12]) + (", …" if len(known) > 12 else "")
     return f"; known: {shown}"

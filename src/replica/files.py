@@ -211,6 +211,11 @@ def _exchange(temporary: Path, path: Path) -> None:
     _remove(aside)
 
 
+def visible(folder: Path, pattern: str = "*") -> list[Path]:
+    """Return what lies in a folder and fits a pattern, in order, without hidden files such as the `._x.yaml` of a Mac's archive."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith("."))
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write a text file in one step."""
     with atomic_path(path) as temporary:

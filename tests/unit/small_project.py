@@ -70,7 +70,7 @@ DATASETS = {
             "title": name,
             "licence": "MIT",
             "redistribute": True,
-            "sources": {"generated": {"generator": "smoke-sentiment"}},
+            "sources": {"generated": {"generator": "sentiment"}},
             "splits": {
                 part: {"rows": rows, "sha256": SHA} for part, rows in (("train", 100), ("validation", 10), ("test", 10))
             },

@@ -133,7 +133,7 @@ def make(root: Path, claims: list[dict] | None = None, **changes) -> Project:
                         "tolerances": {"accuracy": {"absolute": 0.5, "reason": "seeds"}}},
         "datasets.yaml": {"datasets": {"toy-data": {
             "title": "Toy", "licence": "CC0-1.0", "redistribute": True, "splits": {"train": None, "validation": None},
-            "sources": {"generated": {"generator": "toy"}}}}},
+            "sources": {"generated": {"generator": "sentiment"}}}}},
         "models.yaml": {"models": {"toy": {"title": "Toy", "architecture": "bert", "config": {"hidden_size": 8}}}},
         "tasks/toy-task.yaml": task,
         "scales/smoke.yaml": {"name": "smoke", "sections": ["laptop", "paper"], "seeds": 2, "train": {"steps": 2}},

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from replica.claims.cells import by_cell, cells, row_name
-from replica.claims.expressions import names
+from replica.claims.expressions import names, split_list
 from replica.config import load_project
 from replica.plan import build_plan
-from replica.report.points import split_list
 
 ROOT = Path(__file__).parents[2]
 PROJECT = load_project(ROOT, disabled=[], quick=False)

@@ -39,7 +39,7 @@ for key in config:
 
 try:
     PROJECT = load_project(
-        ".", **{key: config.get(key) for key in ("papers", "scale", "quick", "claims")}
+        ".", **{key: config.get(key) for key in KEYS if key != "paper"}
     )
     PLAN = build_plan(PROJECT)
 except ReplicaError as error:
@@ -75,9 +75,9 @@ wildcard_constraints:
     scale="smoke|laptop|paper",
     run=r"(pretrain|teacher|targets|compress|adapt)-[a-z0-9-]+-[0-9a-f]{8}",
     seed=r"\d+",
-    prepared=r"[a-z0-9.-]+-[0-9a-f]{8}",
+    prepared=r"[a-z0-9][a-z0-9.-]*-[0-9a-f]{8}",
     paper=r"[a-z][a-z0-9_]*",
-    asset=r"[A-Za-z0-9._-]+",
+    asset=r"[a-z0-9][a-z0-9.-]*",
 
 
 def run_inputs(wildcards):
@@ -146,7 +146,9 @@ def wanted_assets(wildcards):
 def present(files):
     """Return files; with `--config measured=true` (`make report`) only those that exist, so that no run is started."""
     return [
-        file for file in files if not config.get("measured") or os.path.exists(file)
+        file
+        for file in files
+        if not PROJECT.settings.measured or os.path.exists(file)
     ]
 
 

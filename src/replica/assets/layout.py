@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from typing import Any
 
-import yaml
-
-from replica.errors import AssetError
+from replica.config.yaml_files import parse_yaml
+from replica.errors import AssetError, ConfigError
 
 
 def declared_files(readme: str, config: str | None) -> dict[str, list[str]]:
     """Return file patterns by split as a repository's README declares them; empty where it does not."""
     if not readme.startswith("---"):
         return {}
+    where = "the repository's README.md"
     try:
-        facts = yaml.safe_load(readme[3:].split("\n---", 1)[0]) or {}
-    except yaml.YAMLError as error:
-        raise AssetError(f"the repository's README.md has front matter that is no YAML ({error})") from None
-    configs: list[dict[str, Any]] = facts.get("configs") or []
+        facts = parse_yaml(readme[3:].split("\n---", 1)[0], f"{where}: front matter")
+    except ConfigError as error:
+        raise AssetError(str(error)) from None
+    configs = (facts.get("configs") if isinstance(facts, dict) else None) or []
+    if not isinstance(configs, list) or not all(isinstance(one, dict) for one in configs):
+        raise AssetError(f"{where}: `configs` is no list of configurations: {configs!r:.100}")
     chosen = [one for one in configs if config is None or one.get("config_name") == config]
     if not chosen:
         return {}
     files = chosen[0].get("data_files") or []
     if not isinstance(files, list) or not all(isinstance(one, dict) and "split" in one for one in files):
         return {}
-    return {one["split"]: [one["path"]] if isinstance(one["path"], str) else list(one["path"]) for one in files}
+    declared = {}
+    for one in files:
+        paths = one.get("path")
+        paths = [paths] if isinstance(paths, str) else paths
+        if (
+            not isinstance(one["split"], str)
+            or not isinstance(paths, list)
+            or not all(isinstance(p, str) for p in paths)
+        ):
+            raise AssetError(f"{where}: `data_files` names no path of a split in {one!r:.100}")
+        declared[one["split"]] = paths
+    return declared
 
 
 _PART = re.compile(r"-(\d+)-of-(\d+)\.parquet$")

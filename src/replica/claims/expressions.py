@@ -47,10 +47,12 @@ _OPERATORS: dict[type[ast.operator], Callable[[float, float], float]] = {
     ast.Sub: lambda a, b: a - b,
     ast.Mult: lambda a, b: a * b,
     ast.Div: lambda a, b: a / b,
-    ast.Pow: lambda a, b: a**b,
+    ast.Pow: math.pow,
 }
 
-_SPACE = re.compile(r"\s+")
+#: Most characters of an expression, and levels of its tree; a sum adds a level with each term.
+MOST_CHARACTERS, MOST_LEVELS = 10_000, 300
+_SPACE, _CALLED = re.compile(r"\s+"), re.compile(r"\s*\(")
 _NUMBER = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?![\w`]|\.\w)(?!-[A-Za-z_`])")
 _OPERATOR = re.compile(r"\*\*|[-+*/(),]")
 
@@ -79,7 +81,7 @@ class Expression:
             raise ConfigError(f"{self._where()}: division by zero") from None
         except (OverflowError, ValueError) as error:
             raise ConfigError(f"{self._where()}: {error}") from None
-        if isinstance(result, complex) or not math.isfinite(result):
+        if not math.isfinite(result):
             raise ConfigError(f"{self._where()}: the result {result} is not a finite real number")
         return result
 
@@ -100,20 +102,23 @@ class Expression:
         raise AssertionError(f"node {type(node).__name__} passed the check")
 
     def _where(self) -> str:
-        return f"expression '{self.text}'"
+        return _where(self.text)
 
 
 def parse(text: str) -> Expression:
     """Parse an expression; ConfigError names the character, function or construct that is not part of the language."""
-    source, placeholders = _tokenize(str(text))
+    text = str(text)
+    if len(text) > MOST_CHARACTERS:
+        raise ConfigError(f"{_where(text)} is longer than {MOST_CHARACTERS} characters")
+    source, placeholders = _tokenize(text)
     try:
         tree = ast.parse(source, mode="eval").body
-        _check(tree, text)
-    except (SyntaxError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ConfigError(
-            f"expression '{text}' is not arithmetic over names and numbers (`a.b - 2 * max(c.d, 1)`)"
+            f"{_where(text)} is not arithmetic over names and numbers (`a.b - 2 * max(c.d, 1)`)"
         ) from None
-    return Expression(str(text), tree, placeholders)
+    _check(tree, text, 1)
+    return Expression(text, tree, placeholders)
 
 
 def names(expression: str) -> set[str]:
@@ -145,6 +150,17 @@ def split_run(name: str, runs: Iterable[str]) -> tuple[str, str]:
     return run, rest[len(run) + 1 :]
 
 
+def split_list(text: str) -> list[str]:
+    """Split at commas outside parentheses."""
+    parts, depth, at = [], 0, 0
+    for index, character in enumerate(text):
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append(text[at:index].strip())
+            at = index + 1
+    return [*parts, text[at:].strip()]
+
+
 def _tokenize(text: str) -> tuple[str, dict[str, str]]:
     source, placeholders, at = [], {}, 0
     by_name: dict[str, str] = {}
@@ -155,9 +171,9 @@ def _tokenize(text: str) -> tuple[str, dict[str, str]]:
             source.append(match.group())
         elif (match := NAME.match(text, at)) and not PART.search(match.group()):
             name = match.group().replace("`", "")
-            if re.match(r"\s*\(", text[match.end() :]):
+            if _CALLED.match(text, match.end()):
                 if name not in FUNCTIONS:
-                    raise ConfigError(f"expression '{text}': unknown function '{name}'{nearest(name, FUNCTIONS)}")
+                    raise ConfigError(f"{_where(text)}: unknown function '{name}'{nearest(name, FUNCTIONS)}")
                 source.append(name)
             else:
                 placeholder = by_name.setdefault(name, f"_{len(by_name)}")
@@ -167,34 +183,38 @@ def _tokenize(text: str) -> tuple[str, dict[str, str]]:
             source.append(match.group())
         else:
             raise ConfigError(
-                f"expression '{text}': '{text[at]}' at position {at + 1} is not part of the language; a name with "
+                f"{_where(text)}: '{text[at]}' at position {at + 1} is not part of the language; a name with "
                 "such a character goes between backticks"
             )
         at = match.end()
     return "".join(source).strip(), placeholders
 
 
-def _check(node: ast.expr, text: str) -> None:
+def _where(text: str) -> str:
+    return f"expression '{text if len(text) <= 200 else text[:200] + '…'}'"
+
+
+def _check(node: ast.expr, text: str, level: int) -> None:
+    if level > MOST_LEVELS:
+        raise ConfigError(f"{_where(text)} nests more than {MOST_LEVELS} levels deep")
     match node:
         case ast.Constant(value=value) if isinstance(value, int | float) and not isinstance(value, bool):
             return None
         case ast.Name():
             return None
         case ast.UnaryOp(op=ast.USub() | ast.UAdd(), operand=operand):
-            return _check(operand, text)
+            return _check(operand, text, level + 1)
         case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _OPERATORS:
-            _check(left, text)
-            return _check(right, text)
+            _check(left, text, level + 1)
+            return _check(right, text, level + 1)
         case ast.Call(func=ast.Name(id=function), args=arguments, keywords=[]) if function in FUNCTIONS:
             _, least, most = FUNCTIONS[function]
             if len(arguments) < least or (most is not None and len(arguments) > most):
-                raise ConfigError(
-                    f"expression '{text}': {function}() takes {_count(least, most)}, got {len(arguments)}"
-                )
+                raise ConfigError(f"{_where(text)}: {function}() takes {_count(least, most)}, got {len(arguments)}")
             for argument in arguments:
-                _check(argument, text)
+                _check(argument, text, level + 1)
             return None
-    raise ConfigError(f"expression '{text}': {type(node).__name__} is not part of the language (+ - * / **, functions)")
+    raise ConfigError(f"{_where(text)}: {type(node).__name__} is not part of the language (+ - * / **, functions)")
 
 
 def _count(least: int, most: int | None) -> str:

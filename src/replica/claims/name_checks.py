@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from replica.claims.cells import cells
-from replica.claims.expressions import names, split_run
-from replica.config.patterns import NAME, PART
+from replica.claims.expressions import names, split_list, split_run
+from replica.config.patterns import NAME, PART, parts, pattern
 from replica.config.schema import Claim, Figure, Paper
 from replica.errors import ConfigError, nearest
 
@@ -53,13 +53,16 @@ def check_names(paper: Paper, known: Names) -> None:
             if claim not in ids:
                 raise ConfigError(f"{paper.file}: tables.{table.id}: unknown claim '{claim}'{nearest(claim, ids)}")
     for figure in paper.figures:
-        for key, name in _figure_names(figure, ids):
-            with _at(paper, key):
-                space, _, rest = name.partition(".")
-                if space in ("ours", "paper"):
-                    _check_cell(name, rest, ids)
-                else:
-                    _check(name, known, list(known.runs))
+        for label, entry in figure.series.items():
+            with _at(paper, f"figures.{figure.id}.series.{label}"):
+                _check_shape(figure, entry)
+                for text in entry.values() if isinstance(entry, dict) else [entry]:
+                    for name in () if text in ids else _figure_names(text):
+                        space, _, rest = name.partition(".")
+                        if space in ("ours", "paper"):
+                            _check_cell(name, rest, ids)
+                        else:
+                            _check(name, known, list(known.runs))
 
 
 class _at:
@@ -80,6 +83,10 @@ def _expressions(paper: Paper) -> Iterator[tuple[str, str, str]]:
     """Yield key, expression and section of runs of every claim's cells and trend, and of the tables of laptop runs."""
     for claim in paper.claims:
         with _at(paper, f"claims.{claim.id}"):
+            for key, name in _keys_of_cells(claim):
+                known = {".".join(cell.keys[:depth]) for cell in cells(claim) for depth in range(1, len(cell.keys) + 1)}
+                if name not in known:
+                    raise ConfigError(f"{key}: no cell has the key '{name}'{nearest(name, known)}")
             for cell in cells(claim):
                 if cell.ours is not None:
                     yield f"claims.{claim.id}.ours", cell.ours, "paper"
@@ -93,16 +100,36 @@ def _expressions(paper: Paper) -> Iterator[tuple[str, str, str]]:
                 yield f"tables.{table.id}.arms.{row}.{column}", expression, "laptop"
 
 
-def _figure_names(figure: Figure, claims: Mapping[str, Claim]) -> Iterator[tuple[str, str]]:
-    """Yield the key and every name of a figure's series; a name with parts in braces keeps them."""
-    for label, entry in figure.series.items():
-        for text in entry.values() if isinstance(entry, dict) else [entry]:
-            if text in claims:
-                continue
-            for match in NAME.finditer(text):
-                name, called = match.group().replace("`", ""), text[match.end() :].lstrip().startswith("(")
-                if "." in name and not called and not name.replace(".", "").isdigit():
-                    yield f"figures.{figure.id}.series.{label}", name
+def _keys_of_cells(claim: Claim) -> Iterator[tuple[str, str]]:
+    for key in ("tolerances", "not_run", "blocked", "explain"):
+        entry = getattr(claim, key)
+        yield from ((key, name) for name in entry) if isinstance(entry, Mapping) else ()
+
+
+def _figure_names(text: str) -> Iterator[str]:
+    """Yield every name of a list of expressions; a name with parts in braces keeps them. Raises ConfigError for what is none."""
+    for expression in split_list(text):
+        found = names(PART.sub("part", expression))
+        if PART.search(expression):
+            found = {name for match in NAME.finditer(expression) if "." in (name := match.group().replace("`", ""))}
+        yield from sorted(found)
+
+
+def _check_shape(figure: Figure, entry: dict[str, str] | str) -> None:
+    """Raise ConfigError where a series has not what the figure's kind draws."""
+    texts = list(entry.values()) if isinstance(entry, dict) else [entry]
+    if figure.kind == "heatmap":
+        if isinstance(entry, dict) or not pattern(entry):
+            raise ConfigError("a heat map takes a name with parts in braces")
+        if "history." not in entry and "column" not in parts(entry):
+            raise ConfigError(f"'{entry}': one part of a heat map's name must be {{column}}")
+    elif figure.kind in ("scatter", "line") and isinstance(entry, dict):
+        counts = [len(split_list(text)) for text in texts]
+        if set(entry) == {"x", "y"}:
+            if counts[0] != counts[1]:
+                raise ConfigError(f"x and y give {counts[0]} and {counts[1]} points")
+        elif wrong := next((text for text, count in zip(texts, counts, strict=True) if count != 2), None):
+            raise ConfigError(f"'{wrong}' is not a point: give `x, y`")
 
 
 def _check_cell(name: str, rest: str, claims: Mapping[str, Claim]) -> None:

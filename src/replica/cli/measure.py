@@ -12,11 +12,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from replica.config.asset_schema import ModelEntry
-from replica.config.validation import explain
+from replica.config.validation import explain, validate
+from replica.config.yaml_files import parse_yaml
 from replica.errors import ConfigError, nearest
 from replica.files import read_json
 from replica.meters.options import FlopsOptions, MemoryOptions, OptimizerOptions, Rule, StorageOptions
@@ -150,7 +150,8 @@ def read_hub_config(path: Path) -> ModelEntry:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     fields = {key: value for key, value in stored.items() if key in known and key not in HUB_ONLY}
-    return ModelEntry(title=str(path), architecture=architecture, config=fields)
+    entry = {"title": str(path), "architecture": architecture, "config": fields}
+    return validate(ModelEntry, entry, str(path))
 
 
 def read_request(arguments: Namespace) -> Request:
@@ -232,8 +233,5 @@ def _split(text: str, where: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = part.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"{where} '{text}': '{part}' is not key=value")
-        try:
-            options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ConfigError(f"{where} '{text}': '{value}' is no value") from None
+        options[key.strip()] = parse_yaml(value, f"{where} '{text}': '{value}' is no value")
     return name.strip(), options

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
-
-class Strict(BaseModel):
-    """Unknown keys are errors; a configuration does not change after it was read."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+from replica.config.model_sizes import check_sizes
+from replica.config.strict import Name, Seed, Strict
 
 
 class HubSource(Strict):
@@ -42,7 +39,7 @@ class GeneratedSource(Strict):
     """A seeded generator inside the project."""
 
     generator: str
-    seed: int = 0
+    seed: Seed = 0
     options: dict[str, Any] = {}
 
 
@@ -67,13 +64,18 @@ class Sources(Strict):
         return self
 
 
+#: Name of a split's file; `a+b` in a task joins two.
+SplitName = Annotated[str, Field(pattern=r"^\w[\w.-]{0,79}$")]
+
+
 class SplitContent(Strict):
     """One split's canonical content: rows and the sha256 over them."""
 
-    rows: int = Field(ge=0)
+    rows: int = Field(ge=0, le=10**12)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+ScaleName = Literal["smoke", "laptop", "paper"]
 #: `unknown` counts as false wherever something would be passed on.
 Redistribute = bool | Literal["unknown"]
 _REDISTRIBUTE = (
@@ -94,10 +96,10 @@ class DatasetEntry(Strict):
     sources: Sources
     on_hub: bool = Field(True, description="false where a mirror alone has this content under the hub's names")
     build: str | None = Field(None, description="builder that turns the source's raw file into canonical splits")
-    splits: dict[str, SplitContent | None] = Field(
+    splits: dict[SplitName, SplitContent | None] = Field(
         description="canonical splits; None until the first retrieval pins it"
     )
-    standins: dict[str, str] = Field({}, description="scale: data set that takes its place there")
+    standins: dict[ScaleName, Name] = Field({}, description="scale: data set that takes its place there")
 
 
 class ModelEntry(Strict):
@@ -106,14 +108,20 @@ class ModelEntry(Strict):
     title: str
     architecture: str = Field(description="bert, roberta, distilbert, t5, vit, …: a model_type of transformers")
     config: dict[str, Any] = Field(description="fields of the transformers configuration at the published size")
-    tokenizer: str | None = Field(None, description="model whose tokenizer it uses; its own when absent")
+    tokenizer: Name | None = Field(None, description="model whose tokenizer it uses; its own when absent")
     licence: str = Field("unknown", description="of the weights that the sources bring, as their publisher names it")
     terms: str = Field("", description=_TERMS)
     redistribute: Redistribute = Field("unknown", description=_REDISTRIBUTE)
     sources: Sources | None = None
-    weights_of: str | None = Field(
+    weights_of: Name | None = Field(
         None,
         description="without `sources`: model whose weights it starts with; what it has besides, or more of, is drawn by the seed",
     )
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
-    standins: dict[str, str] = Field({}, description="scale: model that takes its place there")
+    standins: dict[ScaleName, Name] = Field({}, description="scale: model that takes its place there")
+
+    @field_validator("config")
+    @classmethod
+    def _sizes_of_a_model(cls, config: dict[str, Any]) -> dict[str, Any]:
+        check_sizes(config)
+        return config

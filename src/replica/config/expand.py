@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any, get_args
 
 from replica.config.patterns import fill, matrix_names
@@ -15,6 +16,8 @@ from replica.errors import ConfigError, nearest
 
 #: The sections of a paper's `runs`.
 SECTIONS = ("laptop", "paper")
+#: Most runs that one entry makes with its matrix, and that follow each other by `base`, `from`, `teacher` and `targets`.
+MOST_RUNS, MOST_IN_A_CHAIN = 10_000, 100
 
 
 def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
@@ -27,6 +30,8 @@ def expand_section(paper: Paper, section: str) -> dict[str, RunEntry]:
     for name in raw:
         merged = _merge_base(raw, name, where, ())
         matrix = merged.pop("matrix", {})
+        if math.prod(map(len, matrix.values())) > MOST_RUNS:
+            raise ConfigError(f"{where}.{name}: matrix: makes more than {MOST_RUNS} runs")
         for values in itertools.product(*matrix.values()):
             chosen = _words(matrix, values, f"{where}.{name}")
             final = fill(name, chosen)
@@ -59,6 +64,8 @@ def _merge_base(raw: dict[str, dict], name: str, where: str, seen: tuple[str, ..
         raise ConfigError(f"{where}.{name}: base: unknown run '{base}'{nearest(base, raw)}")
     if base in seen:
         raise ConfigError(f"{where}.{name}: base: '{base}' is based on itself")
+    if len(seen) >= MOST_IN_A_CHAIN:
+        raise ConfigError(f"{where}.{name}: base: more than {MOST_IN_A_CHAIN} runs are based on each other")
     inherited = _merge_base(raw, base, where, (*seen, name))
     for key, value in entry.items():
         if key in ("train", "measure"):

@@ -9,7 +9,8 @@ from typing import TypeVar
 import yaml
 from pydantic import Field
 
-from replica.config.asset_schema import DatasetEntry, ModelEntry, Strict
+from replica.config.asset_schema import DatasetEntry, ModelEntry
+from replica.config.strict import Name, Strict
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest
@@ -34,8 +35,8 @@ class Locked(Strict):
 class HubLock(Strict):
     """Locked assets by the registries' names."""
 
-    datasets: dict[str, Locked] = {}
-    models: dict[str, Locked] = {}
+    datasets: dict[Name, Locked] = {}
+    models: dict[Name, Locked] = {}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from replica.config.asset_schema import Strict
 from replica.config.paper_tables import CsvTable, expand_ours, nested, numbers, read_table
 from replica.config.patterns import Sets, matrix_names, spread
 from replica.config.schema import Claim, Paper, Trend
+from replica.config.strict import Strict
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError

@@ -21,10 +21,11 @@ from typing import Any
 
 from pydantic import Field
 
-from replica.config.asset_schema import Strict
 from replica.config.patterns import fill, parts
+from replica.config.strict import Strict
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
+from replica.files import visible
 
 _INTEGER = re.compile(r"-?\d+")
 _DECIMAL = re.compile(r"-?\d*\.\d+(?:[eE][-+]?\d+)?|-?\d+\.?[eE][-+]?\d+")
@@ -76,7 +77,7 @@ def read_table(folder: Path, content: Any, sets: Container[str], where: str) -> 
     path = folder / spec.file
     if not path.is_file():
         raise ConfigError(
-            f"{where}: {spec.file}: no such file{nearest(spec.file, [p.name for p in folder.glob('*.csv')])}"
+            f"{where}: {spec.file}: no such file{nearest(spec.file, [p.name for p in visible(folder, '*.csv')])}"
         )
     lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     where = f"{where}: {spec.file}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +11,16 @@ from typing import Any
 from replica.config.asset_schema import DatasetEntry, ModelEntry
 from replica.config.hub_lock import apply_lock, read_lock
 from replica.config.paper_folder import FILE, read_paper
+from replica.config.references import check_references
 from replica.config.schema import Paper
 from replica.config.settings import Scale, Settings
+from replica.config.strict import NAME, NAME_WORDS
 from replica.config.task_files import read_tasks
 from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError, nearest
+from replica.files import visible
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Project:
     def paper_folders(self) -> dict[str, Path]:
         """Every paper's folder by the paper's name."""
         folders = {}
-        for path in sorted((self.root / "config" / "papers").iterdir()):
+        for path in visible(self.root / "config" / "papers"):
             if path.suffix == ".yaml":
                 raise ConfigError(f"config/papers/{path.name}: a paper is a folder; rename it {path.stem}/{FILE}")
             if path.is_dir():
@@ -82,6 +86,11 @@ class Project:
         """Return a registered data set by name."""
         return _pick(self.datasets, name, "data set")
 
+    def where_of(self, task: Task) -> str:
+        """Return the file that holds a task, and in a group's file its key, as errors name them."""
+        group = next((group for group, names in self.task_groups.items() if task.name in names), None)
+        return f"config/tasks/{group}.yaml: tasks.{task.name}" if group else f"config/tasks/{task.name}.yaml"
+
     def tokenizer_of(self, model: str) -> str:
         """Return the name of the registered model whose tokenizer `model` uses."""
         return self.model(model).tokenizer or model
@@ -102,12 +111,7 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
     config = root / "config"
     if not config.is_dir():
         raise ConfigError(f"{config}: no such folder; run from the root of a checkout")
-    values = dict(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"))
-    values.update({key: value for key, value in overrides.items() if value is not None})
-    for key in ("papers", "disabled", "claims"):
-        if isinstance(values.get(key), str):
-            values[key] = [name for name in values[key].replace(",", " ").split() if name]
-    settings = validate(Settings, values, "config/config.yaml")
+    settings = _settings(_mapping(read_yaml(config / "config.yaml"), "config/config.yaml"), overrides)
     lock = read_lock(root)
     tasks, groups = read_tasks(config / "tasks")
     project = Project(
@@ -119,8 +123,19 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
         task_groups=groups,
         scales=_folder(config / "scales", Scale),
     )
-    _check_tasks(project)
+    check_references(project)
     return project
+
+
+def _settings(values: dict[str, Any], overrides: dict[str, Any]) -> Settings:
+    """Return the settings of the file with the values of this call over them; each is checked where it was given."""
+    given = {key: value for key, value in overrides.items() if value is not None}
+    for words, where in ((values, "config/config.yaml"), ({**values, **given}, "--config")):
+        for key in ("papers", "disabled", "claims"):
+            if isinstance(words.get(key), str):
+                words[key] = words[key].replace(",", " ").split()
+        settings = validate(Settings, words, where)
+    return settings
 
 
 def _registry(path: Path, key: str, model: type) -> dict[str, Any]:
@@ -129,6 +144,9 @@ def _registry(path: Path, key: str, model: type) -> dict[str, Any]:
     if set(content) != {key}:
         raise ConfigError(f"{where}: expected the single key '{key}', got {', '.join(map(repr, content)) or 'none'}")
     entries = _mapping(content[key], f"{where}: {key}")
+    for name in entries:
+        if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+            raise ConfigError(f"{where}: {key}: '{name}' is no name: {NAME_WORDS}")
     return {name: validate(model, value, f"{where}: {key}.{name}") for name, value in entries.items()}
 
 
@@ -143,26 +161,10 @@ def _mapping(content: Any, where: str) -> dict[str, Any]:
 
 def _folder(folder: Path, model: type) -> dict[str, Any]:
     entries = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in visible(folder, "*.yaml"):
         where = f"config/{folder.name}/{path.name}"
         entry = validate(model, read_yaml(path), where)
         if entry.name != path.stem:
             raise ConfigError(f"{where}: name is '{entry.name}', but the file is named '{path.stem}'")
         entries[entry.name] = entry
     return entries
-
-
-def _check_tasks(project: Project) -> None:
-    for task in project.tasks.values():
-        where = f"config/tasks: task '{task.name}'"
-        if task.dataset not in project.datasets:
-            raise ConfigError(f"{where}: unknown data set '{task.dataset}'{nearest(task.dataset, project.datasets)}")
-        for scale, standin in task.standins.items():
-            if scale not in project.scales or standin not in project.tasks:
-                raise ConfigError(f"{where}: standins: unknown scale or task in '{scale}: {standin}'")
-    for name, entry in project.models.items():
-        for other in (entry.tokenizer, entry.weights_of, *entry.standins.values()):
-            if other is not None and other not in project.models:
-                raise ConfigError(
-                    f"config/models.yaml: models.{name}: unknown model '{other}'{nearest(other, project.models)}"
-                )

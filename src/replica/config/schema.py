@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from replica.config.asset_schema import Strict
+from replica.config.model_sizes import check_sizes
+from replica.config.strict import Count, Id, Name, Seeds, Strict
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
 Evidence = Literal["structural", "full"]
@@ -19,31 +21,30 @@ Confidence = Literal["high", "low"]
 class Train(Strict):
     """How a run is optimised. Exactly one of `steps` and `epochs`."""
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch_size: int = Field(32, ge=1, description="sentences per optimizer step, over all devices")
-    accumulate: int = Field(1, ge=1, description="micro-batches per step")
+    steps: Count | None = None
+    epochs: float | None = Field(None, gt=0, le=1_000_000)
+    batch_size: int = Field(32, ge=1, le=1_000_000, description="sentences per optimizer step, over all devices")
+    accumulate: int = Field(1, ge=1, le=1_000_000, description="micro-batches per step")
     learning_rate: float = Field(5e-5, gt=0, lt=10)
     schedule: Literal["linear", "constant", "cosine"] = "linear"
     rate_floor: float = Field(
         0.0, ge=0, lt=1, description="share of the peak rate that a cosine schedule ends at; other schedules have none"
     )
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=10**9)
     warmup_share: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
     max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
-    max_length: int | None = Field(None, ge=4, description="cuts the task's own length")
-    train_rows: int | None = Field(None, ge=1, description="rows drawn from the train split by the run's seed")
-    rows_per_class: int | None = Field(
+    max_length: int | None = Field(None, ge=4, le=1_000_000, description="cuts the task's own length")
+    train_rows: Count | None = Field(None, description="rows drawn from the train split by the run's seed")
+    rows_per_class: Count | None = Field(
         None,
-        ge=1,
         description="rows of each class drawn from the train split by the run's seed; all where there are fewer",
     )
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    checkpoint_every: int = Field(500, ge=1)
+    checkpoint_every: Count = 500
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> Train:
@@ -76,8 +77,8 @@ class Measure(Strict):
     """Costs that are measured on a finished run, besides its metrics."""
 
     latency: bool = False
-    batch_size: int = 8
-    length: int = 64
+    batch_size: int = Field(8, ge=1, le=1_000_000)
+    length: int = Field(64, ge=1, le=1_000_000)
     runtime: Literal["torch", "onnxruntime"] = "torch"
 
 
@@ -105,7 +106,7 @@ class RunEntry(Strict):
     seeds: Literal["all", "one"] = Field("all", description="`one`: a single run that all children's seeds share")
     evaluate: list[str] | None = Field(None, description="tasks; the run's own when absent")
     measure: Measure = Measure()
-    gpus: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0, le=100_000)
 
 
 # --- claims ------------------------------------------------------------------------------------------------------------
@@ -116,7 +117,9 @@ class Tolerance(Strict):
 
     absolute: float | None = Field(None, ge=0)
     relative: float | None = Field(None, ge=0)
-    digits: int | None = Field(None, description="equal after rounding to this many decimals of the claim's unit")
+    digits: int | None = Field(
+        None, ge=-15, le=15, description="equal after rounding to this many decimals of the claim's unit"
+    )
     reason: str
 
     @model_validator(mode="after")
@@ -139,7 +142,7 @@ class Trend(Strict):
     margin: float = 0.0
     direction: Literal["above", "below"] = "above"
     unit: str = "points"
-    seeds: int = Field(3, ge=3)
+    seeds: int = Field(3, ge=3, le=1000)
     dataset: str
     split: Literal["report"] = "report"
     metric: str
@@ -163,7 +166,7 @@ class Claim(Strict):
     (structural) or `runs.<name>.<task>.<metric>` at paper scale (full).
     """
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    id: Id
     kind: str
     statement: str
     evidence: Evidence
@@ -186,7 +189,7 @@ class Claim(Strict):
     tolerance: Tolerance | None = None
     tolerances: dict[str, Tolerance] = Field({}, description="per cell, by its dotted key or the first part of it")
     ours: str | dict[str, Any] | None = None
-    unit_scale: float = Field(1.0, description="ours is divided by this, which gives the claim's unit")
+    unit_scale: float = Field(1.0, gt=0, description="ours is divided by this, which gives the claim's unit")
     not_run: str | dict[str, str] | None = Field(
         None, description="why there is no measurement (for all, or by cell key)"
     )
@@ -203,8 +206,8 @@ class Claim(Strict):
 class Measurement(Strict):
     """A full-size model, with methods, measured on the meta device; or data sets whose rows are counted."""
 
-    model: str | None = Field(None, description="registered model; this or `dataset`")
-    dataset: str | list[str] | None = Field(
+    model: Name | None = Field(None, description="registered model; this or `dataset`")
+    dataset: Name | list[Name] | None = Field(
         None, description="registered data set, or several counted as one; its only meter is `rows`"
     )
     methods: list[dict[str, Any] | str] = []
@@ -213,6 +216,12 @@ class Measurement(Strict):
     labels: int = Field(2, ge=1, le=1_000_000, description="classes of the head")
     config: dict[str, Any] = Field({}, description="changes to the registered configuration")
     meters: dict[str, dict[str, Any]] = Field(description="meter: its options, e.g. flops: {batch: 1, length: 128}")
+
+    @field_validator("config")
+    @classmethod
+    def _sizes_of_a_model(cls, config: dict[str, Any]) -> dict[str, Any]:
+        check_sizes(config)
+        return config
 
     @model_validator(mode="after")
     def _model_or_dataset(self) -> Measurement:
@@ -234,7 +243,7 @@ class Measurement(Strict):
 class Figure(Strict):
     """A figure of a paper's page, drawn from rows of the ledger, measurements, runs or histories (`replica.report.points`)."""
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    id: Id
     title: str
     kind: Literal["bar", "scatter", "line", "effects", "heatmap"]
     x: str = ""
@@ -249,7 +258,7 @@ class Figure(Strict):
 class Table(Strict):
     """A table as in the paper: rows and columns of claim cells, each with the paper's number and ours; or laptop runs alone."""
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    id: Id
     title: str
     where: str = ""
     claims: list[str] = Field([], description="claims whose cells it shows; two-level keys become row and column")
@@ -269,7 +278,7 @@ class Table(Strict):
 class Paper(Strict):
     """One paper: its experiments (`runs`) and its printed numbers (`claims`)."""
 
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,79}$")
     title: str
     authors: str
     year: int
@@ -279,7 +288,7 @@ class Paper(Strict):
     families: list[str]
     summary: str
     errata: list[str] = []
-    seeds: dict[Literal["laptop", "paper"], int] = Field({}, description="seeds of a run without a trend")
+    seeds: dict[Literal["laptop", "paper"], Seeds] = Field({}, description="seeds of a run without a trend")
     runs: dict[Literal["laptop", "paper"], dict[str, RunEntry]] = {}
     measurements: dict[str, Measurement] = {}
     claims: list[Claim]
@@ -291,11 +300,10 @@ class Paper(Strict):
         """The paper's file, as messages name it."""
         return f"config/papers/{self.id}/paper.yaml"
 
-    @field_validator("claims")
+    @field_validator("claims", "tables", "figures")
     @classmethod
-    def _claims_once(cls, claims: list[Claim]) -> list[Claim]:
-        names = [claim.id for claim in claims]
-        twice = sorted({name for name in names if names.count(name) > 1})
+    def _ids_once(cls, entries: list[Claim] | list[Table] | list[Figure], info: ValidationInfo) -> Any:
+        twice = [name for name, count in Counter(entry.id for entry in entries).items() if count > 1]
         if twice:
-            raise ValueError(f"two claims have the id {', '.join(twice)}")
-        return claims
+            raise ValueError(f"two {info.field_name} have the id {', '.join(twice)}")
+        return entries

@@ -13,6 +13,7 @@ from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.config.yaml_files import read_yaml
 from replica.errors import ConfigError
+from replica.files import visible
 
 
 def read_tasks(folder: Path) -> tuple[dict[str, Task], dict[str, list[str]]]:
@@ -23,7 +24,7 @@ def read_tasks(folder: Path) -> tuple[dict[str, Task], dict[str, list[str]]]:
     tasks: dict[str, Task] = {}
     groups: dict[str, list[str]] = {}
     files: dict[str, str] = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in visible(folder, "*.yaml"):
         where = f"config/{folder.name}/{path.name}"
         content = read_yaml(path)
         if isinstance(content, dict) and "tasks" in content:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from replica.config.asset_schema import Strict
+from replica.config.asset_schema import ScaleName
+from replica.config.strict import Count, Name, Strict
 
 #: Names of the modules of `replica.tasks.kinds`, which this package does not import.
 KINDS = sorted(
@@ -44,7 +45,7 @@ class Metric(Strict):
 class Generation(Strict):
     """How texts are generated: the most probable of so many beams; with one, word by word."""
 
-    beams: int = Field(1, ge=1)
+    beams: int = Field(1, ge=1, le=1000)
     length_penalty: float = Field(1.0, description="power of the length that a beam's log-probability is divided by")
     no_repeat: int = Field(0, ge=0, description="no run of so many pieces comes twice in a text; 0 allows it")
 
@@ -58,9 +59,9 @@ class Generation(Strict):
 class Task(Strict):
     """A task as data: data set, columns, splits and metrics. `version` is bumped when its numbers would change."""
 
-    name: str
-    version: int = Field(ge=1)
-    dataset: str
+    name: Name
+    version: Count
+    dataset: Name
     kind: Kind
     inputs: list[str] = Field(
         description="columns that hold the input (one text, or two for a pair; question, context; image); `a.b` is field b of column a"
@@ -73,13 +74,16 @@ class Task(Strict):
     target: str | None = Field(None, description="column of the label, tags, answers or target text")
     labels: list[str] = []
     classes: int | None = Field(
-        None, ge=2, description="how many classes, where the target holds their numbers and `labels` does not name them"
+        None,
+        ge=2,
+        le=1_000_000,
+        description="how many classes, where the target holds their numbers and `labels` does not name them",
     )
     only: dict[str, list[int | str]] = Field(
         {},
         description="column: values; rows with others are left out. Of the target: what stands for `labels`, in order",
     )
-    rows: dict[Literal["train", "select", "report"], int] = Field(
+    rows: dict[Literal["train", "select", "report"], Count] = Field(
         {}, description="at most so many rows of a part, the first by a stable hash; all where it is not named"
     )
     label_words: dict[str, str] = Field({}, description="text2text, completion: what is generated for each label")
@@ -95,7 +99,7 @@ class Task(Strict):
     stride: int = Field(0, ge=0, description="span: overlap of windows in tokens")
     mask_share: float = Field(0.15, gt=0, lt=1, description="mlm: share of tokens predicted")
     next_sentence: bool = Field(False, description="mlm: pairs of segments with a next-sentence label")
-    standins: dict[str, str] = {}
+    standins: dict[ScaleName, Name] = {}
 
     @model_validator(mode="after")
     def _a_label_for_each_class(self) -> Task:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from replica import secrets
-from replica.errors import MISTAKE, ReplicaError
+from replica.errors import MISTAKE, ConfigError, ReplicaError
 
 if TYPE_CHECKING:
     from replica.plan.run_job import RunJob
@@ -61,6 +61,8 @@ def run_job(arguments: argparse.Namespace) -> RunJob:
 
     The enabled papers are planned first; a run of a paper that was enabled for one call only is found among all papers' files.
     """
+    if not 0 <= arguments.seed < 2**32:
+        raise ConfigError(f"--seed {arguments.seed}: a seed is a number from 0 to {2**32 - 1}")
     from replica.paths import Layout
     from replica.plan.run_job import job_of, read_job
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 #: Errors of torch and transformers for a model, head, method or batch that they cannot make.
-CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ArithmeticError)
+CANNOT = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
 
 
 def measure_paper(project: Project, paper_id: str, report: Callable[[str], None] = lambda line: None) -> dict:

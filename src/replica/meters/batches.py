@@ -7,8 +7,7 @@ import inspect
 import torch
 from torch import nn
 
-from replica.errors import ConfigError
-from replica.models.architectures import architecture, position_limit
+from replica.models.architectures import architecture, check_length
 
 #: Length of the decoder's side where a measurement of an encoder-decoder model does not give one.
 DECODER_LENGTH = 128
@@ -35,7 +34,7 @@ def make_batch(
         shape = (batch, *_image(config)) if kind == "pixel_values" else (batch, samples_of(config, length))
         inputs = {kind: torch.zeros(shape, device=device, dtype=first.dtype)}
         return {**inputs, **(_labels(model, batch, length, device) if labels else {})}
-    _check_length(config, length)
+    check_length(config, length)
     ids = torch.ones(batch, length, dtype=torch.long, device=device)
     inputs = {"input_ids": ids}
     if architecture(config.model_type).mask:
@@ -48,7 +47,7 @@ def make_batch(
         inputs["boxes"] = torch.zeros(*shape, 4, device=device, dtype=first.dtype)
     if getattr(config, "is_encoder_decoder", False):
         if decoder_length is not None:
-            _check_length(config, decoder_length)
+            check_length(config, decoder_length)
         target = torch.ones(batch, decoder_length or DECODER_LENGTH, dtype=torch.long, device=device)
         return {**inputs, "labels" if labels and _generates(model) else "decoder_input_ids": target}
     return {**inputs, **(_labels(model, batch, length, device) if labels else {})}
@@ -97,9 +96,3 @@ def _labels(model: nn.Module, batch: int, length: int, device: torch.device) -> 
     if any(kind in head for kind in ("MaskedLM", "TokenClassification", "CausalLM", "LMHead")):
         return {"labels": whole(batch, length)}
     return {}
-
-
-def _check_length(config, length: int) -> None:
-    limit = position_limit(config)
-    if limit is not None and length > limit:
-        raise ConfigError(f"length {length} is beyond the {limit} positions of this {config.model_type} model")

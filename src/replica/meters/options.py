@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from replica.config.strict import Count, Strict
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Bits = Annotated[float, Field(gt=0)]
@@ -30,14 +32,12 @@ EXPECTED = ("trainable_parameters", "total_parameters", "nonzero_parameters", "s
 CATEGORIES = ("parameter", "buffer", "input", "forward", "backward", "gradient", "optimizer")
 
 
-class Options(BaseModel):
-    """Base of every meter's options: unknown keys are errors.
+class Options(Strict):
+    """Base of every meter's options.
 
     `assumption` is stored with the results. `results` maps the key of each number to its meaning: `<part>` is each of the parts
     of a model, `<method>` each method of the measurement, `<field>` each field of its configuration, and `*` any key or keys below.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     assumption: ClassVar[str]
     results: ClassVar[dict[str, str]]
@@ -100,9 +100,9 @@ class FlopsOptions(Options):
         "sparse_total": "with `density`: total, where a masked matrix costs its share",
     }
 
-    batch: int = Field(1, ge=1, description="examples in a step")
-    length: int = Field(128, ge=1, description="tokens in an example, frames of 20 ms for sound; images have none")
-    decoder_length: int | None = Field(None, ge=1, description="tokens of an encoder-decoder model's labels")
+    batch: Count = Field(1, description="examples in a step")
+    length: Count = Field(128, description="tokens in an example, frames of 20 ms for sound; images have none")
+    decoder_length: Count | None = Field(None, description="tokens of an encoder-decoder model's labels")
     backward: bool = Field(False, description="also count the backward pass")
     density: Share | dict[str, Share] | None = Field(
         None, description="share of a matrix's values that is kept, by part or glob; a number means layer_linears"
@@ -141,7 +141,7 @@ class StorageOptions(Options):
     )
     default_bits: float = Field(32, gt=0, description="bits of every other value")
     density: Share | dict[str, Share] | None = Field(None, description="share of values that is kept, by part or glob")
-    index: Literal["none", "mask"] | Annotated[int, Field(ge=1)] = Field(
+    index: Literal["none", "mask"] | Annotated[int, Field(ge=1, le=64)] = Field(
         "none",
         description="cost of finding the kept values: none, mask (1 bit a position), or bits for each kept value",
     )
@@ -166,11 +166,11 @@ class OptimizerOptions(Options):
     }
 
     rule: Rule = Field("adamw", description="the optimizer")
-    block: int = Field(2048, ge=1, description="values that share one scale in 8-bit state")
+    block: Count = Field(2048, description="values that share one scale in 8-bit state")
     momentum: float = Field(0.9, ge=0, description="momentum of sgd; 0 needs no state")
     all: bool = Field(False, description="state for all parameters, not only the trainable ones")
     dtype: Dtype = Field("float32", description="type of a value of state that is not quantised")
-    rank: int | None = Field(None, ge=1, description="GaLore's rank; its rules need one")
+    rank: Count | None = Field(None, description="GaLore's rank; its rules need one")
     projector: Projector | None = Field(None, description="type of GaLore's projectors; `dtype` when absent")
 
     @model_validator(mode="after")
@@ -201,9 +201,9 @@ class MemoryOptions(Options):
         },
     }
 
-    batch: int = Field(32, ge=1, description="examples in a step")
-    length: int = Field(128, ge=1, description="tokens in an example, frames of 20 ms for sound; images have none")
-    decoder_length: int | None = Field(None, ge=1, description="tokens of the decoder; 128 when absent")
+    batch: Count = Field(32, description="examples in a step")
+    length: Count = Field(128, description="tokens in an example, frames of 20 ms for sound; images have none")
+    decoder_length: Count | None = Field(None, description="tokens of the decoder; 128 when absent")
     optimizer: Rule | None = Field("adamw", description="the optimizer; null stops after the backward pass")
     train: bool = Field(True, description="two training steps; false: one forward pass without gradients")
     dtype: Dtype = Field("float32", description="type of weights, gradients and state")
@@ -219,7 +219,7 @@ class MemoryOptions(Options):
         "stayed allocated between steps",
     )
     foreach: bool = Field(False, description="grouped updates, torch's default on CUDA; they need temporaries")
-    rank: int | None = Field(None, ge=1, description="GaLore's rank; its rules need one")
+    rank: Count | None = Field(None, description="GaLore's rank; its rules need one")
     projector: Projector | None = Field(None, description="type of GaLore's projectors; `dtype` when absent")
     per_layer: bool = Field(
         False, description="update each parameter when its gradient is complete, and free the gradient"
@@ -227,7 +227,7 @@ class MemoryOptions(Options):
     autocast: Literal["bfloat16", "float16"] | None = Field(
         None, description="forward pass in mixed precision, with weights in `dtype`"
     )
-    rounding: int = Field(1, ge=1, description="bytes to which every storage is rounded up; 512 on CUDA")
+    rounding: Count = Field(1, description="bytes to which every storage is rounded up; 512 on CUDA")
     all_states: bool = Field(
         False, description="optimizer state exists for frozen parameters too, as where each was trained once"
     )
@@ -270,7 +270,7 @@ class ConfigOptions(Options):
         "<method>.schedule.*": "with `total_steps`: the method's schedule",
     }
 
-    total_steps: int | None = Field(None, ge=1, description="steps of the training whose schedule is computed")
+    total_steps: Count | None = Field(None, description="steps of the training whose schedule is computed")
 
     def result_keys(self) -> list[str]:
         """Return the keys, those of a schedule only for a number of steps."""
@@ -292,7 +292,9 @@ class LinearPathOptions(Options):
         "matching_within": "the least rise of error, in points, of a subnetwork that does not match",
     }
 
-    points: int = Field(30, ge=2, description="evenly spaced points on the line between two states, with both ends")
+    points: int = Field(
+        30, ge=2, le=100_000, description="evenly spaced points on the line between two states, with both ends"
+    )
 
 
 class SearchSpaceOptions(Options):

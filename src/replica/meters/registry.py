@@ -65,7 +65,7 @@ def parse_meters(
         if name not in known:
             raise ConfigError(f"{where}: unknown meter '{name}'{nearest(name, known)}")
         try:
-            parsed[name] = known[name](**(options or {}))
+            parsed[name] = known[name].model_validate(options or {})
         except ValidationError as error:
             raise ConfigError(f"{where}.{name}: {explain(error, known[name])}") from None
     return parsed

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from replica.config.strict import Strict
 from replica.config.validation import explain
 from replica.errors import ConfigError, nearest
 
@@ -45,10 +46,8 @@ EXCLUSIVE = {
 }
 
 
-class MethodConfig(BaseModel):
-    """Base of every method's configuration: unknown keys are errors and values cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class MethodConfig(Strict):
+    """Base of every method's configuration."""
 
     def changed(self, declared: frozenset[str]) -> frozenset[str]:
         """Return the parts of training that the method acts on with these options: those it declares, by default."""
@@ -160,7 +159,7 @@ def entries() -> dict[str, MethodEntry]:
 
     Raises ValueError for a method's folder that is incomplete or is not named as its method, with `_` for `-`.
     """
-    modules = [path for name in ("config", "method") for path in Path(__file__).parent.glob(f"*/*/{name}.py")]
+    modules = [path for name in ("config", "method") for path in Path(__file__).parent.glob(f"[!.]*/[!.]*/{name}.py")]
     for folder in sorted({path.parent for path in modules}):
         _register_folder(folder)
     return _ENTRIES
@@ -182,8 +181,8 @@ def _register_folder(folder: Path) -> None:
 def entry(name: str) -> MethodEntry:
     """Return the registered method `name`; raises ConfigError with the nearest known name."""
     known = entries()
-    if name not in known:
-        raise ConfigError(f"unknown method '{name}'{nearest(name, known)}")
+    if not isinstance(name, str) or name not in known:
+        raise ConfigError(f"unknown method {name!r:.80}{nearest(name, known)}")
     return known[name]
 
 
@@ -194,10 +193,10 @@ def parse(reference: dict[str, Any] | str) -> tuple[MethodEntry, MethodConfig]:
     """
     reference = {"name": reference} if isinstance(reference, str) else dict(reference)
     if "name" not in reference:
-        raise ConfigError(f"a method needs a `name`: {reference}")
+        raise ConfigError(f"a method needs a `name`: {reference!r:.200}")
     registered = entry(reference.pop("name"))
     try:
-        return registered, registered.config(**reference)
+        return registered, registered.config.model_validate(reference)
     except ValidationError as error:
         raise ConfigError(f"method '{registered.name}': {explain(error, registered.config)}") from None
 

@@ -7,7 +7,9 @@ description gives another start; a number in a path is an index of a list, negat
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from replica.errors import ConfigError
@@ -365,3 +367,18 @@ def position_limit(config: Any) -> int | None:
     if limit is not None and architecture(config.model_type).padded_positions:
         limit -= (config.pad_token_id or 0) + 1
     return limit
+
+
+def registered_positions(name: str, config: Mapping[str, Any]) -> SimpleNamespace:
+    """Return what `position_limit` reads of a registered configuration, without transformers; its defaults are not known here."""
+    row = architecture(name)
+    limit = config.get("max_position_embeddings") or (None if row.shared_bias else config.get("n_positions"))
+    padding = config.get("pad_token_id", 1 if row.padded_positions else None)
+    return SimpleNamespace(model_type=name, max_position_embeddings=limit, pad_token_id=padding)
+
+
+def check_length(config: Any, length: int) -> None:
+    """Raise ConfigError where a row of `length` tokens has more positions than a configuration's embeddings."""
+    limit = position_limit(config)
+    if limit is not None and length > limit:
+        raise ConfigError(f"length {length} is beyond the {limit} positions of this {config.model_type} model")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from replica.config.expand import SECTIONS, expand_section, methods_at, model_at, task_at, train_at
+from replica.config.expand import MOST_IN_A_CHAIN, SECTIONS, expand_section, methods_at, model_at, task_at, train_at
 from replica.config.project import Project
 from replica.config.schema import Paper, RunEntry, Train
 from replica.config.settings import Scale
@@ -20,8 +20,10 @@ from replica.config.task_schema import Task
 from replica.config.validation import validate
 from replica.errors import ConfigError, nearest
 from replica.methods import registry
+from replica.models.architectures import check_length, registered_positions
 from replica.plan.defaults import specified
 from replica.plan.plan import Plan, Prepared, Run
+from replica.plan.references import check_owned_names
 from replica.plan.requests import check_chosen, check_claims, requested_runs
 from replica.plan.run_spec import ModelSpec, RunSpec, TaskSpec
 from replica.tasks import kinds
@@ -30,6 +32,7 @@ from replica.tasks import kinds
 TRAINING_VERSION = 1
 #: Separates a run's name from the value that its candidate tries.
 TRIED = "~"
+_CHAIN = f"more than {MOST_IN_A_CHAIN} runs follow each other by `from`, `teacher` and `targets`"
 
 
 class _Builder:
@@ -39,6 +42,8 @@ class _Builder:
         self.project = project
         self.scale = scale
         self.plan = Plan(scale=scale.name)
+        #: run id → how many runs follow each other up to it
+        self.depths: dict[str, int] = {}
 
     def section(self, paper: Paper, section: str, entries: dict[str, RunEntry]) -> None:
         resolver = _Section(self, paper, section, entries)
@@ -57,6 +62,10 @@ class _Builder:
     def request(self, run_id: str, seeds: range | list[int], paper: str) -> None:
         run = self.plan.runs[run_id]
         seeds = [0] if run.single else list(seeds)
+        if paper in run.papers and run.seeds.issuperset(
+            seeds
+        ):  # so are its parents: they are asked for once, not once a path
+            return
         run.seeds.update(seeds)
         run.papers.add(paper)
         for parent in run.parents.values():
@@ -121,6 +130,8 @@ class _Section:
         where = f"{self.paper.file}: runs.{self.section}.{name}"
         if name in self.open:
             raise ConfigError(f"{where}: runs depend on each other in a circle: {' → '.join([*self.open, name])}")
+        if len(self.open) >= MOST_IN_A_CHAIN:
+            raise ConfigError(f"{where}: {_CHAIN}")
         self.open.append(name)
         try:
             entry = self.entries[name]
@@ -191,6 +202,7 @@ class _Section:
             )
             self._check_targets(entry, spec, parents)
             evaluate = {task.name: tokenized(task).data for task in self._scored(entry, task, TRIED in name)}
+            self._check_lengths(spec, parents, evaluate)
         except ConfigError as error:
             message = str(error)
             raise ConfigError(message if message.startswith("config/") else f"{where}: {message}") from None
@@ -205,6 +217,9 @@ class _Section:
             measure=entry.measure.model_dump() if entry.measure.latency else None,
             gpus=entry.gpus if scale.name == "paper" else 0,
         )
+        builder.depths[run.id] = 1 + max((builder.depths[parent] for parent in parents.values()), default=0)
+        if builder.depths[run.id] > MOST_IN_A_CHAIN:
+            raise ConfigError(f"{where}: {_CHAIN}")
         return builder.add(name, run)
 
     def _start(self, entry: RunEntry, parents: dict[str, str], models: list[str]) -> ModelSpec | None:
@@ -306,6 +321,22 @@ class _Section:
             others.append(tokenized(other))
         return tuple(others)
 
+    def _check_lengths(self, spec: RunSpec, parents: dict[str, str], evaluate: dict[str, str]) -> None:
+        """Raise ConfigError where tokenized data is longer than the positions of the run's model or of one that it learns from."""
+        builder, project = self.builder, self.builder.project
+        roots = {spec.root, *(builder.plan.runs[parent].spec.root for parent in parents.values())}
+        models = [project.model(name) for name in (*roots, *([spec.teacher.name] if spec.teacher else []))]
+        data = [task.data for task in (*spec.tasks, *([spec.beside] if spec.beside else []))]
+        for prepared in (builder.plan.prepared[name] for name in (*data, *evaluate.values())):
+            kind = kinds.of(project.task(prepared.task))
+            for model in models if kind.tokenized else ():
+                try:
+                    check_length(
+                        registered_positions(model.architecture, model.config), kind.row_length(prepared.max_length)
+                    )
+                except ConfigError as error:
+                    raise ConfigError(f"task '{prepared.task}': {error}; give the run `train: max_length`") from None
+
     def _check_targets(self, entry: RunEntry, spec: RunSpec, parents: dict[str, str]) -> None:
         """Raise ConfigError where stored signals are of other tokenized data than the run trains on."""
         if "targets" in parents and (data := self.builder.plan.runs[parents["targets"]].data) != spec.task.data:
@@ -362,8 +393,7 @@ def build_plan(project: Project, scale: str | None = None, papers: list[str] | N
     chosen = project.scale(scale or project.settings.scale)
     builder = _Builder(project, chosen)
     check_chosen(project)
-    for task in project.tasks.values():
-        kinds.of(task).check(task)
+    check_owned_names(project)
     for name in papers or project.papers:
         paper = project.paper(name)
         entries = {section: expand_section(paper, section) for section in SECTIONS}

@@ -48,7 +48,7 @@ def read_profile(root: Path | str, name: str) -> Profile:
         if path.is_file():
             break
     else:
-        known = [item.parent.name for item in sorted((root / FOLDER).glob("*/config.yaml"))]
+        known = [item.parent.name for item in sorted((root / FOLDER).glob("[!.]*/config.yaml"))]
         raise ConfigError(f"--profile {name}: no such profile in {root / FOLDER}{nearest(name, known)}")
     content = read_yaml(path)
     if not isinstance(content, dict):

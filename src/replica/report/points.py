@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from replica.claims.cells import cells, row_name
 from replica.claims.compare import Row
 from replica.claims.evidence import Evidence, Missing, shared_measure
-from replica.claims.expressions import UnknownName, names, parse, split_run
+from replica.claims.expressions import UnknownName, names, parse, split_list, split_run
 from replica.claims.statistics import aggregate, t_interval
 from replica.config.expand import expand_section
 from replica.config.patterns import fill, matches, natural, pattern
@@ -344,17 +344,6 @@ def _growth(counts: list[float | None], steps: list[float]) -> list[float | None
         rates.append((now - before[1]) / (step - before[0]))
         before = (step, now)
     return rates
-
-
-def split_list(text: str) -> list[str]:
-    """Split at commas outside parentheses."""
-    parts, depth, at = [], 0, 0
-    for index, character in enumerate(text):
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append(text[at:index].strip())
-            at = index + 1
-    return [*parts, text[at:].strip()]
 
 
 def _as_run(name: str) -> str:
