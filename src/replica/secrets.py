@@ -38,23 +38,23 @@ def is_secret(name: str) -> bool:
 
 def in_address(text: str) -> set[str]:
     """Return the secrets in the addresses of a text: passwords, users that are tokens, and signatures and keys in a query."""
-    found: set[str] = set()
+    values: set[str] = set()
     for match in _ADDRESS.finditer(text):
         user, _, password = (match["user"] or "").partition(":")
-        found |= {password, "" if match["scheme"].lower() in _ACCOUNTS else user}
-        found |= {query["value"] for query in _QUERY.finditer(match["rest"]) if is_secret(query["key"])}
-    return found - {""}
+        values |= {password, "" if match["scheme"].lower() in _ACCOUNTS else user}
+        values |= {query["value"] for query in _QUERY.finditer(match["rest"]) if is_secret(query["key"])}
+    return values - {""}
 
 
 def in_environment(environment: Mapping[str, str] | None = None) -> set[str]:
     """Return the values of variables that grant access, and the secrets in the addresses of others (an index, a proxy)."""
-    found: set[str] = set()
+    values: set[str] = set()
     for name, value in (os.environ if environment is None else environment).items():
         if is_secret(name):
-            found |= set() if value.startswith("/") else {value}  # the path of a file with it
+            values |= set() if value.startswith("/") else {value}  # the path of a file with it
         elif "://" in value:
-            found |= in_address(value)
-    return {value for value in found if len(value) >= _SHORTEST and value.lower() not in _WORDS}
+            values |= in_address(value)
+    return {value for value in values if len(value) >= _SHORTEST and value.lower() not in _WORDS}
 
 
 def hide(values: Iterable[str]) -> None:

@@ -244,9 +244,9 @@ def _plain_states(original):
         by_job, seconds = await original(command, _Listener(logger, words))
         failures = failures + 1 if by_job is None else 0
         if failures == UNANSWERED:
-            said = " ".join(" ".join(words).split()) or "no answer"
+            text = " ".join(" ".join(words).split()) or "no answer"
             logger.warning(
-                f"SLURM does not tell how the jobs are ({said}). Where it keeps no accounting, call again with "
+                f"SLURM does not tell how the jobs are ({text}). Where it keeps no accounting, call again with "
                 "--replica-slurm-status-command squeue"
             )
         return by_job and {job: state.partition(" ")[0] for job, state in by_job.items()}, seconds

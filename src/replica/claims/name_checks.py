@@ -109,10 +109,10 @@ def _keys_of_cells(claim: Claim) -> Iterator[tuple[str, str]]:
 def _figure_names(text: str) -> Iterator[str]:
     """Yield every name of a list of expressions; a name with parts in braces keeps them. Raises ConfigError for what is none."""
     for expression in split_list(text):
-        found = names(PART.sub("part", expression))
+        known = names(PART.sub("part", expression))
         if PART.search(expression):
-            found = {name for match in NAME.finditer(expression) if "." in (name := match.group().replace("`", ""))}
-        yield from sorted(found)
+            known = {name for match in NAME.finditer(expression) if "." in (name := match.group().replace("`", ""))}
+        yield from sorted(known)
 
 
 def _check_shape(figure: Figure, entry: dict[str, str] | str) -> None:

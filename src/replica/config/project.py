@@ -129,8 +129,8 @@ def load_project(root: Path | str = ".", **overrides: Any) -> Project:
 
 def _settings(values: dict[str, Any], overrides: dict[str, Any]) -> Settings:
     """Return the settings of the file with the values of this call over them; each is checked where it was given."""
-    given = {key: value for key, value in overrides.items() if value is not None}
-    for words, where in ((values, "config/config.yaml"), ({**values, **given}, "--config")):
+    named = {key: value for key, value in overrides.items() if value is not None}
+    for words, where in ((values, "config/config.yaml"), ({**values, **named}, "--config")):
         for key in ("papers", "disabled", "claims"):
             if isinstance(words.get(key), str):
                 words[key] = words[key].replace(",", " ").split()

@@ -51,10 +51,10 @@ def _check_dataset(project: Project, where: str, entry: DatasetEntry) -> None:
     for scale, standin in entry.standins.items():
         known(standin, project.datasets, f"{where}.standins.{scale}", "data set")
     known(entry.build, BUILDERS, f"{where}.build", "builder")
-    if (made := entry.sources.generated) is not None:
-        known(made.generator, GENERATORS, f"{where}.sources.generated.generator", "generator")
-        for option in made.options:
-            options = ("sizes", "unanswerable") if made.generator == "span" else ("sizes",)
+    if (parsed := entry.sources.generated) is not None:
+        known(parsed.generator, GENERATORS, f"{where}.sources.generated.generator", "generator")
+        for option in parsed.options:
+            options = ("sizes", "unanswerable") if parsed.generator == "span" else ("sizes",)
             known(option, options, f"{where}.sources.generated.options", "option")
     if entry.sources.package is not None:
         known(entry.sources.package.loader, LOADERS, f"{where}.sources.package.loader", "loader")
@@ -69,8 +69,8 @@ def _check_model(project: Project, where: str, entry: ModelEntry) -> None:
         raise ConfigError(
             f"{where}.weights_of: model '{entry.weights_of}' has no `sources`, so no weights to start with"
         )
-    if entry.sources is not None and (made := entry.sources.generated) is not None:
-        known(made.generator, MODEL_GENERATORS, f"{where}.sources.generated.generator", "generator")
+    if entry.sources is not None and (parsed := entry.sources.generated) is not None:
+        known(parsed.generator, MODEL_GENERATORS, f"{where}.sources.generated.generator", "generator")
 
 
 def _check_task(project: Project, where: str, task: Task) -> None:

@@ -25,12 +25,12 @@ def validate(model: type[Model], value: Any, where: str) -> Model:
         raise ConfigError(f"{where}: {explain(error, model)}") from None
 
 
-def explain(error: ValidationError, model: type[BaseModel], given: Container[str] | None = None) -> str:
+def explain(error: ValidationError, model: type[BaseModel], only: Container[str] | None = None) -> str:
     """Return pydantic's errors in one line, with the nearest known word for an unknown key or value.
 
-    With `given` only errors of these keys, as where a mapping has a part of the model's keys; an empty text where there are none.
+    With `only` only errors of these keys, as where a mapping has a part of the model's keys; an empty text where there are none.
     """
-    errors = [item for item in error.errors() if given is None or (item["loc"] and item["loc"][0] in given)]
+    errors = [item for item in error.errors() if only is None or (item["loc"] and item["loc"][0] in only)]
     parts: list[str] = []
     for item in errors[:MOST_SHOWN]:
         path, value = [str(step) for step in item["loc"]] or ["value"], item.get("input")

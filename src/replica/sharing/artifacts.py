@@ -75,10 +75,10 @@ class Artifact:
     def strays(self, root: Path) -> list[str]:
         """Return the names of files and links in its folder that nothing names; names that begin with a dot are left out."""
         folder, named = root / self.folder, set(self.files(root))
-        found = [
+        paths = [
             path for part in self.whole for path in (folder / part).rglob("*") if path.is_symlink() or not path.is_dir()
         ]
-        names = {path.relative_to(folder).as_posix() for path in found} - named
+        names = {path.relative_to(folder).as_posix() for path in paths} - named
         return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
     def missing(self, root: Path) -> list[str]:

@@ -92,10 +92,10 @@ def words(done: subprocess.CompletedProcess[str]) -> str:
 
 def ready_to_commit(root: Path) -> None:
     """Raise CheckoutError where git could not commit: no repository, no commit on the branch, or no author."""
-    found = git(root, "rev-parse", "--show-toplevel", check=False)
-    if found.returncode:
+    program = git(root, "rev-parse", "--show-toplevel", check=False)
+    if program.returncode:
         raise CheckoutError(
-            f"{root.resolve()}: publishing ends with a commit, and git cannot work here; work in a clone of yours ({words(found)})"
+            f"{root.resolve()}: publishing ends with a commit, and git cannot work here; work in a clone of yours ({words(program)})"
         )
     for role in ("AUTHOR", "COMMITTER"):
         if git(root, "var", f"GIT_{role}_IDENT", check=False).returncode:
