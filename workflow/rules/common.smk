@@ -42,7 +42,7 @@ try:
         ".", **{key: config.get(key) for key in ("papers", "scale", "quick", "claims")}
     )
     PLAN = build_plan(PROJECT)
-except ReplicaError as error:
+except (ReplicaError, OSError) as error:
     raise WorkflowError(str(error))
 
 SCALE = PLAN.scale
