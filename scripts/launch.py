@@ -1,8 +1,7 @@
 """Start a program with the GPUs, processes and nodes of its job: `python scripts/launch.py --gpus 2 -- scripts/train.py --scale …`."""
 
-import sys
-
+from replica.jobs import programs
 from replica.jobs.launch import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    programs.main(main)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
+
+from replica.jobs.programs import main
 
 DESCRIPTION = """\
 Retrieve one data set or model of the registries (config/datasets.yaml, config/models.yaml) into a folder.
@@ -23,7 +24,7 @@ examples:
 exit status: 0 done, 2 with one message that names the mistake and the remedy."""
 
 
-def main(arguments: list[str] | None = None) -> int:
+def program() -> None:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,27 +34,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", action="append", metavar="SPLIT", help="only this split; may be repeated")
     parser.add_argument("--root", type=Path, default=Path(), help="folder of the project (default: here)")
     parser.add_argument("--out", type=Path, required=True, help="folder to make, or to replace when all is well")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     if options.model and options.split:
         parser.error("--split goes with --dataset")
 
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it would report each try in addition to our one line
     from replica.assets import retrieve_dataset, retrieve_model
     from replica.config import load_project
-    from replica.errors import ReplicaError
 
-    try:
-        project = load_project(options.root)
-        if options.dataset:
-            folder = retrieve_dataset(project, options.dataset, options.out, options.split)
-        else:
-            folder = retrieve_model(project, options.model, options.out)
-    except ReplicaError as error:
-        print(f"retrieve.py: {error}", file=sys.stderr)
-        return 2
+    project = load_project(options.root)
+    if options.dataset:
+        folder = retrieve_dataset(project, options.dataset, options.out, options.split)
+    else:
+        folder = retrieve_model(project, options.model, options.out)
     print(f"{folder}: whole, with manifest.json")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(program)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 from replica import secrets
@@ -63,6 +65,35 @@ class RepeatedError(ReplicaError):
 
 class ResultError(ReplicaError):
     """A stored result is missing, cannot be read, or holds a value that no result may have (a number that is not finite)."""
+
+
+#: Messages of torch.save where the disk is full, by how much of a block was still written: it reports only how its writer noticed.
+_TORCH_SAVE = ("] . unexpected pos ", "PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Return whether an error, of Python or of a library that wraps it in its own type, means a full disk or quota."""
+    text = str(error)
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in text
+    return full or any(mark in text for mark in _TORCH_SAVE)
+
+
+def system_error(error: BaseException) -> str:
+    """Describe an error of the operating system in one line: the file (or both files) and what is wrong with it."""
+    names = [os.fsdecode(name) for name in _file_names(error)]
+    if disk_is_full(error):
+        return f"no space left on the disk while writing {names[0] if names else 'a file'}; free some and run again"
+    reason = getattr(error, "strerror", None) or str(error).strip().partition("\n")[0] or type(error).__name__
+    if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        reason += " (is it another user's, or read-only?)"
+    elif getattr(error, "errno", None) in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+        reason += " (something else is in its place)"
+    return f"{' -> '.join(names)}: {reason}" if names else str(reason)
+
+
+def _file_names(error: BaseException) -> list[str | bytes]:
+    names = (getattr(error, key, None) for key in ("filename", "filename2"))
+    return [name for name in names if isinstance(name, (str, bytes)) and name]
 
 
 def nearest(name: str, known: Iterable[str], *, listed: bool = True) -> str:

@@ -1,10 +1,12 @@
 """Slow, broken and absent connections to the hub: what arrived is kept and gone on with, what is wrong is not."""
 
 import json
+import ssl
 from types import SimpleNamespace
 
 import pytest
 
+from replica.assets import hub as hub_source
 from replica.assets import manifest, retrieve_model
 from replica.errors import AssetError
 from tests.unit.assets_helpers import REVISION, left_in, project, safetensors
@@ -158,3 +160,31 @@ def test_no_network_at_all_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
     assert left_in(tmp_path / "out") == []
     assert kept(tmp_path) == {}
+
+
+@pytest.mark.parametrize("variable", hub_source.CERTIFICATES)
+def test_certificates_that_are_not_there_are_named(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, "/nope.pem")
+    with pytest.raises(
+        AssetError, match=f"no source has it: .*hub: .* {variable} names certificates in /nope.pem, which is not there"
+    ):
+        get(tmp_path)
+    assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (ssl.SSLError("no certificate or crl found"), "SSLError: .*no certificate or crl found"),
+        (FileNotFoundError(2, "No such file or directory"), "FileNotFoundError: .*No such file or directory"),
+    ],
+)
+def test_an_error_of_the_connection_is_never_blamed_on_the_disk(tmp_path, monkeypatch, error, message):
+    def client():
+        raise error
+
+    monkeypatch.setattr(hub_source, "_api", client)
+    with pytest.raises(
+        AssetError, match=rf"no source has it: .*hub: no connection to the hub for owner/model .*{message}"
+    ):
+        get(tmp_path)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from replica.assets import manifest, retrieve_dataset, retrieve_model, wheels
+from replica.assets import layout, manifest, retrieve_dataset, retrieve_model, wheels
+from replica.assets.sources import safe_member
 from replica.errors import AssetError, ConfigError
 from tests.unit.assets_helpers import (
     REVISION,
@@ -68,6 +69,38 @@ def test_declared_files_of_the_readme_come_before_names(mirror, tmp_path):
     (mirror / "datasets/owner/name/README.md").write_text(f"---\n{declared}---\n# x\n")
     folder = from_mirror(tmp_path, {"train": None})
     assert pq.read_table(folder / "train.parquet").num_rows == 2
+
+
+@pytest.mark.parametrize(
+    "whole, stray, message",
+    [
+        (
+            "train-00000-of-00001",
+            "train-00000-of-00001 (1)",
+            "is no part of it, as plain/train-00000-of-00001.parquet is",
+        ),
+        (
+            "train-00000-of-00001",
+            "train-copy-00000-of-00001",
+            "train-copy-00000-of-00001.parquet is the same part as plain/train-00000-of-00001.parquet",
+        ),
+        ("train-a", "train-a (1)", "train-a.parquet is a copy of plain/train-a .1..parquet"),
+    ],
+)
+def test_a_stray_copy_that_would_double_the_rows_is_named(mirror, tmp_path, whole, stray, message):
+    for name in (whole, stray):
+        mirror_split(mirror, "owner/name", f"plain/{name}.parquet", ROWS)
+    with pytest.raises(AssetError, match=rf"split 'train' would have rows twice: .*({message}).*; remove the one"):
+        from_mirror(tmp_path, {"train": None})
+    assert left_in(tmp_path / "out") == []
+    (mirror / f"datasets/owner/name/plain/{stray}.parquet").unlink()
+    assert manifest.verify(from_mirror(tmp_path, {"train": None}))["splits"]["train"]["rows"] == len(ROWS)
+
+
+def test_parts_of_equal_rows_are_no_copies():
+    parts = ["a/train-00000-of-00002.parquet", "a/train-00001-of-00002.parquet", "b/train-00000-of-00001.parquet"]
+    assert layout.stray_file(parts, ["same"] * 3) == ""
+    assert layout.stray_file(["t/0000.parquet", "t/0001.parquet"], ["one", "other"]) == ""
 
 
 def test_other_rows_than_pinned_name_both_hashes_and_the_source(mirror, tmp_path):
@@ -392,7 +425,7 @@ def test_command_retrieves_and_reports_errors_in_one_line(tmp_path):
         "--model", "bert-base-uncased", "--out", str(tmp_path / "m"), REPLICA_MIRROR="", HF_HUB_OFFLINE="1"
     )
     assert failed.returncode == 2
-    assert failed.stderr.startswith("retrieve.py: model 'bert-base-uncased': no source has it: mirror: ")
+    assert failed.stderr.startswith("error: model 'bert-base-uncased': no source has it: mirror: ")
     assert failed.stderr.count("\n") == 1
     assert left_in(tmp_path) == ["pair"]
 
@@ -401,3 +434,12 @@ def test_command_help_teaches():
     text = command("--help").stdout
     for word in ("REPLICA_MIRROR", "examples:", "exit status", "--split"):
         assert word in text
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.json", "a\nb.json", "\ud800.json", "../x", "/etc/x", "C:/x", "a/../../x", "..\\x", "", "."]
+)
+def test_a_hostile_name_of_a_file_is_one_line(name):
+    with pytest.raises(AssetError, match=r"^here: refuses the path .*$"):
+        safe_member(name, "here")
+    assert safe_member("a b/ü (1).json", "here") == "a b/ü (1).json"

@@ -42,7 +42,7 @@ try:
         ".", **{key: config.get(key) for key in KEYS if key != "paper"}
     )
     PLAN = build_plan(PROJECT)
-except ReplicaError as error:
+except (ReplicaError, OSError) as error:
     raise WorkflowError(str(error))
 
 SCALE = PLAN.scale

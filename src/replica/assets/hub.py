@@ -11,21 +11,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from replica.assets import layout
-from replica.assets.sources import BrokenOff, SourceUnavailable, full_disk, is_full, safe_member
+from replica.assets.sources import BrokenOff, SourceUnavailable, full_disk, safe_member
 from replica.config.asset_schema import HubSource
-from replica.errors import AssetError
+from replica.errors import AssetError, disk_is_full
 from replica.files import sha256_file
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+#: Environment variables with the certificates that a connection is checked against.
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 #: The hub's own conversion of a repository whose data only its loading script can make.
 CONVERTED = "refs/convert/parquet"
 TIMEOUT = 20.0
@@ -167,7 +169,7 @@ def splits_at(source: HubSource, digests: dict[str, str], folder: Path) -> dict[
     return layout.splits_of(list(digests), readme, source.config)
 
 
-def files_of_split(source: HubSource, there: dict[str, list[str]], split: str) -> list[str]:
+def files_of_split(source: HubSource, there: dict[str, list[str]], split: str, digests: Mapping[str, str]) -> list[str]:
     """Return the files of one of our splits; AssetError where the repository does not have all of them."""
     theirs = source.splits.get(split, split)
     if theirs not in there:
@@ -178,6 +180,10 @@ def files_of_split(source: HubSource, there: dict[str, list[str]], split: str) -
         )
     if missing := layout.missing_parts(there[theirs]):
         raise AssetError(f"hub {source.repo}: split {theirs!r} is not whole at {source.revision}: {missing}")
+    if stray := layout.stray_file(there[theirs], [digests.get(name, "") for name in there[theirs]]):
+        raise AssetError(
+            f"hub {source.repo}: split {theirs!r} would have rows twice at {source.revision}: {stray}; lock another commit"
+        )
     return there[theirs]
 
 
@@ -185,7 +191,7 @@ def dataset_files(source: HubSource, splits: list[str], folder: Path) -> dict[st
     """Download the Parquet files of the wanted splits."""
     digests = list_files(source, "dataset")
     there = splits_at(source, digests, folder)
-    names = {split: files_of_split(source, there, split) for split in splits}
+    names = {split: files_of_split(source, there, split, digests) for split in splits}
     return {split: list(download(source, "dataset", names[split], digests, folder).values()) for split in splits}
 
 
@@ -220,6 +226,13 @@ def _network(source: HubSource, folder: Path) -> Iterator[None]:
     from huggingface_hub import errors
 
     where = f"{source.repo} at {source.revision}"
+    for name in CERTIFICATES:
+        path = os.environ.get(name)
+        if path and not os.access(path, os.R_OK):
+            raise SourceUnavailable(
+                f"no connection to the hub for {where}: {name} names certificates in {path}, which is not there or not readable; "
+                f"correct it, or unset it"
+            )
     missing = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
     try:
         yield
@@ -241,11 +254,15 @@ def _network(source: HubSource, folder: Path) -> Iterator[None]:
             raise _truncated(where, error) from None
         raise SourceUnavailable(f"no network to the hub for {where} ({type(error).__name__}: {_line(error)})") from None
     except OSError as error:
-        if is_full(error):
+        if disk_is_full(error):
             raise full_disk(f"hub {where}", folder) from None
         if "onsistency check failed" in str(error):
             raise _truncated(where, error) from None
-        raise
+        if error.filename is not None:  # a file of ours; an error of the connection has none
+            raise
+        raise SourceUnavailable(
+            f"no connection to the hub for {where} ({type(error).__name__}: {_line(error)})"
+        ) from None
 
 
 def _truncated(where: str, error: BaseException) -> BrokenOff:

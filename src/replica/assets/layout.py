@@ -44,6 +44,26 @@ def declared_files(readme: str, config: str | None) -> dict[str, list[str]]:
 _PART = re.compile(r"-(\d+)-of-(\d+)\.parquet$")
 
 
+def stray_file(files: list[str], digests: list[str]) -> str:
+    """Describe a file of a split that would give its rows twice; empty where there is none. `digests` are those of the files, in order.
+
+    Such a file lies beside numbered parts and has no number, or one that another has; or it has no number and another's content.
+    """
+    parts: dict[tuple[str, str], str] = {}
+    contents: dict[str, str] = {}
+    for name in sorted(files, key=lambda name: _PART.search(name) is None):  # the parts first
+        folder, part = name.rpartition("/")[0], _PART.search(name)
+        if part and (first := parts.setdefault((folder, part[0]), name)) != name:
+            return f"{name} is the same part as {first}"
+        beside = next((first for (place, _), first in parts.items() if place == folder), None)
+        if part is None and beside is not None:
+            return f"{name} is no part of it, as {beside} is"
+        digest = digests[files.index(name)]
+        if (first := contents.setdefault(digest, name)) != name and digest and part is None:
+            return f"{name} is a copy of {first}"
+    return ""
+
+
 def missing_parts(files: list[str]) -> str:
     """Describe the parts a split lacks by the numbers in its files' names (`train-00000-of-00002.parquet`); empty if whole."""
     parts = [(int(part[1]), int(part[2])) for name in files if (part := _PART.search(name))]

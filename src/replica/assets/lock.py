@@ -109,7 +109,7 @@ def _files(entry: DatasetEntry | ModelEntry, kind: str, commit: str) -> dict[str
 def _split_files(source: HubSource, digests: dict[str, str], splits: list[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         there = hub.splits_at(source, digests, Path(scratch))
-    return [name for split in splits for name in hub.files_of_split(source, there, split)]
+    return [name for split in splits for name in hub.files_of_split(source, there, split, digests)]
 
 
 def _check(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def dataset_files(source: HubSource, splits: list[str]) -> tuple[dict[str, list[
                 f"the mirror's {source.repo} split {theirs!r} is not complete: {missing}, so it is not taken for the official one"
             )
         chosen[split] = [folder / name for name in there[theirs]]
+        alike = Counter(path.stat().st_size for path in chosen[split])
+        digests = [sha256_file(path) if alike[path.stat().st_size] > 1 else "" for path in chosen[split]]
+        if stray := layout.stray_file(there[theirs], digests):
+            raise AssetError(
+                f"mirror {source.repo}: split {theirs!r} would have rows twice: {stray}; remove the one that is too many"
+            )
         for name, path in zip(there[theirs], chosen[split], strict=True):
             if PARTIAL in path.name and PARTIAL not in theirs:
                 raise SourceUnavailable(

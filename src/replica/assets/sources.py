@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from replica.errors import AssetError
+from replica.errors import AssetError, disk_is_full, system_error
 
 #: Names the folder of a mirror.
 MIRROR_VARIABLE = "REPLICA_MIRROR"
@@ -33,13 +32,13 @@ def alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(label: str, folder: Path) -> Iterator[None]:
-    """Turn an OSError of the block into one AssetError; a full disk is named as such."""
+    """Turn an OSError of the block into one AssetError that names the file; a full disk is named as such."""
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        if disk_is_full(error):
             raise full_disk(label, folder) from None
-        raise AssetError(f"{label}: cannot write {folder} ({error.strerror or error}); nothing was kept") from None
+        raise AssetError(f"{label}: cannot write {folder} ({system_error(error)}); nothing was kept") from None
 
 
 def full_disk(label: str, folder: Path) -> AssetError:
@@ -47,14 +46,10 @@ def full_disk(label: str, folder: Path) -> AssetError:
     return AssetError(f"{label}: no space left on the disk of {folder}; nothing was kept; free some and try again")
 
 
-def is_full(error: BaseException) -> bool:
-    """Return whether an error means a full disk or quota, also where a library dropped the errno."""
-    number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
-
-
 def safe_member(name: str, where: str) -> str:
-    """Return a relative path that stays inside its folder; AssetError for an absolute one, a drive or one with `..`."""
+    """Return a relative path that stays inside its folder; AssetError for an absolute one, a drive, one with `..`, or no file's name."""
+    if "\0" in name or not name.isprintable():
+        raise AssetError(f"{where}: refuses the path {name!r:.200}, which is no printable name of a file")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or not path.parts or ":" in path.parts[0]:
         raise AssetError(f"{where}: refuses the path {name!r}, which leaves its folder")

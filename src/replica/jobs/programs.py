@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from replica import secrets
-from replica.errors import MISTAKE, ConfigError, ReplicaError
+from replica.errors import MISTAKE, ConfigError, ReplicaError, disk_is_full, system_error
 
 if TYPE_CHECKING:
     from replica.plan.run_job import RunJob
@@ -101,35 +101,28 @@ def importing() -> Iterator[None]:
 
 
 def main(program: Callable[[], int | None]) -> None:
-    """Run a program; a person's mistake or a full disk is one line on standard error and the error's exit status (2 for most).
+    """Run a program; a person's mistake, or an error of the operating system, is one line on standard error.
 
+    The exit status is that of the error (2 for most), and of a program whose reader has gone (`replica plan | head`) that of a shell.
     At the end all objects are taken from the garbage collector, which would else walk the libraries' once more.
     """
     for stream in (sys.stdout, sys.stderr):  # what the locale's encoding lacks is written as \u2192, say
         stream.reconfigure(errors="backslashreplace")
     sys.excepthook = secrets.print_traceback
     try:
-        sys.exit(program() or 0)
+        status = program() or 0
+        sys.stdout.flush()
+        sys.exit(status)
     except ReplicaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write goes nowhere
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if not _disk_is_full(error):
+        if not isinstance(error, OSError) and not disk_is_full(error):
             raise
-        name = getattr(error, "filename", None) or "a file"
-        print(f"error: no space left on the disk while writing {name}; free some and run again", file=sys.stderr)
+        print(f"error: {system_error(error)}", file=sys.stderr)
         sys.exit(MISTAKE)
     finally:
         gc.freeze()
-
-
-#: Messages of torch.save where the disk is full, by how much of a block was still written.
-_TORCH_SAVE = ("] . unexpected pos ", "PytorchStreamWriter failed writing", "basic_ios::clear: iostream error")
-
-
-def _disk_is_full(error: Exception) -> bool:
-    """Return whether the disk is full by an error, of Python or of a library that wraps it in its own type."""
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
-        return True
-    # torch.save reports only how its writer noticed
-    return any(mark in str(error) for mark in _TORCH_SAVE)

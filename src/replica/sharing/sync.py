@@ -187,7 +187,7 @@ def _dataset(mirror: Mirror, name: str, entry: DatasetEntry, most_rows: int | No
     work = mirror.folder / WORK / f"datasets-{name}-{source.revision[:12]}"
     digests = hub.list_files(source, "dataset")
     there = hub.splits_at(source, digests, work)
-    parts = {split: hub.files_of_split(source, there, split) for split in lacking}
+    parts = {split: hub.files_of_split(source, there, split, digests) for split in lacking}
     mirror.repository("datasets", source)
     rows = 0
     for split, names in parts.items():
