@@ -122,7 +122,7 @@ def main(program: Callable[[], int | None]) -> None:
     except Exception as error:
         if not isinstance(error, OSError) and not disk_is_full(error):
             raise
-        print(f"error: {system_error(error)}", file=sys.stderr)
+        print(f"error: {secrets.masked(system_error(error))}", file=sys.stderr)
         sys.exit(MISTAKE)
     finally:
         gc.freeze()
