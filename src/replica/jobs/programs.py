@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import io
 import os
 import signal
 import sys
@@ -107,7 +108,8 @@ def main(program: Callable[[], int | None]) -> None:
     At the end all objects are taken from the garbage collector, which would else walk the libraries' once more.
     """
     for stream in (sys.stdout, sys.stderr):  # what the locale's encoding lacks is written as \u2192, say
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.excepthook = secrets.print_traceback
     try:
         status = program() or 0
