@@ -3,6 +3,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TORCH := $(shell cat envs/torch.txt)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Of a person's variables for pip those count that say where packages come from; the others are for other environments.
+PIP_SOURCES := $(addprefix PIP_,INDEX_URL EXTRA_INDEX_URL FIND_LINKS NO_INDEX TRUSTED_HOST PROXY CERT CLIENT_CERT CACHE_DIR NO_CACHE_DIR \
+	CONFIG_FILE DEFAULT_TIMEOUT TIMEOUT RETRIES KEYRING_PROVIDER DISABLE_PIP_VERSION_CHECK)
+unexport $(filter-out $(PIP_SOURCES),$(filter PIP_%,$(.VARIABLES)))
+export PIP_USER := 0
+export PIP_REQUIRE_VIRTUALENV := 0
 
 .PHONY: reproduce laptop test paper smoke report lint clean env lock schema
 

@@ -18,6 +18,7 @@ Beyond `snakemake-executor-plugin-slurm`, whose settings it takes under its own 
 
 import asyncio
 import functools
+import shlex
 import subprocess
 from dataclasses import dataclass, field
 from typing import Optional
@@ -105,6 +106,10 @@ class Executor(slurm.Executor):
     @next_seconds_between_status_checks.setter
     def next_seconds_between_status_checks(self, seconds: int) -> None:
         self._next_seconds_between_status_checks = seconds
+
+    def get_python_executable(self) -> str:
+        """Return Python as a word of a shell, which the executor below writes as it is."""
+        return shlex.quote(super().get_python_executable())
 
     def gpu_flags(self, job) -> str:
         """Return the flags for a job's GPUs; a job without any has none."""

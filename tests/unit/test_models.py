@@ -166,3 +166,31 @@ def test_an_image_classifier_reads_the_tower_of_a_whole_clip(tmp_path):
     assert torch.allclose(ours.clip(images).image_embeds, embedded, atol=1e-6)
     assert torch.allclose(ours(images).logits, ours.classifier(embedded), atol=1e-6)
     assert {name.split(".")[0] for name, _ in ours.named_parameters()} == {"clip", "classifier"}
+
+
+def test_a_head_of_another_shape_is_drawn_and_a_body_of_another_shape_is_named(tmp_path):
+    trained = models.build(entry(), head="classification", labels=3, seed=7)
+    save_file({name: value.clone() for name, value in trained.state_dict().items()}, tmp_path / "model.safetensors")
+    first, again, other = (
+        models.from_asset(entry(), tmp_path, head="classification", labels=2, seed=seed) for seed in (1, 1, 2)
+    )
+    assert same(first, again)
+    assert first.classifier.weight.shape == (2, 16)
+    assert not torch.equal(first.classifier.weight, other.classifier.weight)
+    for name, value in trained.bert.state_dict().items():
+        assert torch.equal(first.bert.state_dict()[name], value), name
+    kept = models.from_asset(entry(), tmp_path, head="classification", labels=3, seed=1)
+    assert torch.equal(kept.classifier.weight, trained.classifier.weight)
+    with pytest.raises(
+        AssetError, match=r"'bert\.embeddings\.word_embeddings\.weight' is \(50, 16\), .* makes it \(60, 16\)"
+    ):
+        models.from_asset(entry(vocab_size=60), tmp_path, head="classification", labels=2)
+
+
+@pytest.mark.parametrize("text", ["[1]", '{"model_type": "bert", "model_type": "gpt2"}', '{"hidden_size": 1e999}'])
+def test_a_configuration_that_is_no_exact_json_is_named(tmp_path, text):
+    trained = models.build(entry(), head="text", seed=7)
+    save_file({name: value.clone() for name, value in trained.state_dict().items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(AssetError, match=r"config\.json(: corrupt, not JSON| holds no JSON object)"):
+        models.from_asset(entry(), tmp_path, head="text")

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import sys
 
 from snakemake.exceptions import WorkflowError
@@ -56,8 +57,15 @@ BIBLIOGRAPHY = str(SUMMARY / "papers.bib")
 # Jobs read their specification from here and plan nothing. It is written when the first job starts, so a dry run writes nothing; and a
 # variable is no parameter, so a change of one run makes no other again.
 PLAN_FILE, PLAN_TEXT = stored_plan(PROJECT, PLAN)
+
+
+def in_shell(text):
+    """Quote a path for a shell, in a text in which Snakemake replaces names in braces."""
+    return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
+
+
 shell.prefix(
-    f"set -euo pipefail; export PATH='{os.path.dirname(sys.executable)}':$PATH {STORED_PLAN}='{PLAN_FILE}'"
+    f"set -euo pipefail; export PATH={in_shell(os.path.dirname(sys.executable))}:$PATH {STORED_PLAN}={in_shell(PLAN_FILE)}"
     f" GLIBC_TUNABLES=${{{{GLIBC_TUNABLES:-{MEMORY}}}}}; "
 )
 

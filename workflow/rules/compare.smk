@@ -23,7 +23,7 @@ rule compare:
         "comparing {wildcards.paper} with what was measured"
     shell:
         "python scripts/compare.py --paper {wildcards.paper} --scale {wildcards.scale} --results results"
-        " --out {output.claims} > {log} 2>&1"
+        " --out {output.claims:q} > {log:q} 2>&1"
 
 
 rule ledger:
@@ -51,5 +51,5 @@ rule ledger:
     message:
         "writing the ledger"
     shell:
-        "python scripts/ledger.py {input.claims} --out-csv {output.csv} --out-json {output.json}"
-        " --out-summary {output.summary} > {log} 2>&1"
+        "python scripts/ledger.py {input.claims:q} --out-csv {output.csv:q} --out-json {output.json:q}"
+        " --out-summary {output.summary:q} > {log:q} 2>&1"

@@ -26,4 +26,4 @@ rule evaluate:
         "evaluating {wildcards.run}, seed {wildcards.seed}: {params.tasks}"
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} -- scripts/evaluate.py"
-        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} > {log:q} 2>&1"

@@ -23,7 +23,7 @@ rule measure:
         "measuring {wildcards.run}, seed {wildcards.seed}"
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 python scripts/measure.py --scale {wildcards.scale}"
-        " --run {wildcards.run} --seed {wildcards.seed} > {log} 2>&1"
+        " --run {wildcards.run} --seed {wildcards.seed} > {log:q} 2>&1"
 
 
 rule measure_structure:
@@ -48,5 +48,5 @@ rule measure_structure:
     message:
         "measuring the models of {wildcards.paper} at their published size"
     shell:
-        "OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python scripts/structural.py --paper {wildcards.paper} --out {output.measurements}"
-        " > {log} 2>&1"
+        "OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python scripts/structural.py --paper {wildcards.paper} --out {output.measurements:q}"
+        " > {log:q} 2>&1"

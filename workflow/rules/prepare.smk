@@ -24,5 +24,5 @@ rule prepare:
     message:
         "tokenizing {wildcards.prepared}"
     shell:
-        "HF_HUB_OFFLINE=1 python scripts/prepare.py --task {params.task} --dataset {params.dataset} --tokenizer {params.tokenizer}"
-        " --max-length {params.max_length} --out {params.folder} > {log} 2>&1"
+        "HF_HUB_OFFLINE=1 python scripts/prepare.py --task {params.task:q} --dataset {params.dataset:q} --tokenizer {params.tokenizer:q}"
+        " --max-length {params.max_length:q} --out {params.folder:q} > {log:q} 2>&1"

@@ -31,7 +31,7 @@ rule tables:
     message:
         "writing the tables of {wildcards.paper}"
     shell:
-        "python scripts/tables.py --paper {wildcards.paper} --claims {input.claims} --out {output.tables} > {log} 2>&1"
+        "python scripts/tables.py --paper {wildcards.paper} --claims {input.claims:q} --out {output.tables:q} > {log:q} 2>&1"
 
 
 rule figures:
@@ -58,8 +58,8 @@ rule figures:
     message:
         "drawing the figures of {wildcards.paper}"
     shell:
-        "python scripts/figures.py --paper {wildcards.paper} --scale {wildcards.scale} --claims {input.claims} --results results"
-        " --out {output.figures} > {log} 2>&1"
+        "python scripts/figures.py --paper {wildcards.paper} --scale {wildcards.scale} --claims {input.claims:q} --results results"
+        " --out {output.figures:q} > {log:q} 2>&1"
 
 
 rule bibliography:
@@ -82,7 +82,7 @@ rule bibliography:
     message:
         "writing the bibliography"
     shell:
-        "python scripts/bibliography.py --papers {params.papers} --out {output.bib} > {log} 2>&1"
+        "python scripts/bibliography.py --papers {params.papers:q} --out {output.bib:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -108,5 +108,5 @@ rule report:
     message:
         "writing the report"
     shell:
-        "python scripts/report.py --ledger {input.ledger} --scale {params.scale} --results results --out {output.page}"
-        " > {log} 2>&1"
+        "python scripts/report.py --ledger {input.ledger:q} --scale {params.scale:q} --results results --out {output.page:q}"
+        " > {log:q} 2>&1"

@@ -21,7 +21,7 @@ rule retrieve_dataset:
     message:
         "retrieving data set {wildcards.asset}"
     shell:
-        "python scripts/retrieve.py --dataset {wildcards.asset} --out {params.folder} > {log} 2>&1"
+        "python scripts/retrieve.py --dataset {wildcards.asset} --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule retrieve_model:
@@ -39,4 +39,4 @@ rule retrieve_model:
     message:
         "retrieving model {wildcards.asset}"
     shell:
-        "python scripts/retrieve.py --model {wildcards.asset} --out {params.folder} > {log} 2>&1"
+        "python scripts/retrieve.py --model {wildcards.asset} --out {params.folder:q} > {log:q} 2>&1"

@@ -30,7 +30,7 @@ rule train:
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} --nodes {resources.nodes}"
         " --minutes {resources.runtime} -- scripts/train.py --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed}"
-        " --attempt {resources.attempt} > {log} 2>&1"
+        " --attempt {resources.attempt} > {log:q} 2>&1"
 
 
 rule targets:
@@ -58,4 +58,4 @@ rule targets:
         "storing a teacher's signals: {wildcards.run}"
     shell:
         "OMP_NUM_THREADS={threads} HF_HUB_OFFLINE=1 exec python scripts/launch.py --gpus {resources.gpu} -- scripts/targets.py"
-        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} --attempt {resources.attempt} > {log} 2>&1"
+        " --scale {wildcards.scale} --run {wildcards.run} --seed {wildcards.seed} --attempt {resources.attempt} > {log:q} 2>&1"

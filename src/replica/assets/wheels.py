@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,15 @@ from replica.assets.sources import SourceUnavailable, full_disk, safe_member
 from replica.config.asset_schema import WheelSource
 from replica.errors import AssetError
 from replica.files import sha256_file
+
+#: Variables that make pip bring another wheel than the one asked for, or none.
+PIP_OTHERS = tuple(
+    f"PIP_{name}"
+    for name in (
+        "CONSTRAINT", "DEST", "DRY_RUN", "NO_BINARY", "PLATFORM", "PRE", "PYTHON", "PYTHON_VERSION", "REQUIRE_HASHES", "REQUIRE_VIRTUALENV",
+        "REQUIREMENT",
+    )
+)  # fmt: skip
 
 
 def fetch_members(source: WheelSource, folder: Path) -> dict[str, Path]:
@@ -62,7 +72,9 @@ def download(source: WheelSource, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "20", "--dest", str(folder), label]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    done = subprocess.run(
+        command, env=_environment(), capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         if "No space left on device" in done.stderr:
             raise full_disk(f"wheel {label}", folder)
@@ -81,6 +93,11 @@ def download(source: WheelSource, folder: Path) -> Path:
             "a truncated download or another file; clear pip's cache and retrieve again"
         )
     return wheels[0]
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment without a person's settings of pip for other environments; where packages come from stays (see Makefile)."""
+    return {name: value for name, value in os.environ.items() if name not in PIP_OTHERS}
 
 
 def _reason(stderr: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from replica.errors import AssetError, ConfigError
-from replica.files import atomic_path, read_json, write_json
+from replica.files import atomic_path, has_type, read_json, write_json
 from replica.methods.registry import parse
 from replica.models.factory import WEIGHTS, body_prefix, check_weights, from_config, make_config
 from replica.models.heads import LABELLED, is_head_key
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from replica.methods.base import Method
 
 DESCRIPTION = "model.json"
-_KEYS = {"architecture", "config", "head", "labels", "structure", "tied"}
+_KEYS = {"architecture": str, "config": dict, "head": str, "labels": int, "structure": list, "tied": dict}
 
 
 def save_model(
@@ -194,6 +194,9 @@ def _read_description(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AssetError(f"{path} is missing: a stored model is {WEIGHTS} and {DESCRIPTION}")
     description = read_json(path, AssetError)
-    if not isinstance(description, dict) or set(description) != _KEYS:
+    if not isinstance(description, dict) or set(description) != set(_KEYS):
         raise AssetError(f"{path} must have exactly the keys {', '.join(sorted(_KEYS))}")
+    for key, kind in _KEYS.items():
+        if not has_type(description[key], kind):
+            raise AssetError(f"{path}: `{key}` is {description[key]!r:.60}, which is no {kind.__name__}")
     return description

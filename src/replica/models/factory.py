@@ -182,7 +182,8 @@ def from_asset(
     seed: int = 0,
     attention: str = "sdpa",
 ) -> PreTrainedModel:
-    """Load the weights in a retrieved model's folder under a head; the seed draws weights that the folder lacks.
+    """Load the weights in a retrieved model's folder under a head; the seed draws weights that the folder lacks, and a head for
+    another number of labels.
 
     The folder's `config.json` gives the fields that the registry does not. Raises AssetError when the weights cannot be
     read, do not have the architecture's shapes, or lack a weight of the body (poolers excepted); ConfigError for a head that
@@ -219,6 +220,7 @@ def from_asset(
                 local_files_only=True,
                 use_safetensors=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are looked at below
             )
     except (RuntimeError, ValueError, OSError) as error:
         raise AssetError(f"{weights} does not fit architecture '{entry.architecture}': {error}") from error
@@ -226,8 +228,11 @@ def from_asset(
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
-    if report["mismatched_keys"]:
-        raise AssetError(f"{weights} has other shapes than the registry's configuration: {report['mismatched_keys']}")
+    for key, stored_shape, shape in sorted(report["mismatched_keys"]):
+        if output_count(head, labels) is None or not is_head_key(key, body_prefix(model)):
+            raise AssetError(
+                f"{weights}: '{key}' is {tuple(stored_shape)}, the registry's configuration with head '{head}' makes it {tuple(shape)}"
+            )
     missing = sorted(key for key in report["missing_keys"] if not is_head_key(key, body_prefix(model)))
     if missing:
         shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
