@@ -142,7 +142,7 @@ def read_hub_config(path: Path) -> ModelEntry:
 
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     if not isinstance(stored, dict) or not isinstance(stored.get("model_type"), str):
         raise ConfigError(f"{path} has no `model_type`: it is no model's config.json")
