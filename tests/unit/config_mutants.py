@@ -94,7 +94,7 @@ class Mutants:
         signal.alarm(LIMIT)
         try:
             project = load_project(self.folder, papers=[mutant.paper], quick=False)
-            for scale in ("smoke", "laptop", "paper"):
+            for scale in self.random.sample(("smoke", "laptop", "paper"), 3):
                 stored_plan(project, build_plan(project, scale))
             for part in ("claims", "measurements", "layout"):
                 outputs.fingerprint(project.paper(mutant.paper), part, project)

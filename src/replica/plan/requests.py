@@ -58,6 +58,9 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
 
     Raises ConfigError with file, key and the nearest name.
     """
+    for claim in paper.claims:
+        if claim.tolerance is None and (tolerances := project.settings.tolerances):
+            known(claim.kind, tolerances, f"{paper.file}: claims.{claim.id}.kind", "kind")
     measurements = {}
     for name, measurement in paper.measurements.items():
         where = f"{paper.file}: measurements.{name}"
@@ -78,7 +81,7 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
 
 def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
     """Return the keys of a run's numbers by their first part, as `replica.claims.name_checks.Names` has them."""
-    methods = [registry.entry(item if isinstance(item, str) else item["name"]) for item in entry.methods]
+    methods = [registry.entry(item if isinstance(item, str) else item.get("name")) for item in entry.methods]
     scored = entry.evaluate
     if scored is None:
         scored = [name for name in (entry.task, *entry.together) if name in project.tasks]
