@@ -32,7 +32,10 @@ class ReplicaError(Exception):
 
 
 class ConfigError(ReplicaError):
-    """A configuration file is wrong; the message names file, key and remedy."""
+    """A configuration file is wrong; the message, of one line, names file, key and remedy."""
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 class AssetError(ReplicaError):

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from replica.config.model_sizes import check_sizes
-from replica.config.strict import Name, Seed, Strict
+from replica.config.strict import Seed, Strict
 
 
 class HubSource(Strict):
@@ -99,7 +99,7 @@ class DatasetEntry(Strict):
     splits: dict[SplitName, SplitContent | None] = Field(
         description="canonical splits; None until the first retrieval pins it"
     )
-    standins: dict[ScaleName, Name] = Field({}, description="scale: data set that takes its place there")
+    standins: dict[ScaleName, str] = Field({}, description="scale: data set that takes its place there")
 
 
 class ModelEntry(Strict):
@@ -108,17 +108,17 @@ class ModelEntry(Strict):
     title: str
     architecture: str = Field(description="bert, roberta, distilbert, t5, vit, …: a model_type of transformers")
     config: dict[str, Any] = Field(description="fields of the transformers configuration at the published size")
-    tokenizer: Name | None = Field(None, description="model whose tokenizer it uses; its own when absent")
+    tokenizer: str | None = Field(None, description="model whose tokenizer it uses; its own when absent")
     licence: str = Field("unknown", description="of the weights that the sources bring, as their publisher names it")
     terms: str = Field("", description=_TERMS)
     redistribute: Redistribute = Field("unknown", description=_REDISTRIBUTE)
     sources: Sources | None = None
-    weights_of: Name | None = Field(
+    weights_of: str | None = Field(
         None,
         description="without `sources`: model whose weights it starts with; what it has besides, or more of, is drawn by the seed",
     )
     files: dict[str, str] = Field({}, description="sha256 per file, pinned")
-    standins: dict[ScaleName, Name] = Field({}, description="scale: model that takes its place there")
+    standins: dict[ScaleName, str] = Field({}, description="scale: model that takes its place there")
 
     @field_validator("config")
     @classmethod

@@ -108,4 +108,4 @@ def train_at(entry: RunEntry, scale: Scale) -> dict[str, Any]:
 def methods_at(entry: RunEntry, scale: Scale) -> list[dict[str, Any]]:
     """Return a run's methods as mappings, with the scale's values over their fields."""
     methods = [{"name": item} if isinstance(item, str) else dict(item) for item in entry.methods]
-    return [{**item, **scale.methods.get(item.get("name", ""), {})} for item in methods]
+    return [{**item, **scale.methods.get(str(item.get("name")), {})} for item in methods]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +21,8 @@ def check_sizes(config: Mapping[str, Any]) -> None:
             if not isinstance(number, int | float):
                 if (layers or _SIZES.search(key)) and number is not None:
                     raise ValueError(f"`{key}` is a number (or a list of numbers), not {number!r:.60}")
+            elif not math.isfinite(number):
+                raise ValueError(f"`{key}: {number}` is no finite number")
             elif number < (0 if layers or (_SIZES.search(key) and "relative" not in key) else -1):
                 raise ValueError(f"`{key}: {number}` is negative")
             elif number > (MOST_LAYERS if layers else MOST):

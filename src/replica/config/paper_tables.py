@@ -24,6 +24,7 @@ from pydantic import Field
 from replica.config.patterns import fill, parts
 from replica.config.strict import Strict
 from replica.config.validation import validate
+from replica.config.yaml_files import MOST_DIGITS, read_text
 from replica.errors import ConfigError, nearest
 from replica.files import visible
 
@@ -79,8 +80,11 @@ def read_table(folder: Path, content: Any, sets: Container[str], where: str) -> 
         raise ConfigError(
             f"{where}: {spec.file}: no such file{nearest(spec.file, [p.name for p in visible(folder, '*.csv')])}"
         )
-    lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
     where = f"{where}: {spec.file}"
+    try:
+        lines = list(csv.reader(read_text(path).splitlines()))
+    except csv.Error as error:
+        raise ConfigError(f"{where}: is no CSV table: {error}") from None
     header, depth = lines[0] if lines else [], len(spec.keys) or 1
     keys, columns = header[:depth], header[depth:]
     if spec.keys and keys != spec.keys:
@@ -113,7 +117,10 @@ def read_table(folder: Path, content: Any, sets: Container[str], where: str) -> 
         for column in chosen:
             if cells[column]:
                 of_column = {name: words[column] for name, words in column_words.items()}
-                inner[column] = Leaf(_number(cells[column]), {**of_row, **of_column, "column": column})
+                number = _number(cells[column])
+                if isinstance(number, int | float) and not abs(number) < 10**MOST_DIGITS:
+                    raise ConfigError(f"{where}: {', '.join(row)}, {column}: {cells[column][:40]} is beyond any number")
+                inner[column] = Leaf(number, {**of_row, **of_column, "column": column})
     if isinstance(spec.columns, str):
         table = _without_columns(table, depth)
     return table[spec.rows] if isinstance(spec.rows, str) else table
@@ -183,7 +190,7 @@ def _without_columns(table: dict[str, Any], depth: int) -> dict[str, Any]:
 
 def _number(text: str) -> Any:
     if _INTEGER.fullmatch(text):
-        return int(text)
+        return int(text[: MOST_DIGITS + 2])
     if _DECIMAL.fullmatch(text):
         return float(text)
     return None if text == "null" else text

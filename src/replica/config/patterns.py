@@ -13,10 +13,15 @@ is a word in braces anywhere in a name. Three things fill it:
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from replica.errors import ConfigError
+
+#: Most names that one with sets stands for.
+MOST_MEMBERS = 10_000
 PART = re.compile(r"\{(\w+)\}")
 _ATOM = r"(?:\w|`[^`]*`|\{\w+\})"
 #: A whole name, with or without parts in braces.
@@ -39,7 +44,7 @@ def pattern(text: str) -> str | None:
 
 def matrix_names(key: str) -> list[str]:
     """Return the names of a key of a run's `matrix`: one, or several with commas, whose values come together."""
-    return [name.strip() for name in key.split(",")]
+    return [name.strip() for name in str(key).split(",")]
 
 
 def fill(value: Any, words: Mapping[str, Any]) -> Any:
@@ -103,6 +108,8 @@ def _members(name: str, sets: Sets) -> list[Any]:
 def _choices(name: str, sets: Sets) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield by set the label and the member, for every combination of the sets of a name."""
     words = [word for word in parts(name) if word in sets]
+    if math.prod(len(sets[word]) for word in words) > MOST_MEMBERS:
+        raise ConfigError(f"'{name[:80]}' stands for more than {MOST_MEMBERS} names")
     members = [sets[word] if isinstance(sets[word], Mapping) else {item: item for item in sets[word]} for word in words]
     for labels in itertools.product(*members):
         yield (

@@ -146,7 +146,7 @@ def _registry(path: Path, key: str, model: type) -> dict[str, Any]:
     entries = _mapping(content[key], f"{where}: {key}")
     for name in entries:
         if not (isinstance(name, str) and re.fullmatch(NAME, name)):
-            raise ConfigError(f"{where}: {key}: '{name}' is no name: {NAME_WORDS}")
+            raise ConfigError(f"{where}: {key}: {name!r} is no name: {NAME_WORDS}")
     return {name: validate(model, value, f"{where}: {key}.{name}") for name, value in entries.items()}
 
 

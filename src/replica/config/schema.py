@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from replica.config.model_sizes import check_sizes
-from replica.config.strict import Count, Id, Name, Seeds, Strict
+from replica.config.strict import Count, Id, Seeds, Strict
 
 Stage = Literal["pretrain", "teacher", "targets", "compress", "adapt"]
 Evidence = Literal["structural", "full"]
@@ -206,8 +206,8 @@ class Claim(Strict):
 class Measurement(Strict):
     """A full-size model, with methods, measured on the meta device; or data sets whose rows are counted."""
 
-    model: Name | None = Field(None, description="registered model; this or `dataset`")
-    dataset: Name | list[Name] | None = Field(
+    model: str | None = Field(None, description="registered model; this or `dataset`")
+    dataset: str | list[str] | None = Field(
         None, description="registered data set, or several counted as one; its only meter is `rows`"
     )
     methods: list[dict[str, Any] | str] = []

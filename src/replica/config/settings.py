@@ -8,7 +8,7 @@ from pydantic import Field
 
 from replica.config.asset_schema import ScaleName
 from replica.config.schema import Tolerance
-from replica.config.strict import Count, Name, Seeds, Strict
+from replica.config.strict import Count, Seeds, Strict
 from replica.config.task_schema import Kind
 
 
@@ -18,8 +18,8 @@ class Scale(Strict):
     name: ScaleName
     sections: list[Literal["laptop", "paper"]] = Field(min_length=1)
     seeds: Seeds
-    standin_models: dict[str, Name] = Field({}, description="by architecture, where a model's own entry names none")
-    standin_tasks: dict[Kind, Name] = Field({}, description="by kind, where a task's own entry names none")
+    standin_models: dict[str, str] = Field({}, description="by architecture, where a model's own entry names none")
+    standin_tasks: dict[Kind, str] = Field({}, description="by kind, where a task's own entry names none")
     train: dict[str, Any] = Field({}, description="values that replace a run's own")
     methods: dict[str, dict[str, Any]] = Field({}, description="method: values that replace a run's own")
     tune: bool = True

@@ -61,7 +61,7 @@ class Task(Strict):
 
     name: Name
     version: Count
-    dataset: Name
+    dataset: str
     kind: Kind
     inputs: list[str] = Field(
         description="columns that hold the input (one text, or two for a pair; question, context; image); `a.b` is field b of column a"
@@ -99,7 +99,7 @@ class Task(Strict):
     stride: int = Field(0, ge=0, description="span: overlap of windows in tokens")
     mask_share: float = Field(0.15, gt=0, lt=1, description="mlm: share of tokens predicted")
     next_sentence: bool = Field(False, description="mlm: pairs of segments with a next-sentence label")
-    standins: dict[ScaleName, Name] = {}
+    standins: dict[ScaleName, str] = {}
 
     @model_validator(mode="after")
     def _a_label_for_each_class(self) -> Task:

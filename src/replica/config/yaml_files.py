@@ -72,8 +72,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path) -> Any:
-    """Return a YAML file's content: mappings, lists, texts, truth values and numbers; raises ConfigError naming file and line."""
+def read_text(path: Path) -> str:
+    """Return the text of a configuration file; raises ConfigError for what is no file, is too large or is not UTF-8."""
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -84,10 +84,15 @@ def read_yaml(path: Path) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        return parse_yaml(content.decode("utf-8-sig"), str(path))
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}: is not UTF-8 (line {line}); save it in that encoding") from None
+
+
+def read_yaml(path: Path) -> Any:
+    """Return a YAML file's content: mappings, lists, texts, truth values and numbers; raises ConfigError naming file and line."""
+    return parse_yaml(read_text(path), str(path))
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -8,11 +8,13 @@ from replica.claims.cells import cells
 from replica.claims.expressions import names, split_run
 from replica.claims.name_checks import COUNTS, HISTORY, MEASURES, ONNX_MEASURES, Names, check_names
 from replica.config.project import Project
+from replica.config.references import known
 from replica.config.schema import Claim, Paper, RunEntry
 from replica.config.settings import Scale
 from replica.errors import ConfigError, nearest
 from replica.meters.registry import meters_of, result_names
 from replica.methods import registry
+from replica.models.heads import FURTHER_HEADS, HEADS
 from replica.tasks import kinds
 
 Entries = Mapping[str, RunEntry]
@@ -56,13 +58,14 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
 
     Raises ConfigError with file, key and the nearest name.
     """
+    for claim in paper.claims:
+        if claim.tolerance is None and (tolerances := project.settings.tolerances):
+            known(claim.kind, tolerances, f"{paper.file}: claims.{claim.id}.kind", "kind")
     measurements = {}
     for name, measurement in paper.measurements.items():
         where = f"{paper.file}: measurements.{name}"
-        if measurement.model is not None and measurement.model not in project.models:
-            raise ConfigError(
-                f"{where}: unknown model '{measurement.model}'{nearest(measurement.model, project.models)}"
-            )
+        known(measurement.model, project.models, where, "model")
+        known(measurement.head, {**HEADS, **FURTHER_HEADS}, f"{where}.head", "head")
         meters = meters_of(measurement, f"{where}.meters")
         try:
             methods = [registry.parse(reference)[0] for reference in measurement.methods]
@@ -78,7 +81,7 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
 
 def _numbers(project: Project, entry: RunEntry) -> dict[str, list[str]]:
     """Return the keys of a run's numbers by their first part, as `replica.claims.name_checks.Names` has them."""
-    methods = [registry.entry(item if isinstance(item, str) else item["name"]) for item in entry.methods]
+    methods = [registry.entry(item if isinstance(item, str) else item.get("name")) for item in entry.methods]
     scored = entry.evaluate
     if scored is None:
         scored = [name for name in (entry.task, *entry.together) if name in project.tasks]
