@@ -26,7 +26,7 @@ from replica.tasks.metrics import METRICS, MetricEntry
 from replica.training import checkpoints, signals
 from replica.training.evaluate import evaluate_run
 from replica.training.loop import _arguments, total_steps
-from replica.training.run import _history, parent_folder
+from replica.training.run import _history, parent_folder, retrieved_model
 from replica.training.selection import choose_candidate
 
 from .small_project import write_project
@@ -89,6 +89,21 @@ def test_parent_with_other_bytes_is_refused(tmp_path):
     (folder / "model.safetensors").write_bytes(b"weight")  # truncated
     with pytest.raises(AssetError, match=r"model.safetensors: sha256 is .* corrupt"):
         parent_folder(student, "teacher")
+
+
+def test_pretrained_weights_with_a_flipped_bit_or_of_another_model_are_refused(tmp_path):
+    project, plan, layout, names = _planned(tmp_path)
+    job, folder = job_of(project, plan, names["student"], 0), layout.model("small")
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    manifest.write(folder, asset="model", name="small")
+    assert retrieved_model(job, "small") == folder
+    (folder / "model.safetensors").write_bytes(b"weightr")  # one bit
+    with pytest.raises(AssetError, match=r"model.safetensors: sha256 is .* corrupt"):
+        retrieved_model(job, "small")
+    manifest.write(folder, asset="model", name="other")
+    with pytest.raises(AssetError, match="has name 'other', not 'small'"):
+        retrieved_model(job, "small")
 
 
 def _store_candidate(project, plan, layout, candidate, seed, selection):

@@ -260,8 +260,8 @@ def initial_model(job: RunJob, head: str, labels: int, methods: Methods) -> tupl
     if model.random:
         return models.build(entry, **options), []
     if entry.weights_of is not None:
-        return models.grown(entry, job.models[entry.weights_of], _weights(job, entry.weights_of), **options), []
-    return models.from_asset(entry, _weights(job, model.name), **options), []
+        return models.grown(entry, job.models[entry.weights_of], retrieved_model(job, entry.weights_of), **options), []
+    return models.from_asset(entry, retrieved_model(job, model.name), **options), []
 
 
 def load_teacher(job: RunJob) -> Any:
@@ -274,13 +274,13 @@ def load_teacher(job: RunJob) -> Any:
         if model.random:
             teacher = models.build(entry, head=head, seed=0)
         else:
-            teacher = models.from_asset(entry, _weights(job, model.name), head=head, labels=2, seed=0)
+            teacher = models.from_asset(entry, retrieved_model(job, model.name), head=head, labels=2, seed=0)
     else:
         return None
     return teacher.eval().requires_grad_(False)
 
 
-def _weights(job: RunJob, name: str) -> Path:
+def retrieved_model(job: RunJob, name: str) -> Path:
     """Return the folder of a retrieved model; AssetError where a file of it is missing or has another sha256."""
     folder = job.layout.model(name)
     manifest.verify(folder, name=name)
