@@ -66,7 +66,7 @@ def browse(built, tmp_path):
             "--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000", *flags, "--dump-dom",
             frame.as_uri(),
         ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=300)
         text = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)
         assert text, done.stderr[-2000:]
         found = json.loads(html.unescape(text.group(1)))

@@ -154,7 +154,7 @@ def test_a_corrupt_or_missing_file_is_named(tmp_path):
     weights.write_bytes(b"not a tensor file")
     with pytest.raises(AssetError, match=str(weights)):
         load_model(tmp_path)
-    (tmp_path / "model.json").write_text("{")
+    (tmp_path / "model.json").write_text("{", encoding="utf-8")
     with pytest.raises(AssetError, match=r"model\.json: corrupt, not JSON"):
         load_model(tmp_path)
     (tmp_path / "model.json").unlink()
@@ -165,7 +165,7 @@ def test_a_corrupt_or_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize("key, value", [("tied", ["a"]), ("labels", True), ("config", None), ("structure", {})])
 def test_a_description_of_wrong_types_is_named(tmp_path, key, value):
     save_model(models.build(entry(), head="none"), tmp_path, head="none", labels=2, structure=[])
-    description = {**json.loads((tmp_path / "model.json").read_text()), key: value}
-    (tmp_path / "model.json").write_text(json.dumps(description))
+    description = {**json.loads((tmp_path / "model.json").read_text(encoding="utf-8")), key: value}
+    (tmp_path / "model.json").write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(AssetError, match=rf"model\.json: `{key}` is .*, which is no"):
         load_model(tmp_path)

@@ -85,7 +85,9 @@ class Cluster:
 
     def call(self, *command: str) -> str:
         """Run one of SLURM's commands; returns what it prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, encoding="utf-8", timeout=60, check=False
+        )
         assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
 
@@ -103,7 +105,7 @@ class Cluster:
 
     def lose_mortal(self) -> None:
         """Let the node `mortal` die: kill its daemon and all that runs on it, then tell the controller, as its monitoring would."""
-        keepers, others = [psutil.Process(int((self.folder / "run" / "mortal.pid").read_text()))], []
+        keepers, others = [psutil.Process(int((self.folder / "run" / "mortal.pid").read_text(encoding="utf-8")))], []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 variables = process.environ()
@@ -137,7 +139,7 @@ class Controller:
 
     def text(self) -> str:
         """What it printed so far."""
-        return self.output.read_text()
+        return self.output.read_text(encoding="utf-8")
 
     def wait(self, seconds: float = 500) -> int:
         """Wait for its end and return the exit status."""
@@ -185,11 +187,14 @@ def running(folder: Path) -> Iterator[Cluster]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
             timeout=120,
             check=False,
         )
-        logs = "".join(f"== {path.name}\n{path.read_text()[-1500:]}\n" for path in sorted((folder / "log").glob("*")))
+        logs = "".join(
+            f"== {path.name}\n{path.read_text(encoding='utf-8')[-1500:]}\n"
+            for path in sorted((folder / "log").glob("*"))
+        )
         assert done.returncode == 0, f"{done.stdout}\n{logs}"
         yield Cluster(folder)
     finally:

@@ -45,7 +45,7 @@ def scale(folder: Path, values: dict[str, str]) -> None:
     replace(
         path,
         {
-            re.search(rf"\b{key}: [^,}}\n]+", path.read_text()).group(): f"{key}: {value}"
+            re.search(rf"\b{key}: [^,}}\n]+", path.read_text(encoding="utf-8")).group(): f"{key}: {value}"
             for key, value in values.items()
         },
     )
@@ -77,7 +77,7 @@ class OneRun:
     def log(self) -> str:
         """What the newest attempt of the training program printed."""
         path = self.folder / "logs" / "adapt" / "smoke" / f"{self.run}-seed0.log"
-        return path.read_text() if path.exists() else ""
+        return path.read_text(encoding="utf-8") if path.exists() else ""
 
     @property
     def resumed_at(self) -> int:
@@ -87,7 +87,7 @@ class OneRun:
 
     def result(self) -> dict[str, str]:
         """Hashes of what is stored: the weights, from which all metrics follow, and the history of the losses."""
-        files = json.loads((self.out / "manifest.json").read_text())["files"]
+        files = json.loads((self.out / "manifest.json").read_text(encoding="utf-8"))["files"]
         return {name: files[name]["sha256"] for name in ("model.safetensors", "history.jsonl")}
 
 

@@ -72,7 +72,7 @@ def _wait_for_checkpoint(run: OneRun, controller: Controller) -> None:
 
 def _freeze(run: OneRun) -> int:
     """Stop training where it is until it gets a signal to go on, as SLURM sends it before it ends a job; returns its number."""
-    number = json.loads((run.state / PROCESS).read_text())["pid"]
+    number = json.loads((run.state / PROCESS).read_text(encoding="utf-8"))["pid"]
     os.kill(number, signal.SIGSTOP)
     return number
 
@@ -88,7 +88,7 @@ def undisturbed(cluster: Cluster, site: Path, folder: Path) -> Told:
     """The same training on this machine, without SLURM or Snakemake."""
     run = copied(site, folder)
     command = program(folder, "train", "--scale", "smoke", "--run", run.run, "--seed", "0")
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, encoding="utf-8", check=False)
     return Told(run, done.returncode, done.stderr)
 
 
@@ -156,8 +156,8 @@ rule limited:
 def limited(cluster: Cluster, site: Path, folder: Path) -> Told:
     """A job reaches its time limit; nobody tells its program but the clock of the launcher."""
     shutil.copytree(site, folder, symlinks=True)
-    (folder / "Snakefile").write_text(LIMITED)
-    (folder / "program.py").write_text(PATIENT)
+    (folder / "Snakefile").write_text(LIMITED, encoding="utf-8")
+    (folder / "program.py").write_text(PATIENT, encoding="utf-8")
     with cluster.snakemake(folder, "--config", "scale=smoke", "--", "limited.done") as controller:
         status = controller.wait()
     return Told(OneRun(folder, "limited"), status, controller.text(), cluster.jobs(folder))
@@ -219,7 +219,7 @@ def _shorten(folder: Path, kept: str) -> None:
     for measurement in data["measurements"].values():
         measurement["meters"].pop("memory", None)
     data["measurements"] = {name: entry for name, entry in data["measurements"].items() if entry["meters"]}
-    (folder / "paper.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
+    (folder / "paper.yaml").write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
 
 def smoke(cluster: Cluster, site: Path, folder: Path) -> Both:

@@ -29,7 +29,7 @@ rule hold:
 
 def test_never_more_gpu_jobs_at_once_than_gpus(cluster, tmp_path):
     make_site(tmp_path, ["compacter"])
-    (tmp_path / "Snakefile").write_text(WORKFLOW)
+    (tmp_path / "Snakefile").write_text(WORKFLOW, encoding="utf-8")
     with cluster.snakemake(tmp_path) as controller:
         assert controller.wait() == 0, controller.text()[-3000:]
     jobs = cluster.jobs(tmp_path)
@@ -37,5 +37,5 @@ def test_never_more_gpu_jobs_at_once_than_gpus(cluster, tmp_path):
     starts = sorted(job.start for job in jobs)
     at_once = [sum(job.start <= moment < job.end for job in jobs) for moment in starts]
     assert max(at_once) == 2, at_once
-    seen = [(tmp_path / "seen" / f"{number}.txt").read_text().strip() for number in range(JOBS)]
+    seen = [(tmp_path / "seen" / f"{number}.txt").read_text(encoding="utf-8").strip() for number in range(JOBS)]
     assert set(seen) == {"0", "1"}, seen

@@ -42,13 +42,13 @@ rule stop:
 
 def _job(folder, name):
     path = folder / f"{name}.ready"
-    return path.read_text() if path.exists() else ""
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def test_programs_that_are_told_to_stop_may_finish_their_checkpoint(cluster, tmp_path):
     make_site(tmp_path, ["compacter"])
-    (tmp_path / "Snakefile").write_text(WORKFLOW)
-    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "Snakefile").write_text(WORKFLOW, encoding="utf-8")
+    (tmp_path / "program.py").write_text(PROGRAM, encoding="utf-8")
     names = ("TERM", "USR1")
     arguments = ("--config", "scale=smoke", "--retries", "0", "--", *(f"{name}.done" for name in names))
     with cluster.snakemake(tmp_path, *arguments) as controller:

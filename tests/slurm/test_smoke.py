@@ -26,14 +26,16 @@ def test_same_weights_predictions_and_metrics_as_the_local_run(smoke):
     for run in made:
         folder = f"results/smoke/runs/{run.id}/seed0"
         first, second = (
-            json.loads((root / folder / "manifest.json").read_text())["files"] for root in (smoke.far, smoke.near)
+            json.loads((root / folder / "manifest.json").read_text(encoding="utf-8"))["files"]
+            for root in (smoke.far, smoke.near)
         )
         assert {name: entry["sha256"] for name, entry in first.items()} == {
             name: entry["sha256"] for name, entry in second.items()
         }, run.id
         if run.evaluate:
             first, second = (
-                json.loads((root / folder / "metrics.json").read_text()) for root in (smoke.far, smoke.near)
+                json.loads((root / folder / "metrics.json").read_text(encoding="utf-8"))
+                for root in (smoke.far, smoke.near)
             )
             assert first["tasks"] == second["tasks"], run.id
 

@@ -51,7 +51,7 @@ def test_job_killed_for_its_memory_comes_back_with_more(starved):
     *failed, last = starved.jobs
     # OUT_OF_MEMORY where the kernel says so, through a control group; this cluster polls and kills the step, and its job has failed.
     assert failed and {job.state for job in failed} <= {"FAILED", "OUT_OF_MEMORY"}
-    logs = [path.read_text() for path in (starved.run.folder / "logs" / "slurm").rglob("*.log")]
+    logs = [path.read_text(encoding="utf-8") for path in (starved.run.folder / "logs" / "slurm").rglob("*.log")]
     assert len(logs) == len(failed) and all("exceeded memory limit" in text for text in logs), "kept for failed jobs"
     assert last.state == "COMPLETED"
     memory = [job.memory_mb for job in starved.jobs]
@@ -61,6 +61,6 @@ def test_job_killed_for_its_memory_comes_back_with_more(starved):
 def test_diverged_run_is_not_submitted_again(diverged):
     assert diverged.status != 0
     assert [job.state for job in diverged.jobs] == ["FAILED"]
-    mark = json.loads((diverged.run.state / "failed.json").read_text())
+    mark = json.loads((diverged.run.state / "failed.json").read_text(encoding="utf-8"))
     assert mark["status"] == 87 and "the loss is" in mark["message"]
     assert not diverged.run.out.exists()

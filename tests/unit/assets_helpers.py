@@ -78,10 +78,10 @@ def mirror_split(root: Path, repo: str, name: str, rows: list[dict], **fact) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), path)
     manifest = root / "MANIFEST.json"
-    value = json.loads(manifest.read_text()) if manifest.exists() else {"splits": []}
+    value = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {"splits": []}
     entry = {"path": path.relative_to(root).as_posix(), "rows": len(rows), "complete": True}
     value["splits"].append({**entry, "sha256": sha256(path.read_bytes()), "notes": "", **fact})
-    manifest.write_text(json.dumps(value))
+    manifest.write_text(json.dumps(value), encoding="utf-8")
     return path
 
 

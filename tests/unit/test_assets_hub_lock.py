@@ -42,9 +42,9 @@ DATA = {
 
 def change(root, registry, name, **values):
     path = root / "config" / f"{registry}.yaml"
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     content[registry].setdefault(name, {}).update(values)
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_commits_and_digests_are_written_and_read_by_the_source(root, hub):
         f"reviews: owner/data is locked at {REVISION}, 2 files",
         f"encoder: owner/model is locked at {REVISION}, 3 files",
     ]
-    stored = yaml.safe_load((root / FILE).read_text())
+    stored = yaml.safe_load((root / FILE).read_text(encoding="utf-8"))
     assert stored["datasets"]["reviews"] == {
         "repo": "owner/data",
         "revision": REVISION,
@@ -87,10 +87,10 @@ def test_commits_and_digests_are_written_and_read_by_the_source(root, hub):
     assert manifest.verify(folder)["source"]["revision"] == REVISION
     assert manifest.verify(retrieve_model(project, "encoder", root / "assets/models/encoder"))
     hub.asked.clear()
-    text = (root / FILE).read_text()
+    text = (root / FILE).read_text(encoding="utf-8")
     assert all("stays at" in line for line in locked(root).lines)
     assert hub.asked == []
-    assert (root / FILE).read_text() == text
+    assert (root / FILE).read_text(encoding="utf-8") == text
 
 
 def test_what_moves_on_the_hub_stays_until_it_is_asked_to_move(root, hub):
@@ -99,10 +99,10 @@ def test_what_moves_on_the_hub_stays_until_it_is_asked_to_move(root, hub):
     hub.repositories["models/owner/model"] = {**MODEL, "vocab.txt": b"new\n"}
     hub.heads["models/owner/model"] = NEW
     assert "stays at" in locked(root, "encoder").lines[0]
-    text = (root / FILE).read_text()
+    text = (root / FILE).read_text(encoding="utf-8")
     [line] = locked(root, "encoder", check=True).lines
     assert f"the hub has moved on to {NEW} (`replica lock --update encoder`)" in line
-    assert (root / FILE).read_text() == text
+    assert (root / FILE).read_text(encoding="utf-8") == text
     before = load_project(root).models["encoder"]
     assert (retrieve_model(load_project(root), "encoder", root / "m") / "vocab.txt").read_bytes() == b"a\n"
     [line] = locked(root, "encoder", update=True).lines
@@ -200,11 +200,11 @@ def test_the_registry_names_no_commit_and_the_lock_no_stranger(root):
         load_project(root)
     change(root, "models", "encoder", sources={"hub": {"repo": "owner/other"}})
     assert load_project(root).models["encoder"].sources.hub.revision is None  # locked for another repository
-    text = (root / FILE).read_text()
-    (root / FILE).write_text(text.replace("  encoder:", "  encodr:"))
+    text = (root / FILE).read_text(encoding="utf-8")
+    (root / FILE).write_text(text.replace("  encoder:", "  encodr:"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"hub.lock.yaml: models.encodr: .* no such entry; did you mean 'encoder'"):
         load_project(root)
-    (root / FILE).write_text(text.replace(REVISION, "main"))
+    (root / FILE).write_text(text.replace(REVISION, "main"), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config/hub.lock.yaml: .*revision"):
         load_project(root)
 
@@ -221,7 +221,7 @@ def test_the_checked_in_lock_is_as_it_is_written_and_of_the_registries(tmp_path)
     (tmp_path / "config").mkdir()
     stored = read_lock(ROOT)
     write_lock(tmp_path, stored)
-    assert (tmp_path / FILE).read_text() == (ROOT / FILE).read_text()
+    assert (tmp_path / FILE).read_text(encoding="utf-8") == (ROOT / FILE).read_text(encoding="utf-8")
     project = load_project(ROOT)
     for registry in ("datasets", "models"):
         for name, entry in getattr(stored, registry).items():

@@ -81,8 +81,8 @@ def test_licence_and_terms_change_no_run(tmp_path):
     before = set(build_plan(load_project(root), "laptop").runs)
     for name in ("datasets", "models"):
         path = root / "config" / f"{name}.yaml"
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
         for entry in values[name].values():
             entry |= {"licence": "another", "terms": "others", "redistribute": "unknown"}
-        path.write_text(yaml.safe_dump(values))
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
     assert set(build_plan(load_project(root), "laptop").runs) == before

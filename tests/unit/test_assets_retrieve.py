@@ -66,7 +66,7 @@ def test_declared_files_of_the_readme_come_before_names(mirror, tmp_path):
     mirror_split(mirror, "owner/name", "odd/part.parquet", ROWS)
     mirror_split(mirror, "owner/name", "plain/train-00000-of-00001.parquet", ROWS[:1])
     declared = "configs:\n- config_name: plain\n  data_files:\n  - split: train\n    path: odd/*.parquet\n"
-    (mirror / "datasets/owner/name/README.md").write_text(f"---\n{declared}---\n# x\n")
+    (mirror / "datasets/owner/name/README.md").write_text(f"---\n{declared}---\n# x\n", encoding="utf-8")
     folder = from_mirror(tmp_path, {"train": None})
     assert pq.read_table(folder / "train.parquet").num_rows == 2
 
@@ -139,9 +139,9 @@ def test_a_file_that_is_not_the_manifests_is_an_error(mirror, tmp_path, harm):
     elif harm == "changed":
         path.write_bytes(data.replace(b"two", b"2wo"))
     else:
-        value = json.loads((mirror / "MANIFEST.json").read_text())
+        value = json.loads((mirror / "MANIFEST.json").read_text(encoding="utf-8"))
         value["splits"][0]["rows"] = 3
-        (mirror / "MANIFEST.json").write_text(json.dumps(value))
+        (mirror / "MANIFEST.json").write_text(json.dumps(value), encoding="utf-8")
     expected = {"truncated": "truncated", "changed": sha256(data), "rows": "has 2 rows, .* says 3"}[harm]
     with pytest.raises(AssetError, match=expected):
         from_mirror(tmp_path, {"train": None})
@@ -410,7 +410,7 @@ def test_members_are_checked(small_model, members, message):
 def test_a_model_without_sources_is_its_configuration(tmp_path):
     entry = {"title": "t", "architecture": "bert", "config": {"hidden_size": 8}}
     folder = retrieve_model(project(models={"m": entry}), "m", tmp_path / "m")
-    assert json.loads((folder / "config.json").read_text()) == {"model_type": "bert", "hidden_size": 8}
+    assert json.loads((folder / "config.json").read_text(encoding="utf-8")) == {"model_type": "bert", "hidden_size": 8}
     assert manifest.verify(folder)["source"] == {"kind": "none: random initialisation"}
 
 
@@ -421,7 +421,7 @@ def command(*arguments, **environment):
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts" / "retrieve.py"), *arguments],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
         env={**os.environ, **environment},
         cwd=ROOT,

@@ -73,8 +73,8 @@ def test_parts_with_different_columns_are_an_error(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "sub" / "b.txt").write_text("two")
+    (tmp_path / "a.txt").write_text("one", encoding="utf-8")
+    (tmp_path / "sub" / "b.txt").write_text("two", encoding="utf-8")
     manifest.write(tmp_path, name="x")
     return tmp_path
 
@@ -89,7 +89,7 @@ def test_manifest_verifies_and_is_the_same_twice(folder):
 
 
 def test_verify_names_the_file_and_both_hashes(folder):
-    (folder / "a.txt").write_text("One")
+    (folder / "a.txt").write_text("One", encoding="utf-8")
     with pytest.raises(AssetError) as error:
         manifest.verify(folder)
     for part in ("a.txt", hashlib.sha256(b"one").hexdigest(), hashlib.sha256(b"One").hexdigest()):
@@ -100,11 +100,11 @@ def test_verify_refuses_missing_files_manifests_and_outside_names(folder, tmp_pa
     (folder / "sub" / "b.txt").unlink()
     with pytest.raises(AssetError, match=r"b\.txt: missing"):
         manifest.verify(folder)
-    (folder / "manifest.json").write_text(json.dumps({"files": {"../x": {"sha256": "0"}}}))
+    (folder / "manifest.json").write_text(json.dumps({"files": {"../x": {"sha256": "0"}}}), encoding="utf-8")
     with pytest.raises(AssetError, match="outside the folder"):
         manifest.verify(folder)
     for content in ("{", "[]", '{"files": {"a": {}}}'):
-        (folder / "manifest.json").write_text(content)
+        (folder / "manifest.json").write_text(content, encoding="utf-8")
         with pytest.raises(AssetError, match=r"manifest.json"):
             manifest.verify(folder)
     (folder / "manifest.json").unlink()

@@ -300,7 +300,7 @@ def test_a_corrupt_result_is_named_with_what_to_do(checkout, text, message):
     ids = ids_of(checkout)
     fill(checkout.root / "results", ids)
     path = checkout.root / "results" / "laptop" / "runs" / ids["laptop"]["plain"] / "seed1" / "metrics.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ResultError) as caught:
         rows_at(checkout, "laptop", ids)
     for part in (str(path), message, "remove the file and run `snakemake` again"):
@@ -328,7 +328,7 @@ def test_a_trend_reads_what_a_method_reports_of_each_seed(tmp_path):
     for run, density in (("run-a", 0.25), ("run-p", 0.5)):
         for seed in range(3):
             path = store_metrics(project.root / "results", "laptop", run, seed, accuracy=50.0)
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             store(path, found | {"reported": {"deft": {"density": density + seed / 100, "stated": "text"}}})
     evidence = Evidence(project, project.paper("toy"), "laptop", project.root / "results", ids)
     assert evidence._run_value("run-a", "reported.deft.density", 2) == (0.27, None)

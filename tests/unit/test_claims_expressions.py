@@ -104,5 +104,5 @@ def test_keys_are_quoted_only_where_they_must():
 
 def test_the_language_needs_no_heavy_library():
     code = "import sys, replica.claims.expressions, replica.claims.cells; print({'torch','pandas','scipy','numpy'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "set()"

@@ -164,7 +164,7 @@ def test_an_unknown_name_in_a_table(tmp_path):
 def test_declared_keys_are_the_measured_ones(path):
     """Every pinned number has a declared key, and every declared key without `*` was measured."""
     measurements = PROJECT.paper(path.stem).measurements
-    for name, results in json.loads(path.read_text())["measurements"].items():
+    for name, results in json.loads(path.read_text(encoding="utf-8"))["measurements"].items():
         if "unavailable" in results:
             continue
         measurement = measurements[name]

@@ -146,7 +146,7 @@ def test_unknown_meter_or_option_is_found_before_anything_runs(tmp_path, meters,
 )
 def test_a_file_that_is_no_mapping_is_named(tmp_path, name, text, message):
     folder = write_project(tmp_path)
-    (folder / "config" / name).write_text(text)
+    (folder / "config" / name).write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         build_plan(load_project(folder), "laptop")
     assert message in str(caught.value)
@@ -180,7 +180,7 @@ def test_scoring_with_a_head_that_was_not_trained_is_refused(tmp_path):
     write_project(tmp_path, _with_run("plain", evaluate=["words", "wider"]))
     task = json.loads(json.dumps(_task("wider")))
     task.update(dataset="words", labels=["a", "b", "c"])
-    (tmp_path / "config" / "tasks" / "wider.yaml").write_text(json.dumps(task))
+    (tmp_path / "config" / "tasks" / "wider.yaml").write_text(json.dumps(task), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"runs.laptop.plain: evaluate: task 'wider' needs another head"):
         build_plan(load_project(tmp_path), "laptop")
 
@@ -190,7 +190,7 @@ def test_tuned_run_is_not_scored_on_the_split_that_chose(tmp_path, report):
     write_project(tmp_path)
     task = _task("words")
     task["splits"] = {"train": "train", "select": "validation", "report": report}
-    (tmp_path / "config" / "tasks" / "words.yaml").write_text(json.dumps(task))
+    (tmp_path / "config" / "tasks" / "words.yaml").write_text(json.dumps(task), encoding="utf-8")
     with pytest.raises(
         ConfigError, match=r"runs.laptop.student: evaluate: task 'words' reports on the split that chooses"
     ):
@@ -221,24 +221,26 @@ def test_two_losses_in_one_run(tmp_path):
 def test_duplicate_key_and_broken_yaml_name_the_line(tmp_path):
     write_project(tmp_path)
     path = tmp_path / "config" / "papers" / "one" / "paper.yaml"
-    path.write_text(path.read_text() + "title: again\n")
+    path.write_text(path.read_text(encoding="utf-8") + "title: again\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"one/paper.yaml.*'title' is given twice"):
         _ = load_project(tmp_path).papers
-    path.write_text("id: [\n")
+    path.write_text("id: [\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"one/paper.yaml: not valid YAML \(line"):
         _ = load_project(tmp_path).papers
 
 
 def test_yaml_objects_are_not_built(tmp_path):
     write_project(tmp_path)
-    (tmp_path / "config" / "papers" / "one" / "paper.yaml").write_text("id: !!python/object/apply:os.system ['true']\n")
+    (tmp_path / "config" / "papers" / "one" / "paper.yaml").write_text(
+        "id: !!python/object/apply:os.system ['true']\n", encoding="utf-8"
+    )
     with pytest.raises(ConfigError, match=r"one/paper\.yaml"):
         _ = load_project(tmp_path).papers
 
 
 def test_json_schemas_are_those_of_the_models(root):
     for name, text in schemas().items():
-        stored = (root / "config" / "schema" / name).read_text()
+        stored = (root / "config" / "schema" / name).read_text(encoding="utf-8")
         assert json.loads(stored) == json.loads(text), f"config/schema/{name} is old: run `make schema`"
 
 
@@ -261,12 +263,12 @@ def test_every_configuration_file_fits_its_json_schema(root):
         "task": [task.model_dump(mode="json", by_alias=True) for task in project.tasks.values()],
     }
     for name, contents in entries.items():
-        schema = json.loads((root / "config" / "schema" / f"{name}.schema.json").read_text())
+        schema = json.loads((root / "config" / "schema" / f"{name}.schema.json").read_text(encoding="utf-8"))
         jsonschema.Draft202012Validator.check_schema(schema)
         validator = jsonschema.Draft202012Validator(schema)
         for content in contents:
             errors = list(validator.iter_errors(json.loads(json.dumps(content))))
             assert [f"{error.json_path}: {error.message[:200]}" for error in errors] == [], name
     wrong = {**entries["task"][0], "kind": "clasification"}
-    schema = json.loads((root / "config" / "schema" / "task.schema.json").read_text())
+    schema = json.loads((root / "config" / "schema" / "task.schema.json").read_text(encoding="utf-8"))
     assert list(jsonschema.Draft202012Validator(schema).iter_errors(wrong))

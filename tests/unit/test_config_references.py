@@ -22,12 +22,12 @@ def _refused(folder: Path, file: str, path: str, value: Any, scale: str = "lapto
     """Return the error of the small project with one value of a file changed, by its dotted path."""
     write_project(folder)
     place = folder / "config" / file
-    content = yaml.safe_load(place.read_text())
+    content = yaml.safe_load(place.read_text(encoding="utf-8"))
     inner, keys = content, [int(key) if key.isdigit() else key for key in path.split("/")]
     for key in keys[:-1]:
         inner = inner[key]
     inner[keys[-1]] = value
-    place.write_text(yaml.safe_dump(content, sort_keys=False))
+    place.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         build_plan(load_project(folder), scale)
     assert f"config/{file}" in str(caught.value), caught.value
@@ -169,15 +169,15 @@ def test_a_matrix_and_sets_of_millions_are_refused(tmp_path):
 def test_a_length_beyond_the_models_positions_is_refused(tmp_path):
     write_project(tmp_path)
     path = tmp_path / "config" / "models.yaml"
-    models = yaml.safe_load(path.read_text())
+    models = yaml.safe_load(path.read_text(encoding="utf-8"))
     for name, positions in (("base", 16), ("small", 15)):
         models["models"][name]["config"]["max_position_embeddings"] = positions
-    path.write_text(yaml.safe_dump(models))
+    path.write_text(yaml.safe_dump(models), encoding="utf-8")
     with pytest.raises(ConfigError, match="length 16 is beyond the 15 positions of this bert model"):
         build_plan(load_project(tmp_path), "laptop")
     models["models"]["small"].update(architecture="roberta")
     models["models"]["small"]["config"].update(max_position_embeddings=18, pad_token_id=1)  # 18 - 2 for padding
-    path.write_text(yaml.safe_dump(models))
+    path.write_text(yaml.safe_dump(models), encoding="utf-8")
     build_plan(load_project(tmp_path), "laptop")
 
 

@@ -24,7 +24,7 @@ SHARED = {
 def load(folder, content, name="family", write=True):
     if write:
         write_project(folder)
-    (folder / "config" / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    (folder / "config" / "tasks" / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return load_project(folder)
 
 

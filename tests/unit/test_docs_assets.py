@@ -10,7 +10,7 @@ from replica.cli import parser
 from replica.config import load_project
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs" / "assets.md").read_text()
+TEXT = (ROOT / "docs" / "assets.md").read_text(encoding="utf-8")
 COMMANDS = sorted(
     {line.partition("#")[0].strip() for line in TEXT.splitlines() if line.startswith("replica ")}
     | set(re.findall(r"`(replica (?:lock|mirror)[^`]*)`", TEXT))
@@ -27,4 +27,4 @@ def test_every_command_is_one(command):
 
 def test_there_are_commands_and_the_page_is_linked():
     assert len(COMMANDS) > 5
-    assert "(assets.md)" in (ROOT / "docs" / "architecture.md").read_text()
+    assert "(assets.md)" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

@@ -47,7 +47,7 @@ def test_the_next_writer_removes_what_is_left_of_dead_processes_of_its_machine(t
     for other in (elsewhere, living):
         other.mkdir()
     with atomic_folder(tmp_path / "tables") as folder:
-        (folder / "a.csv").write_text("1")
+        (folder / "a.csv").write_text("1", encoding="utf-8")
     assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "tables", elsewhere, living])
 
 
@@ -64,16 +64,16 @@ def test_a_folder_takes_the_place_of_whatever_has_its_name(tmp_path, monkeypatch
         monkeypatch.setattr(files.ctypes, "CDLL", lambda *arguments, **options: object())
     aim = tmp_path / "aim"
     aim.mkdir()
-    (aim / "kept").write_text("kept")
+    (aim / "kept").write_text("kept", encoding="utf-8")
     (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "old").write_text("old")
+    (tmp_path / "a" / "old").write_text("old", encoding="utf-8")
     (tmp_path / "b").symlink_to(aim)
-    (tmp_path / "c").write_text("a file")
+    (tmp_path / "c").write_text("a file", encoding="utf-8")
     for name in "abcd":
         with atomic_folder(tmp_path / name) as folder:
-            (folder / "new").write_text("new")
+            (folder / "new").write_text("new", encoding="utf-8")
         assert [path.name for path in (tmp_path / name).iterdir()] == ["new"] and not (tmp_path / name).is_symlink()
-    assert (aim / "kept").read_text() == "kept" and len(list(tmp_path.iterdir())) == 5
+    assert (aim / "kept").read_text(encoding="utf-8") == "kept" and len(list(tmp_path.iterdir())) == 5
 
 
 def test_old_or_new_is_there_at_every_moment(tmp_path):
@@ -88,7 +88,7 @@ def test_old_or_new_is_there_at_every_moment(tmp_path):
 
     def write(number):
         with atomic_folder(aim) as folder:
-            (folder / "number").write_text(str(number))
+            (folder / "number").write_text(str(number), encoding="utf-8")
 
     write(0)
     watcher = threading.Thread(target=look)
@@ -97,13 +97,13 @@ def test_old_or_new_is_there_at_every_moment(tmp_path):
         write(number)
     stop.set()
     watcher.join()
-    assert not missing and (aim / "number").read_text() == "49"
+    assert not missing and (aim / "number").read_text(encoding="utf-8") == "49"
 
 
 def test_a_folder_leaves_its_name_before_its_contents_go(tmp_path, monkeypatch):
     folder = tmp_path / "state"
     folder.mkdir()
-    (folder / "complete.json").write_text("{}")
+    (folder / "complete.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr(files.shutil, "rmtree", lambda *arguments, **options: None)  # killed here
     remove_folder(folder)
     assert not folder.exists()

@@ -48,10 +48,10 @@ def test_what_is_no_exact_json_is_blamed_on_its_file(tmp_path, text, reason):
 )
 def test_values_of_a_wrong_type_are_named(tmp_path, text, fault):
     path = tmp_path / "memory.json"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ResultError, match=rf"memory\.json: corrupt, {fault}"):
         read_result(path, {"parts": int}, "mend it", {"attempt": int})
-    path.write_text('{"parts": 2}')
+    path.write_text('{"parts": 2}', encoding="utf-8")
     assert read_result(path, {"parts": float}, optional={"attempt": int}) == {"parts": 2}
 
 

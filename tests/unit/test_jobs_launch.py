@@ -50,13 +50,13 @@ def _launch(
     folder: Path, program: str, *options: str, arguments: tuple[str, ...] = (), **more: str
 ) -> subprocess.Popen:
     script = folder / "program.py"
-    script.write_text(program)
+    script.write_text(program, encoding="utf-8")
     command = [sys.executable, "-m", "replica.jobs.launch", *options, "--", str(script), str(folder), *arguments]
-    return subprocess.Popen(command, env=_environment(folder, **more), stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=_environment(folder, **more), stderr=subprocess.PIPE, encoding="utf-8")
 
 
 def _facts(folder: Path) -> list[dict]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def _wait(path: Path, seconds: float = 20.0) -> None:
@@ -143,7 +143,7 @@ def test_a_killed_program_shows_as_a_shell_would_show_it(tmp_path):
 
 def _command(folder: Path, name: str, end: str) -> Path:
     path = folder / name
-    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/{name}.calls\n{end}\n')
+    path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/{name}.calls\n{end}\n', encoding="utf-8")
     path.chmod(0o755)
     return folder / f"{name}.calls"
 
@@ -157,7 +157,7 @@ def test_near_the_time_limit_the_job_goes_back_into_the_queue(tmp_path):
     job = _launch(tmp_path, ANSWERS, "--minutes", "0.05", SLURM_JOB_ID="17")  # a fifth of 3 s is left
     assert job.wait(timeout=30) == 85
     assert (tmp_path / f"signal-{int(signal.SIGUSR1)}").exists()
-    assert calls.read_text() == "requeue 17\n"
+    assert calls.read_text(encoding="utf-8") == "requeue 17\n"
 
 
 def test_the_time_is_slurms_which_runs_since_the_allocation(tmp_path):
@@ -166,7 +166,10 @@ def test_the_time_is_slurms_which_runs_since_the_allocation(tmp_path):
     variables = {"SLURM_JOB_ID": "18", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"}
     job = _launch(tmp_path, ANSWERS, "--minutes", "1", **variables)
     assert job.wait(timeout=25) == 85, "its own clock would ring after 48 s"
-    assert asked.read_text() == "--noheader --job 17_2 --format=%L\n" and calls.read_text() == "requeue 17_2\n"
+    assert (
+        asked.read_text(encoding="utf-8") == "--noheader --job 17_2 --format=%L\n"
+        and calls.read_text(encoding="utf-8") == "requeue 17_2\n"
+    )
 
 
 def test_a_job_that_is_told_to_end_is_not_put_back_into_the_queue(tmp_path):
@@ -182,7 +185,7 @@ def test_a_job_that_is_told_to_end_is_not_put_back_into_the_queue(tmp_path):
 def test_without_slurm_there_is_no_time_limit_and_no_second_process(tmp_path):
     job = _launch(tmp_path, "import os, sys, pathlib\npathlib.Path(sys.argv[1], 'pid').write_text(str(os.getpid()))")
     assert job.wait(timeout=30) == 0
-    assert int((tmp_path / "pid").read_text()) == job.pid, "the program takes the launcher's place"
+    assert int((tmp_path / "pid").read_text(encoding="utf-8")) == job.pid, "the program takes the launcher's place"
 
 
 def test_visible_gpus_come_from_the_nearest_source():
@@ -203,5 +206,5 @@ def test_a_lock_can_be_opened_by_the_next_user_whatever_the_umask(tmp_path):
 
 def test_without_docstrings_it_starts_programs_too(root):
     command = [sys.executable, str(root / "scripts" / "launch.py"), "--", "-c", "print(1)"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, "PYTHONOPTIMIZE": "2"}, capture_output=True, encoding="utf-8")
     assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr

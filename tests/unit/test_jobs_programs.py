@@ -60,7 +60,7 @@ def test_exit_status_is_the_programs(returned, status):
 )
 def test_a_program_imports_no_more_than_it_needs(modules, spared):
     code = f"import gc, sys; gc.disable(); import {modules}; print([m for m in {spared!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 
@@ -113,7 +113,7 @@ def test_a_reader_that_has_gone_ends_a_program_without_a_word():
 #: Where a program is to write, what is in its way, and what the error says of it.
 IN_THE_WAY = {
     "a file in place of assets": (
-        lambda root: (root / "assets").write_text(""),
+        lambda root: (root / "assets").write_text("", encoding="utf-8"),
         "assets/x",
         "assets: File exists .something else",
     ),
@@ -132,7 +132,7 @@ def test_what_is_in_the_way_of_an_asset_is_named(tmp_path, name):
     plain = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     program = [*plain, sys.executable, str(ROOT / "scripts" / "retrieve.py"), *call]
     before = sorted(tmp_path.rglob("*"))
-    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    done = subprocess.run(program, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 2
     assert re.fullmatch(rf"error: data set 'smoke-text' from generated: cannot write .*{message}.*\n", done.stderr)
     assert sorted(tmp_path.rglob("*")) == before

@@ -50,7 +50,7 @@ lock = held(Persistence.lock)
 def left_by(persistence, host=None):
     """Leave a lock as a process that was killed does; returns its number."""
     done = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, encoding="utf-8", check=True
     )
     (persistence.marks / "0.input.lock").touch()
     facts = {"pid": int(done.stdout), "host": host or platform.node(), "started": 1.0}

@@ -64,7 +64,9 @@ def test_one_status_stands_for_all(statuses, expected):
 
 def _child(tmp_path, body):
     path = tmp_path / "child.py"
-    path.write_text(f"import json, os, pathlib, signal, sys, time\nhere = pathlib.Path({str(tmp_path)!r})\n{body}")
+    path.write_text(
+        f"import json, os, pathlib, signal, sys, time\nhere = pathlib.Path({str(tmp_path)!r})\n{body}", encoding="utf-8"
+    )
     return [sys.executable, str(path)]
 
 
@@ -77,7 +79,7 @@ rank = os.environ["RANK"]
 def test_each_process_gets_the_variables_of_torchrun(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert spread.launch(_child(tmp_path, WRITES), Shape(1, 2)) == 0
-    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(2))
     assert first.pop("RANK") == "0" and first.pop("LOCAL_RANK") == "0"
     assert second.pop("RANK") == "1" and second.pop("LOCAL_RANK") == "1"
     assert first == second
@@ -99,7 +101,7 @@ sys.exit(max(process.wait() for process in started))
 def test_several_nodes_are_reached_through_srun(tmp_path, monkeypatch):
     """A stand-in for srun starts the program once for each node, here; there it starts its own two processes."""
     srun = tmp_path / "srun"
-    srun.write_text(SRUN)
+    srun.write_text(SRUN, encoding="utf-8")
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
@@ -112,9 +114,9 @@ else:
     sys.exit(launch([sys.executable, *sys.argv], shape(4, asked)))
 """
     assert spread.launch(_child(tmp_path, body), Shape(2, 2)) == 0
-    options = json.loads((tmp_path / "srun.json").read_text())
+    options = json.loads((tmp_path / "srun.json").read_text(encoding="utf-8"))
     assert {"--overlap", "--nodes=2", "--ntasks=2", "--ntasks-per-node=1"} <= set(options)
-    found = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(4)]
+    found = [json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(4)]
     assert [facts["LOCAL_RANK"] for facts in found] == ["0", "1", "0", "1"]
     assert {facts["WORLD_SIZE"] for facts in found} == {"4"}
     assert len({(facts["MASTER_ADDR"], facts["MASTER_PORT"]) for facts in found}) == 1

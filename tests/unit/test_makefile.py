@@ -25,12 +25,12 @@ def test_clean_removes_what_a_run_made_and_keeps_what_is_committed(root, tmp_pat
     for name in (*GONE, *KEPT):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("x")
+        path.write_text("x", encoding="utf-8")
     (tmp_path / "envs").mkdir()
-    (tmp_path / "envs" / "torch.txt").write_text("torch==0")
+    (tmp_path / "envs" / "torch.txt").write_text("torch==0", encoding="utf-8")
     shutil.copy(root / "Makefile", tmp_path)
     done = subprocess.run(
-        ["make", "clean"], cwd=tmp_path, input=f"{answer}\n", text=True, capture_output=True, check=True
+        ["make", "clean"], cwd=tmp_path, input=f"{answer}\n", encoding="utf-8", capture_output=True, check=True
     )
     assert [(tmp_path / name).exists() for name in GONE] == [not gone] * len(GONE)
     assert all((tmp_path / name).exists() for name in KEPT)
@@ -42,8 +42,8 @@ def test_clean_removes_what_a_run_made_and_keeps_what_is_committed(root, tmp_pat
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
 def test_a_persons_settings_of_pip_do_not_reach_the_environment(root, tmp_path):
     (tmp_path / "envs").mkdir()
-    (tmp_path / "envs" / "torch.txt").write_text("torch==0")
-    (tmp_path / "show.mk").write_text("show:\n\t@env\n")
+    (tmp_path / "envs" / "torch.txt").write_text("torch==0", encoding="utf-8")
+    (tmp_path / "show.mk").write_text("show:\n\t@env\n", encoding="utf-8")
     own = {
         "PIP_USER": "1",
         "PIP_REQUIRE_VIRTUALENV": "1",
@@ -56,7 +56,7 @@ def test_a_persons_settings_of_pip_do_not_reach_the_environment(root, tmp_path):
     command = ["make", "-f", str(root / "Makefile"), "-f", "show.mk", "show"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     done = subprocess.run(
-        command, cwd=tmp_path, env={**plain, **own, **sources}, text=True, capture_output=True, check=True
+        command, cwd=tmp_path, env={**plain, **own, **sources}, encoding="utf-8", capture_output=True, check=True
     )
     seen = dict(line.split("=", 1) for line in done.stdout.splitlines() if line.startswith("PIP_"))
     assert seen == {**sources, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}

@@ -150,7 +150,7 @@ def test_the_page_shows_sizes_ratios_and_reasons():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_without_a_gpu_the_program_writes_nothing(tmp_path):
     command = [sys.executable, "scripts/memory_reference.py", "--out", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0
     assert done.stdout == "no NVIDIA GPU on this machine: no measurement was made\n"
     assert not list(tmp_path.iterdir())

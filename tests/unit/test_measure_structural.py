@@ -174,7 +174,7 @@ def test_the_program_says_an_unknown_paper_in_one_line(tmp_path):
         str(tmp_path / "x"),
     ]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, capture_output=True, encoding="utf-8", check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")

@@ -172,13 +172,14 @@ def project_of(tmp_path, rows, train=None, revision="0" * 40):
     }
     entry["splits"] = {"train": train, "test": None}
     content = {"datasets": {**DATASETS["datasets"], "counted": entry}}
-    (root / "config" / "datasets.yaml").write_text(json.dumps(content))
+    (root / "config" / "datasets.yaml").write_text(json.dumps(content), encoding="utf-8")
     if revision is not None:
         write_lock(root, HubLock(datasets={"counted": Locked(repo="group/counted", revision=revision)}))
     folder = tmp_path / "mirror" / "datasets" / "group" / "counted" / "default"
     folder.mkdir(parents=True)
     (folder.parent / "README.md").write_text(
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: default/train-*\n---\n"
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: default/train-*\n---\n",
+        encoding="utf-8",
     )
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "train-00000-of-00001.parquet")
     return root
@@ -219,7 +220,7 @@ def test_part_of_a_split_is_never_taken_for_it(tmp_path, monkeypatch):
     root = project_of(tmp_path, TRAIN)
     path = "datasets/group/counted/default/train-00000-of-00001.parquet"
     fact = {"path": path, "rows": 4, "official_rows": 40, "complete": False}
-    (tmp_path / "mirror" / "MANIFEST.json").write_text(json.dumps({"splits": [fact]}))
+    (tmp_path / "mirror" / "MANIFEST.json").write_text(json.dumps({"splits": [fact]}), encoding="utf-8")
     monkeypatch.setenv("REPLICA_MIRROR", str(tmp_path / "mirror"))
     row = rows_of(root, tmp_path / "results")["size:train"]
     assert row["verdict"] == "not-run" and "not complete: 4 of 40 rows" in row["reason"]

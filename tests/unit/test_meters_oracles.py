@@ -276,7 +276,7 @@ print(json.dumps({"peaks": peaks, "rss": 1024 * resource.getrusage(resource.RUSA
 def test_models_of_billions_are_measured_in_less_than_4_gb():
     """Weights, gradients and Adam's moments alone are 16 bytes a parameter: 108 GB of LLaMA-7B."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", BOUNDED, str(ROOT)], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", BOUNDED, str(ROOT)], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])

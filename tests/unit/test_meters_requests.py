@@ -102,7 +102,7 @@ def test_labels_that_no_memory_holds_are_refused_before_anything_is_built():
 )
 def test_flags_that_do_not_parse_are_one_line(arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "replica.cli", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "replica.cli", *arguments], capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()

@@ -101,7 +101,7 @@ def asset(tmp_path):
     model = models.build(entry(), head="none", seed=3)
     save_file(dict(model.state_dict()), tmp_path / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "config.json").write_text(
-        json.dumps({"model_type": "bert", "position_embedding_type": "absolute", **BERT})
+        json.dumps({"model_type": "bert", "position_embedding_type": "absolute", **BERT}), encoding="utf-8"
     )
     return tmp_path, model
 
@@ -191,6 +191,6 @@ def test_a_head_of_another_shape_is_drawn_and_a_body_of_another_shape_is_named(t
 def test_a_configuration_that_is_no_exact_json_is_named(tmp_path, text):
     trained = models.build(entry(), head="text", seed=7)
     save_file({name: value.clone() for name, value in trained.state_dict().items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(text)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
     with pytest.raises(AssetError, match=r"config\.json(: corrupt, not JSON| holds no JSON object)"):
         models.from_asset(entry(), tmp_path, head="text")

@@ -121,7 +121,7 @@ def test_no_other_module_holds_a_table_of_architectures():
     for path in sorted(SOURCE.rglob("*.py")):
         if path == SOURCE / "models/architectures.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Tuple, ast.List, ast.Set)):
                 entries = node.elts
             elif isinstance(node, ast.Dict):

@@ -28,8 +28,10 @@ metric:,,,squad_f1,accuracy,
 def _read(folder, claims, table=TABLE, **changes):
     folder = folder / "one"
     folder.mkdir(exist_ok=True)
-    (folder / "table.csv").write_text(table)
-    (folder / "paper.yaml").write_text(yaml.safe_dump(paper(claims=claims, tables=[], figures=[], **changes)))
+    (folder / "table.csv").write_text(table, encoding="utf-8")
+    (folder / "paper.yaml").write_text(
+        yaml.safe_dump(paper(claims=claims, tables=[], figures=[], **changes)), encoding="utf-8"
+    )
     return read_paper(folder)
 
 
@@ -177,7 +179,7 @@ def test_papers_that_are_there_are_enabled_unless_disabled(tmp_path):
 
 def test_a_paper_as_a_single_file_is_told_where_to_go(tmp_path):
     folder = write_project(tmp_path)
-    (folder / "config/papers/two.yaml").write_text("id: two\n")
+    (folder / "config/papers/two.yaml").write_text("id: two\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"config/papers/two.yaml: a paper is a folder; rename it two/paper.yaml"):
         _ = load_project(folder).papers
 

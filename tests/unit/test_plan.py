@@ -148,7 +148,7 @@ def test_parsing_imports_no_torch_transformers_pandas_or_matplotlib(root):
         "for scale in p.scales: build_plan(p, scale)\n"
         "print([m for m in ('torch', 'transformers', 'pandas', 'matplotlib', 'pyarrow') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
 
@@ -228,16 +228,16 @@ def test_what_is_reported_is_that_of_a_method_of_the_run(tmp_path):
 
 def _together(folder, **entry):
     project = write_project(folder)
-    task = (project / "config/tasks/words.yaml").read_text()
+    task = (project / "config/tasks/words.yaml").read_text(encoding="utf-8")
     for name, more in (("pairs", ""), ("numbers", "kind: regression\nlabels: []\n")):
         text = task.replace("name: words", f"name: {name}", 1)
         text = text.replace("kind: classification\n", more) if more else text
         text = text.replace("labels:\n- a\n- b\n", "") if more else text
-        (project / f"config/tasks/{name}.yaml").write_text(text)
+        (project / f"config/tasks/{name}.yaml").write_text(text, encoding="utf-8")
     other = paper()
     plain = other["runs"]["laptop"]["plain"]
     plain.update({"together": ["pairs"], **entry})
-    (project / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(other, sort_keys=False))
+    (project / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(other, sort_keys=False), encoding="utf-8")
     return build_plan(load_project(project), "laptop")
 
 

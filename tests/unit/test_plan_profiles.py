@@ -28,10 +28,10 @@ def _with_limits(root, folder, name="slurm", **limits):
     """A profile with other limits for all its partitions."""
     shutil.copytree(root / "workflow" / "profiles" / name, folder / "workflow" / "profiles" / name)
     path = folder / "workflow" / "profiles" / name / "partitions.yaml"
-    content = yaml.safe_load(path.read_text())
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
     for partition in content["partitions"].values():
         partition.update({key: value for key, value in limits.items() if key in partition})
-    path.write_text(yaml.safe_dump(content))
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
     return read_profile(folder, name)
 
 
@@ -117,6 +117,6 @@ def test_unknown_profile_and_unreadable_partitions_are_one_line(root, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'slurm'"):
         read_profile(root, "slurmm")
     shutil.copytree(root / "workflow" / "profiles" / "slurm", tmp_path / "mine")
-    (tmp_path / "mine" / "partitions.yaml").write_text("partitions: {gpu: {max_gpus: 1}}")
+    (tmp_path / "mine" / "partitions.yaml").write_text("partitions: {gpu: {max_gpus: 1}}", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"partitions\.yaml: .*max_gpus"):
         read_profile(tmp_path, "mine")

@@ -32,8 +32,14 @@ def _gpu_project(folder, gpus: int, *, train: dict | None = None, per_node: int 
     one["claims"][0].update(ours="runs.plain.words.accuracy", not_run=None)
     folder = write_project(folder, one)
     path = folder / "config" / "scales" / "paper.yaml"
-    known = yaml.safe_load(path.read_text()) if path.exists() else {"name": "paper", "sections": ["paper"], "seeds": 1}
-    path.write_text(yaml.safe_dump({**known, "gpus_per_node": per_node, "threads": 4, "mem_mb": 1000}))
+    known = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        if path.exists()
+        else {"name": "paper", "sections": ["paper"], "seeds": 1}
+    )
+    path.write_text(
+        yaml.safe_dump({**known, "gpus_per_node": per_node, "threads": 4, "mem_mb": 1000}), encoding="utf-8"
+    )
     return folder
 
 

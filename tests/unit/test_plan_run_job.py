@@ -54,7 +54,7 @@ def test_a_program_plans_only_where_no_plan_is_stored(planned, monkeypatch):
     monkeypatch.setenv(STORED_PLAN, os.path.relpath(path, project.root))
     assert run_job(run_parser("").parse_args(arguments)).run.names == {"plain"}, "planned here"
     store_plan(path, text)
-    (project.root / "config" / "config.yaml").write_text("broken")
+    (project.root / "config" / "config.yaml").write_text("broken", encoding="utf-8")
     assert run_job(run_parser("").parse_args(arguments)).run.spec == plan.runs[run].spec, "nothing of config is read"
 
 

@@ -18,8 +18,8 @@ def test_a_sealed_file_is_read_whatever_its_layout_and_order_of_keys(tmp_path):
     stored = seals.read_sealed(path, ["run"])
     assert {key: value for key, value in stored.items() if key != "seal"} == CONTENT
     assert stored["seal"]["inputs"] == {"manifest.json": "ab"} and stored["seal"]["code"] == {"sha256": "cd"}
-    turned = dict(reversed(json.loads(path.read_text()).items()))
-    path.write_text(json.dumps(turned, ensure_ascii=True))
+    turned = dict(reversed(json.loads(path.read_text(encoding="utf-8")).items()))
+    path.write_text(json.dumps(turned, ensure_ascii=True), encoding="utf-8")
     assert seals.read_sealed(path) == stored
 
 

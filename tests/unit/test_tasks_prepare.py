@@ -232,7 +232,7 @@ def test_missing_or_broken_files_are_named(tmp_path, pieces):
     with pytest.raises(AssetError, match=r"validation\.parquet"):
         prepare(this, data, pieces, tmp_path / "out")
     (tmp_path / "tok").mkdir()
-    (tmp_path / "tok" / "tokenizer.json").write_text("{}")
+    (tmp_path / "tok" / "tokenizer.json").write_text("{}", encoding="utf-8")
     dataset(data, validation=[{"text": "a", "label": 0}])
     with pytest.raises(AssetError, match=r"tokenizer\.json is not a tokenizer"):
         prepare(this, data, tmp_path / "tok", tmp_path / "out")
@@ -244,8 +244,10 @@ def test_missing_or_broken_files_are_named(tmp_path, pieces):
 def test_a_tokenizer_without_tokenizer_json_is_converted(tmp_path):
     folder = tmp_path / "bert"
     folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]) + "\n")
-    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "##b"]) + "\n", encoding="utf-8"
+    )
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     this = task("classification", target="label", labels=["no", "yes"])
     split = prepared(tmp_path, this, [{"text": "A ab", "label": 0}], folder)
     assert split[0]["input_ids"].tolist() == [2, 5, 5, 6, 3]
@@ -272,7 +274,11 @@ def test_the_program_prepares_a_registered_task_and_says_what_is_wrong(tmp_path,
     manifest.write(pieces, asset="model", name="pieces")
     common = ["--dataset", str(data), "--tokenizer", str(pieces), "--root", str(ROOT), "--out", str(tmp_path / "out")]
     program.program(["--task", "smoke-sentiment", *common])
-    assert json.loads((tmp_path / "out" / "facts.json").read_text())["rows"] == {"train": 1, "select": 1, "report": 1}
+    assert json.loads((tmp_path / "out" / "facts.json").read_text(encoding="utf-8"))["rows"] == {
+        "train": 1,
+        "select": 1,
+        "report": 1,
+    }
     with pytest.raises(ConfigError, match="did you mean 'smoke-sentiment'"):
         program.program(["--task", "smoke-sentimental", *common])
     splits = {"train": {"rows": 1, "sha256": "0" * 64}}
@@ -478,7 +484,7 @@ def test_the_number_of_inputs_is_that_of_the_kind(kind, columns, wanted):
 @pytest.mark.parametrize("config", [{"size": "big"}, {"size": 0}, {"image_mean": 0.5}, {"image_std": ["a"]}, []])
 def test_an_images_preprocessing_of_wrong_types_is_named(tmp_path, config):
     data = dataset(tmp_path / "data", train=[{"image": [[0]], "label": 0}], validation=[{"image": [[0]], "label": 0}])
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(config), encoding="utf-8")
     this = task("image", inputs=["image"], target="label", labels=["a", "b"])
     with pytest.raises(AssetError, match=r"preprocessor_config\.json: `"):
         prepare(this, data, tmp_path, tmp_path / "out")

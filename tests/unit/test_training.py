@@ -65,7 +65,7 @@ def test_corrupt_checkpoint_is_a_clear_error(tmp_path):
 
 def test_unreadable_seal_is_a_clear_error(tmp_path):
     path = _checkpoint(tmp_path, 10)
-    (path / checkpoints.SEAL).write_text('{"model.saf')
+    (path / checkpoints.SEAL).write_text('{"model.saf', encoding="utf-8")
     with pytest.raises(TrainingError, match=r"complete.json: corrupt, not JSON .*remove .*checkpoint-10"):
         checkpoints.latest(tmp_path, "this")
 

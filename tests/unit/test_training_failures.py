@@ -121,10 +121,10 @@ def test_a_change_of_what_the_run_is_made_from_clears_the_mark(planned):
     seen = {first, _mark(planned, "student", seed=2), _mark(planned, "student", processes=2), _mark(planned)}
     parent = layout.run("laptop", run.parents["teacher"], plan.parent_seed(run.parents["teacher"], 1))
     parent.mkdir(parents=True)
-    (parent / "manifest.json").write_text("{}")
+    (parent / "manifest.json").write_text("{}", encoding="utf-8")
     made = _mark(planned, "student")
     seen.add(made)
-    (parent / "metrics.json").write_text("{}")  # the parent's own score, which may be made meanwhile
+    (parent / "metrics.json").write_text("{}", encoding="utf-8")  # the parent's own score, which may be made meanwhile
     assert _mark(planned, "student") == made
     (parent / "model.safetensors").write_bytes(b"mended")
     data = layout.prepared(run.data)
@@ -155,7 +155,7 @@ def test_another_fingerprint_or_a_removed_checkpoint_lets_it_try_again(tmp_path)
         change()
         failures.refuse(tmp_path, "mark")
         assert not (tmp_path / FAILED).exists()
-    (tmp_path / FAILED).write_text('{"status": 8')
+    (tmp_path / FAILED).write_text('{"status": 8', encoding="utf-8")
     failures.refuse(tmp_path, "mark")
     assert not (tmp_path / FAILED).exists()
 
@@ -175,7 +175,7 @@ def test_a_later_attempt_after_a_kill_without_notice_takes_smaller_parts(tmp_pat
     assert "attempt 2" in capsys.readouterr().err
     _killed(tmp_path, 2)
     assert out_of_memory.parts(tmp_path, 3, 8) == 4
-    assert json.loads((tmp_path / MEMORY).read_text())["parts"] == 4
+    assert json.loads((tmp_path / MEMORY).read_text(encoding="utf-8"))["parts"] == 4
     _killed(tmp_path, 3)
     assert out_of_memory.parts(tmp_path, 4, 3) == 4 - 1, "not more parts than sentences"
 

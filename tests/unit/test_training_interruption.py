@@ -27,7 +27,7 @@ sys.exit(85 if interruption.requested else 0)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_while_the_process_writes_its_log_is_a_request(number):
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    process = subprocess.Popen([sys.executable, "-c", WRITES], stderr=subprocess.PIPE, text=True, env=buffered)
+    process = subprocess.Popen([sys.executable, "-c", WRITES], stderr=subprocess.PIPE, encoding="utf-8", env=buffered)
     said = [process.stderr.readline()]
     time.sleep(1)  # the pipe is full: the process waits in the middle of a line
     process.send_signal(number)

@@ -23,15 +23,18 @@ def make_checkout(
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "Snakefile", folder / "Snakefile")
     config = folder / "config" / "config.yaml"
-    config.write_text(re.sub(r"disabled: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text()))
+    config.write_text(
+        re.sub(r"disabled: \[.*?\]", f"papers: [{', '.join(papers)}]", config.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
     scale = folder / "config" / "scales" / "smoke.yaml"
-    text = scale.read_text()
+    text = scale.read_text(encoding="utf-8")
     if sections is not None:
         text = text.replace("sections: [laptop, paper]", f"sections: [{', '.join(sections)}]")
     for key, value in (smoke or {}).items():
         text, count = re.subn(rf"\b{key}: [^,}}\n]+", f"{key}: {value}", text)
         assert count == 1, key
-    scale.write_text(text)
+    scale.write_text(text, encoding="utf-8")
     return folder
 
 
@@ -45,7 +48,13 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> subprocess.C
     """Run Snakemake in the checkout; standard output and error come back together."""
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nocolor", *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        check=False,
     )
     if check:
         assert done.returncode == 0, done.stdout[-6000:]

@@ -70,7 +70,7 @@ class FakeSlurm:
             record = (
                 '{ printf "%s %s" "$(date +%s.%N)" "' + name + '"; printf " %q" "$@"; echo; } >> "$FAKE_SLURM/calls"'
             )
-            path.write_text(f"#!/bin/bash\nexec 9>>$FAKE_SLURM/lock; flock 9\n{record}\n{script}\n")
+            path.write_text(f"#!/bin/bash\nexec 9>>$FAKE_SLURM/lock; flock 9\n{record}\n{script}\n", encoding="utf-8")
             path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -83,7 +83,7 @@ class FakeSlurm:
         """Return (time, command, arguments) of every call."""
         path = self.folder / "calls"
         found = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             moment, command, *arguments = shlex.split(line.replace("$'", "'"))
             found.append((float(moment), command, arguments))
         return found

@@ -45,7 +45,7 @@ def make_lab(folder: Path) -> Path:
     """Make a checkout of two papers with few runs, at smoke scale, with the code in it, under git and DVC."""
     make_checkout(folder, list(KEPT), sections=["laptop"])
     path = folder / "config" / "config.yaml"
-    path.write_text(path.read_text().replace("scale: laptop", "scale: smoke"))
+    path.write_text(path.read_text(encoding="utf-8").replace("scale: laptop", "scale: smoke"), encoding="utf-8")
     for paper, kept in KEPT.items():
         path = folder / "config" / "papers" / paper
         value = read_paper(path).model_dump(mode="json", by_alias=True, exclude_unset=True)
@@ -54,7 +54,7 @@ def make_lab(folder: Path) -> Path:
         measured = {name: item for name, item in value["measurements"].items() if name in read}
         value = {key: part for key, part in value.items() if key not in ("tables", "figures")}  # of the others' claims
         (path / "paper.yaml").write_text(
-            yaml.safe_dump({**value, "claims": claims, "measurements": measured}, sort_keys=False)
+            yaml.safe_dump({**value, "claims": claims, "measurements": measured}, sort_keys=False), encoding="utf-8"
         )
     shutil.copytree(ROOT / "src" / "replica", folder / "src" / "replica", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
@@ -70,7 +70,13 @@ def python_path(folder: Path) -> str:
 def run(folder: Path, command: list[str], more: dict[str, str], check: bool) -> subprocess.CompletedProcess[str]:
     environ = {**environment(), **SOMEBODY, "PYTHONPATH": python_path(folder), **more}
     done = subprocess.run(
-        command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        check=False,
     )
     if check:
         assert done.returncode == 0, done.stdout[-6000:]
@@ -130,7 +136,7 @@ def _served(command: list[str], port: int, place: Path, **more: str) -> Iterator
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            assert process.poll() is None, (place / "server.log").read_text()
+            assert process.poll() is None, (place / "server.log").read_text(encoding="utf-8")
             time.sleep(0.1)
         yield process
     finally:
@@ -190,7 +196,7 @@ def ssh_remote(place: Path) -> Iterator[Remote]:
         "PermitRootLogin": "yes",
         "Subsystem": "sftp internal-sftp",
     }
-    (place / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in config.items()))
+    (place / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in config.items()), encoding="utf-8")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd's own wish
     with _served([shutil.which("sshd") or "/usr/sbin/sshd", "-D", "-e", "-f", str(place / "sshd_config")], port, place):

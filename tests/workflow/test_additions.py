@@ -139,17 +139,17 @@ def checkout(tmp_path_factory):
     (folder / "results" / "pinned").symlink_to(ROOT / "results" / "pinned")
     paper = folder / "config" / "papers" / "gated_sublayers"
     paper.mkdir()
-    (paper / "paper.yaml").write_text(PAPER)
-    (paper / "table1.csv").write_text(TABLE)
+    (paper / "paper.yaml").write_text(PAPER, encoding="utf-8")
+    (paper / "table1.csv").write_text(TABLE, encoding="utf-8")
     method = folder / "src" / "replica" / "methods" / "pruning" / "sublayer_gates"
     method.mkdir()
-    (method / "config.py").write_text(CONFIG)
-    (method / "method.py").write_text(METHOD)
+    (method / "config.py").write_text(CONFIG, encoding="utf-8")
+    (method / "method.py").write_text(METHOD, encoding="utf-8")
     table = folder / "tests" / "methods" / "table.py"
     start = "ROWS: list[Row] = [\n"
-    text = table.read_text()
+    text = table.read_text(encoding="utf-8")
     assert start in text
-    table.write_text(text.replace(start, f'{start}    Row("sublayer-gates"),\n'))
+    table.write_text(text.replace(start, f'{start}    Row("sublayer-gates"),\n'), encoding="utf-8")
     return folder
 
 
@@ -157,7 +157,13 @@ def _run(folder, *arguments):
     variables = {**environment(), "PYTHONPATH": str(folder / "src"), "COLUMNS": "200"}
     command = [sys.executable, "-m", *arguments]
     done = subprocess.run(
-        command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        cwd=folder,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
     return done.stdout

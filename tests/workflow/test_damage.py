@@ -125,7 +125,7 @@ def consumers(site: Site) -> dict[str, Consumer]:
         return lambda: {p.name: sha256_file(p) for pattern in patterns for p in target.glob(pattern) if p.is_file()}
 
     def content(path: Path, *keys: str) -> Callable[[], Any]:
-        return lambda: {key: json.loads(path.read_text())[key] for key in keys}
+        return lambda: {key: json.loads(path.read_text(encoding="utf-8"))[key] for key in keys}
 
     sized = ("--max-length", str(facts.max_length))
     dataset, tokenizer = layout.dataset(facts.dataset), layout.model(facts.tokenizer)

@@ -47,12 +47,12 @@ def _train(run, *options):
 
 
 def _call(folder, command):
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, encoding="utf-8", check=False)
 
 
 def _result(folder, run):
     path = folder / "results" / "smoke" / "runs" / run / "seed1"
-    history = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    history = [json.loads(line) for line in (path / "history.jsonl").read_text(encoding="utf-8").splitlines()]
     return history, load_file(path / "model.safetensors"), manifest.verify(path)
 
 
@@ -107,7 +107,7 @@ def test_a_signal_stops_both_at_one_step_and_any_number_of_processes_goes_on(alo
         cwd=folder,
         env=environment(),
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     for line in started.stderr:
         if (found := re.match(r"step (\d+)/", line)) and int(found.group(1)) >= 3:
@@ -116,10 +116,10 @@ def test_a_signal_stops_both_at_one_step_and_any_number_of_processes_goes_on(alo
     said = started.stderr.read()
     assert started.wait() == INTERRUPTED, said
     state = folder / "state" / "smoke" / run / "seed1"
-    record = json.loads((state / "process.json").read_text())
+    record = json.loads((state / "process.json").read_text(encoding="utf-8"))
     assert 3 <= record["stopped"] < STEPS
     checkpoint = state / f"checkpoint-{record['stopped']}"
-    sealed = json.loads((checkpoint / "complete.json").read_text())
+    sealed = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
     assert {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth"} <= set(sealed)
     assert not (folder / "results").exists(), "a half-trained run stores nothing"
     done = _call(folder, program(folder, "train", *_train(run, "--processes", str(then))))
@@ -164,7 +164,7 @@ def test_out_of_memory_comes_back_in_smaller_parts_of_the_same_batches(alone, tm
 def test_a_kill_without_notice_makes_a_later_attempt_smaller_and_a_requeued_one_not(alone, tmp_path, attempt, parts):
     folder, run = _beside(alone, tmp_path), alone[1]["adapt"]
     started = subprocess.Popen(
-        program(folder, "train", *_train(run)), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True
+        program(folder, "train", *_train(run)), cwd=folder, env=environment(), stderr=subprocess.PIPE, encoding="utf-8"
     )
     for line in started.stderr:
         if line.startswith(f"step {EVERY + 2}/"):
@@ -193,7 +193,7 @@ def test_two_processes_that_diverge_end_with_one_status_and_are_not_tried_again(
     assert first.returncode == DIVERGED, first.stderr
     [message] = set(re.findall(r"^error: (the loss is (?:nan|inf) at step \d+ of .*)$", first.stderr, re.MULTILINE))
     mark = folder / "state" / "smoke" / runs["adapt"] / "seed1" / "failed.json"
-    assert json.loads(mark.read_text())["message"] == message
+    assert json.loads(mark.read_text(encoding="utf-8"))["message"] == message
     again = _call(folder, [*command, "--attempt", "2"])
     assert again.returncode == DIVERGED
     assert again.stderr.startswith(f"error: {message} [failed so") and "step 1/" not in again.stderr
@@ -206,5 +206,7 @@ def test_a_run_that_diverges_is_trained_once_however_often_it_is_submitted(diver
     assert done.returncode != 0
     assert done.stdout.count("Trying to restart job") == 2, done.stdout[-3000:]
     [log] = (folder / "logs").glob(f"adapt/smoke/{runs['adapt']}-seed0*.log")
-    assert "[failed so" in log.read_text() and "step 1/" not in log.read_text(), "the last attempt trained again"
+    assert "[failed so" in log.read_text(encoding="utf-8") and "step 1/" not in log.read_text(encoding="utf-8"), (
+        "the last attempt trained again"
+    )
     assert not (folder / target).exists()

@@ -89,7 +89,7 @@ def made(tmp_path_factory):
     }
     text = yaml.safe_dump({**paper, "runs": {"laptop": runs}, "claims": [claim]}, sort_keys=False)
     (folder / "config" / "papers" / "attempt").mkdir()
-    (folder / "config" / "papers" / "attempt" / "paper.yaml").write_text(text)
+    (folder / "config" / "papers" / "attempt" / "paper.yaml").write_text(text, encoding="utf-8")
     project = load_project(folder, quick=False)
     plan = build_plan(project, "smoke")
     wanted = sorted({f"assets/prepared/{name}/manifest.json" for name in plan.prepared})
@@ -114,7 +114,7 @@ def test_epsilon_stands_beside_every_score(made, capfd):
     assert 2.9 < found["epsilon"] <= 3.0 and found["steps"] == 6 and found["sample_rate"] == 8 / facts["rows"]
     evaluate_run(job_of(project, plan, run, 0, layout))
     assert f"[epsilon {found['epsilon']:.3g} (prv) at delta 1e-05]" in capfd.readouterr().err
-    stored = json.loads((layout.run("smoke", run, 0) / "metrics.json").read_text())
+    stored = json.loads((layout.run("smoke", run, 0) / "metrics.json").read_text(encoding="utf-8"))
     assert stored["reported"]["private-gradients"] == found
     evidence = Evidence(project, project.paper("attempt"), "smoke", layout.results, plan.named["attempt"])
     outcome = evidence.look("runs.private.reported.private-gradients.epsilon + 1", "laptop", 1)
@@ -145,7 +145,10 @@ def test_both_stages_of_a_mixture(made):
     _, plan, layout = made
     domain, mixed = trained(made, "domain"), trained(made, "mixed")
     run = plan.named["attempt"]["laptop"]["domain"]
-    lines = [json.loads(line) for line in (layout.run("smoke", run, 0) / "history.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (layout.run("smoke", run, 0) / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     for line in lines:
         assert line["loss"] == pytest.approx(0.5 * line["domain_loss"] + line["sampling_loss"], rel=0.05)
     assert {"layer1.adapter0", "layer1.backbone"} == set(mixed["reported"]["mixture-of-domain-adapters"])
@@ -159,16 +162,16 @@ def test_other_text_belongs_to_the_run(made, tmp_path):
     folder = make_checkout(tmp_path, ["attempt"])
     path = folder / "config" / "papers" / "attempt" / "paper.yaml"
     path.parent.mkdir()
-    values = yaml.safe_load((layout.root / "config" / "papers" / "attempt" / "paper.yaml").read_text())
+    values = yaml.safe_load((layout.root / "config" / "papers" / "attempt" / "paper.yaml").read_text(encoding="utf-8"))
     del values["runs"]["laptop"]["domain"]["beside"]
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     other = build_plan(load_project(folder, quick=False), "smoke")
     run = other.named["attempt"]["laptop"]["domain"]
     assert run != plan.named["attempt"]["laptop"]["domain"]
     with pytest.raises(ConfigError, match="keeps to general text"):
         train_run(job_of(load_project(folder, quick=False), other, run, 0, Layout(_with_assets(folder, layout))))
     values["runs"]["laptop"]["domain"]["beside"] = "smoke-sentiment"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     with pytest.raises(ConfigError, match="beside: task 'smoke-sentiment' needs another head than 'smoke-mlm'"):
         build_plan(load_project(folder, quick=False), "smoke")
 
@@ -182,5 +185,8 @@ def test_states_are_kept_in_8_bits_by_the_library(made):
     facts = trained(made, "eight")
     _, plan, layout = made
     run = plan.named["attempt"]["laptop"]["eight"]
-    lines = [json.loads(line) for line in (layout.run("smoke", run, 0) / "history.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (layout.run("smoke", run, 0) / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert np.isfinite([line["loss"] for line in lines]).all() and facts["steps"] == 6

@@ -38,11 +38,11 @@ def write_checkout(folder):
     one["claims"][0]["trend"]["effect"] = "runs.student.hub-words.accuracy - runs.plain.hub-words.accuracy"
     make_checkout(folder, ["one"])
     (folder / "config/papers/one").mkdir()
-    (folder / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(one))
-    group = yaml.safe_load((folder / "config/tasks/smoke.yaml").read_text())
+    (folder / "config/papers/one/paper.yaml").write_text(yaml.safe_dump(one), encoding="utf-8")
+    group = yaml.safe_load((folder / "config/tasks/smoke.yaml").read_text(encoding="utf-8"))
     tasks = group.pop("tasks")
     task = group | tasks["smoke-sentiment"] | {"name": "hub-words", "dataset": "hub-words"}
-    (folder / "config/tasks/hub-words.yaml").write_text(yaml.safe_dump(task))
+    (folder / "config/tasks/hub-words.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
     facts = {
         "title": "t",
         "licence": "MIT",
@@ -57,9 +57,9 @@ def write_checkout(folder):
 
 
 def add(path, registry, name, entry):
-    value = yaml.safe_load(path.read_text())
+    value = yaml.safe_load(path.read_text(encoding="utf-8"))
     value[registry][name] = entry
-    path.write_text(yaml.safe_dump(value))
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
 
 
 def write_hub(hub, scratch):
@@ -86,7 +86,7 @@ def replica(folder, address, *arguments):
         cwd=folder,
         env={**env, "HF_ENDPOINT": address},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -114,7 +114,7 @@ def test_a_machine_without_a_network_runs_a_paper_on_its_mirror(tmp_path, monkey
         assert (source["kind"], source["repo"], source["revision"]) == ("mirror", repo, revision)
     # its card's lines load it, with and without this project
     stored = folder / f"results/laptop/runs/{run}/seed0"
-    text = write_card(stored, manifest.read(stored), project).read_text()
+    text = write_card(stored, manifest.read(stored), project).read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) == 2
     monkeypatch.chdir(folder)

@@ -103,7 +103,7 @@ def _submit(
     command = [sys.executable, "-m", "snakemake", "--profile", profile, *QUICK, "--retries", "0", *options]
     command += ["--nocolor", "--config", "scale=paper", "--allowed-rules", *rules, "--", *targets]
     done = subprocess.run(
-        command, cwd=folder, env=slurm.environment(**environment), capture_output=True, text=True, timeout=300
+        command, cwd=folder, env=slurm.environment(**environment), capture_output=True, encoding="utf-8", timeout=300
     )
     submitted = slurm.submitted()
     assert submitted, done.stdout[-3000:] + done.stderr[-6000:]
@@ -150,8 +150,10 @@ def test_flags_of_a_gpu_a_cpu_and_a_multi_gpu_job(tmp_path, profile, gpus):
 def test_a_site_of_four_gpus_a_node_and_one_model(tmp_path, profile, gpus):
     folder, slurm = _checkout(tmp_path / "clone", ["minilm"]), FakeSlurm(tmp_path / "slurm")
     scale, limits = folder / "config" / "scales" / "paper.yaml", folder / "slurm" / "partitions.yaml"
-    scale.write_text(scale.read_text().replace("gpus_per_node: 8", "gpus_per_node: 4"))
-    limits.write_text(limits.read_text().replace("max_nodes: 1", "max_nodes: 4"))
+    scale.write_text(
+        scale.read_text(encoding="utf-8").replace("gpus_per_node: 8", "gpus_per_node: 4"), encoding="utf-8"
+    )
+    limits.write_text(limits.read_text(encoding="utf-8").replace("max_nodes: 1", "max_nodes: 4"), encoding="utf-8")
     _, plan = _plan(folder, "paper")
     run = _first(plan, lambda run: run.stage == "compress" and run.gpus == 8)
     _pretend(folder, plan, [run])
@@ -222,7 +224,7 @@ def test_the_cores_of_the_login_node_do_not_cut_what_jobs_ask_for(tmp_path):
         ([], f"{os.cpu_count()} 0 None None"),
     ):
         command = [sys.executable, "-c", code.format(arguments=arguments)]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, encoding="utf-8", check=False)
         assert done.stdout.strip().splitlines()[-1] == seen, (arguments, done.stdout, done.stderr[-2000:])
 
 
@@ -230,10 +232,13 @@ def test_snakemake_asks_for_what_the_plan_says_job_by_job(tmp_path):
     """So that what holds of the plan's jobs (tests/unit/test_plan_profiles.py: all papers) holds of Snakemake's."""
     folder = _checkout(tmp_path / "clone", ["prune_ofa", "bipft"])
     for path in (folder / "workflow" / "rules").glob("*.smk"):  # a job with a message is shown by it alone
-        path.write_text(re.sub(r"^    message:\n        .*\n", "", path.read_text(), flags=re.MULTILINE))
+        path.write_text(
+            re.sub(r"^    message:\n        .*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE),
+            encoding="utf-8",
+        )
     command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "-n", "--nocolor", "--config", "scale=paper"]
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=FakeSlurm(tmp_path / "slurm").environment()
+        command, cwd=folder, capture_output=True, encoding="utf-8", env=FakeSlurm(tmp_path / "slurm").environment()
     )
     text = done.stdout + done.stderr
     assert done.returncode == 0, text[-3000:]
@@ -275,7 +280,7 @@ def test_workstation_hands_out_gpu_ids_without_collision(tmp_path):
         plan, lambda run: run.stage == "compress" and run.gpus == 8 and run.id not in plan.runs[one].parents.values()
     )
     _pretend(folder, plan, [one, eight])
-    (folder / "scripts" / "train.py").write_text(TRAIN)
+    (folder / "scripts" / "train.py").write_text(TRAIN, encoding="utf-8")
     environment = {**os.environ, "REPLICA_GPUS": "0,1", "REPLICA_GPU_LOCKS": str(tmp_path / "locks")}
     command = [
         sys.executable,
@@ -292,9 +297,9 @@ def test_workstation_hands_out_gpu_ids_without_collision(tmp_path):
     command += ["--nocolor", "--config", "scale=paper", "--allowed-rules", "adapt", "compress", "--"]
     command += [*_paths(plan, one, "manifest.json"), *_paths(plan, eight, "manifest.json")]
     started = time.time()
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr[-4000:]
-    facts = {path.stem: json.loads(path.read_text()) for path in folder.glob("*-*.json")}
+    facts = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*-*.json")}
     single = [item for name, item in facts.items() if name.startswith(one)]
     both = [item for name, item in facts.items() if name.startswith(eight)]
     assert len(single) == 4 and {item["gpus"] for item in single} == {"0", "1"}, "two at a time, each with its own"

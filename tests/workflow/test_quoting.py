@@ -44,9 +44,9 @@ def test_an_environment_and_a_checkout_below_odd_folders(tmp_path):
         "results/papers.bib",
     ]
     variables = {**environment(), "PATH": os.environ["PATH"]}
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert (folder / "results" / "papers.bib").read_text()
+    assert (folder / "results" / "papers.bib").read_text(encoding="utf-8")
 
 
 def test_a_slurm_jobs_python_is_one_word(monkeypatch):

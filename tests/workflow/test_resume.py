@@ -56,7 +56,9 @@ def _stored(folder, run):
 
 def _interrupt_at(folder, run, step, number):
     """Start training and send a signal once `step` steps are done; returns the exit status."""
-    process = subprocess.Popen(_train(folder, run), cwd=folder, env=environment(), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        _train(folder, run), cwd=folder, env=environment(), stderr=subprocess.PIPE, encoding="utf-8"
+    )
     for line in process.stderr:
         found = re.match(r"step (\d+)/", line)
         if found and int(found.group(1)) >= step:
@@ -76,7 +78,7 @@ def test_killed_training_ends_with_the_same_bytes(prepared, number):
     out = killed / "results" / "smoke" / "runs" / run / "seed1"
     assert not out.exists(), "a half-trained run stores nothing"
     done = subprocess.run(
-        _train(killed, run), cwd=killed, env=environment(), check=True, capture_output=True, text=True
+        _train(killed, run), cwd=killed, env=environment(), check=True, capture_output=True, encoding="utf-8"
     )
     resumed = int(re.search(r"resuming at step (\d+)", done.stderr).group(1))
     assert 0 < resumed < STEPS
@@ -103,7 +105,7 @@ def _snakemake_until_checkpoint(folder, target, state):
     deadline = time.monotonic() + 180  # a loaded machine takes long to import; an idle one ten seconds
     while time.monotonic() < deadline:
         if any(state.glob(f"checkpoint-*/{SEAL}")) and (state / PROCESS).exists():
-            return process, json.loads((state / PROCESS).read_text())["pid"]
+            return process, json.loads((state / PROCESS).read_text(encoding="utf-8"))["pid"]
         assert process.poll() is None, "Snakemake ended before its training job wrote a checkpoint"
         time.sleep(0.02)
     raise AssertionError("no checkpoint in three minutes")
@@ -121,7 +123,7 @@ def test_killed_snakemake_and_its_job_go_on(prepared):
     assert not (killed / target).exists(), "the job was killed before its end"
     done = snakemake(killed, "--config", "scale=smoke", "--", target)
     assert f"The lock of this folder is removed: Snakemake (process {process.pid} on " in done.stdout
-    logs = "".join(path.read_text() for path in (killed / "logs").rglob(f"{run}-seed1.log"))
+    logs = "".join(path.read_text(encoding="utf-8") for path in (killed / "logs").rglob(f"{run}-seed1.log"))
     assert 0 < int(re.search(r"resuming at step (\d+)", logs).group(1)) < STEPS
     first, second = _stored(whole, run)[1], _stored(killed, run)[1]
     assert first["files"]["model.safetensors"]["sha256"] == second["files"]["model.safetensors"]["sha256"]
@@ -135,9 +137,9 @@ def test_ctrl_c_writes_a_checkpoint(prepared):
     process, _ = _snakemake_until_checkpoint(killed, target, state)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 1 and not (killed / target).exists()
-    stopped = json.loads((state / PROCESS).read_text())["stopped"]
+    stopped = json.loads((state / PROCESS).read_text(encoding="utf-8"))["stopped"]
     assert (state / f"checkpoint-{stopped}" / SEAL).exists(), "written when it was told, whatever `checkpoint_every`"
-    logs = "".join(path.read_text() for path in (killed / "logs").rglob(f"{run}-seed2.log"))
+    logs = "".join(path.read_text(encoding="utf-8") for path in (killed / "logs").rglob(f"{run}-seed2.log"))
     assert "signal SIGINT: saving a checkpoint" in logs and "Traceback" not in logs
     snakemake(killed, "--config", "scale=smoke", "--", target)
     assert not state.exists()
@@ -152,7 +154,7 @@ def test_data_dated_in_the_future_is_refused_before_the_first_step(prepared):
     target = f"results/smoke/runs/{run}/seed3/manifest.json"
     done = snakemake(killed, "--config", "scale=smoke", "--", target, check=False)
     [log] = (killed / "logs").rglob(f"{run}-seed3.log")
-    assert done.returncode == 1 and "in the future of this machine's clock" in log.read_text()
-    assert str(data.relative_to(killed)) in log.read_text()
+    assert done.returncode == 1 and "in the future of this machine's clock" in log.read_text(encoding="utf-8")
+    assert str(data.relative_to(killed)) in log.read_text(encoding="utf-8")
     os.utime(data, (now, now))
     snakemake(killed, "--config", "scale=smoke", "--", target)

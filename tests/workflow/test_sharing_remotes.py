@@ -104,7 +104,7 @@ def test_host_that_is_down_or_refuses(project, tmp_path):
         said = _fails(project, remote, "remote 'lab' (ssh://")
         assert re.search("denied|authentication", said), said
         use(project, remote, commit=False)
-        (tmp_path / "remote").write_text("a file where the remote should be")
+        (tmp_path / "remote").write_text("a file where the remote should be", encoding="utf-8")
         _fails(project, remote, "remote 'lab' (ssh://")
         (tmp_path / "remote").unlink()
         _completes(project, remote, tmp_path)

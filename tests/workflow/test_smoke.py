@@ -61,7 +61,10 @@ def test_ledger_has_every_claim_with_the_agreed_columns(smoke):
     assert list(rows[0]) == COLUMNS
     claims = {claim.id for claim in load_project(folder).paper("compacter").claims}
     assert {row["claim"].partition(":")[0] for row in rows} == claims
-    assert json.loads((folder / "results/smoke/claims.json").read_text())["rows"][0].keys() == rows[0].keys()
+    assert (
+        json.loads((folder / "results/smoke/claims.json").read_text(encoding="utf-8"))["rows"][0].keys()
+        == rows[0].keys()
+    )
 
 
 def test_smoke_numbers_prove_no_claim(smoke):
@@ -79,7 +82,10 @@ def test_page_tables_and_figures_are_there(smoke):
 
 
 def test_every_run_knows_what_it_cost(smoke):
-    manifests = [json.loads(path.read_text()) for path in smoke[0].glob("results/smoke/runs/*/seed*/manifest.json")]
+    manifests = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in smoke[0].glob("results/smoke/runs/*/seed*/manifest.json")
+    ]
     trained = [found for found in manifests if found.get("steps", 0) >= 2]
     assert trained
     for found in trained:
@@ -121,13 +127,13 @@ def test_replica_run_makes_a_paper_again_and_ends_with_its_verdicts(smoke, tmp_p
     [missing, *_] = sorted((folder / "results" / "smoke" / "runs").glob("*/seed0/metrics.json"))
     missing.unlink()
     command = [sys.executable, "-m", "replica.cli", "run", "compacter", "--scale", "smoke", "--snakemake", "--cores 2"]
-    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert missing.exists()
     assert "snakemake paper --config scale=smoke quick=false paper=compacter" in done.stdout
     assert "claims, smoke scale" in done.stdout and "structural" in done.stdout
     [log] = (folder / "logs" / "run").iterdir()
-    assert f"evaluating {missing.parents[1].name}" in log.read_text()
+    assert f"evaluating {missing.parents[1].name}" in log.read_text(encoding="utf-8")
 
 
 #: What follows from a paper's claims.
@@ -155,7 +161,9 @@ def test_report_of_what_is_measured_shows_a_deleted_number_as_not_run(smoke, tmp
     path = f"results/smoke/runs/{run.id}/seed0/metrics.json"
     (folder / path).unlink()
     [command] = re.findall(
-        r"^\t@\$\(BIN\)/snakemake (.*--forcerun compare.*) &&", (ROOT / "Makefile").read_text(), re.MULTILINE
+        r"^\t@\$\(BIN\)/snakemake (.*--forcerun compare.*) &&",
+        (ROOT / "Makefile").read_text(encoding="utf-8"),
+        re.MULTILINE,
     )
     snakemake(folder, *command.replace("measured=true", "measured=true scale=smoke").split())
     assert not (folder / path).exists(), "the report starts no evaluation"
@@ -176,14 +184,14 @@ def test_what_depends_on_a_change_of_a_papers_file_is_made_again(smoke, tmp_path
     folder = shutil.copytree(smoke[0], tmp_path / "copy", symlinks=True)
     name = "config/scales/smoke.yaml" if rules is None else "config/papers/compacter/paper.yaml"
     path = folder / name
-    path.write_text(path.read_text().replace(before, after, 1))
+    path.write_text(path.read_text(encoding="utf-8").replace(before, after, 1), encoding="utf-8")
     assert _would_run(folder) == (rules or AFTER_CLAIMS | {"adapt", "evaluate"})
 
 
 def test_configuration_error_is_one_message_before_any_job(tmp_path):
     folder = make_checkout(tmp_path, ["compacter"])
     path = folder / "config" / "papers" / "compacter" / "paper.yaml"
-    path.write_text(path.read_text().replace("name: compacter", "name: compactr", 1))
+    path.write_text(path.read_text(encoding="utf-8").replace("name: compacter", "name: compactr", 1), encoding="utf-8")
     done = snakemake(folder, "--config", "scale=smoke", check=False)
     assert done.returncode != 0
     assert "config/papers/compacter/paper.yaml" in done.stdout and "did you mean 'compacter'" in done.stdout

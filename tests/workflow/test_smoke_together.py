@@ -24,7 +24,9 @@ def test_adapters_of_four_tasks_are_trained_and_scored_from_nothing(tmp_path):
     assert (
         len(list((folder / "assets" / "prepared").iterdir())) == 5
     )  # the four tasks, and what the backbone was pretrained on
-    assert set(json.loads((folder / target).read_text())["tasks"]) == set(run.tasks) == set(run.evaluate)
+    assert (
+        set(json.loads((folder / target).read_text(encoding="utf-8"))["tasks"]) == set(run.tasks) == set(run.evaluate)
+    )
     assert "Nothing to be done" in snakemake(folder, "--config", "scale=smoke", "--", target).stdout, made.stdout
     # Training reads the data of every task: what is gone is made again, and the run after it.
     shutil.rmtree(folder / "assets" / "prepared" / run.trained_data[1])
@@ -37,7 +39,9 @@ def test_a_ladder_beside_clip_t5_is_trained_on_images_and_answers(tmp_path):
     run = plan.run(plan.named["lst"]["paper"]["vl-lst"])
     target = f"results/smoke/runs/{run.id}/seed0/metrics.json"
     snakemake(folder, "--config", "scale=smoke", "--", target)
-    assert set(json.loads((folder / target).read_text())["tasks"]) == set(run.tasks) == set(run.evaluate)
-    about = json.loads((folder / target).with_name("manifest.json").read_text())
+    assert (
+        set(json.loads((folder / target).read_text(encoding="utf-8"))["tasks"]) == set(run.tasks) == set(run.evaluate)
+    )
+    about = json.loads((folder / target).with_name("manifest.json").read_text(encoding="utf-8"))
     expected = about["expected"]["ladder-side-tuning"]["trainable_parameters"]
     assert about["counts"]["trainable_parameters"] == expected
