@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from replica import seals
 from replica.assets import manifest
 from replica.assets.rows import Rows, write_parquet
 from replica.errors import AssetError
@@ -100,7 +101,7 @@ def test_verify_refuses_missing_files_manifests_and_outside_names(folder, tmp_pa
     (folder / "sub" / "b.txt").unlink()
     with pytest.raises(AssetError, match=r"b\.txt: missing"):
         manifest.verify(folder)
-    (folder / "manifest.json").write_text(json.dumps({"files": {"../x": {"sha256": "0"}}}), encoding="utf-8")
+    seals.write_sealed(folder / "manifest.json", {"files": {"../x": {"sha256": "0"}}})
     with pytest.raises(AssetError, match="outside the folder"):
         manifest.verify(folder)
     for content in ("{", "[]", '{"files": {"a": {}}}'):
