@@ -17,6 +17,8 @@ INTERRUPTED = 85
 OUT_OF_MEMORY = 86
 #: Exit status of training whose loss was NaN or infinite; the same call fails the same way.
 DIVERGED = 87
+#: Most characters of a message about configuration; what a file holds may be long.
+MOST_CHARACTERS = 1500
 
 
 class ReplicaError(Exception):
@@ -35,7 +37,8 @@ class ConfigError(ReplicaError):
     """A configuration file is wrong; the message, of one line, names file, key and remedy."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(line.strip() for line in message.splitlines()))
+        line = " ".join(line.strip() for line in message.splitlines())
+        super().__init__(line if len(line) <= MOST_CHARACTERS else f"{line[:MOST_CHARACTERS]}…")
 
 
 class AssetError(ReplicaError):

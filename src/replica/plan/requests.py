@@ -59,8 +59,9 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
     Raises ConfigError with file, key and the nearest name.
     """
     for claim in paper.claims:
-        if claim.tolerance is None and (tolerances := project.settings.tolerances):
-            known(claim.kind, tolerances, f"{paper.file}: claims.{claim.id}.kind", "kind")
+        tolerances = project.settings.tolerances  # another kind is judged by its last digit, a slip of the pen should not be
+        if claim.kind not in tolerances and (hint := nearest(claim.kind, tolerances, listed=False)):
+            raise ConfigError(f"{paper.file}: claims.{claim.id}.kind: unknown kind '{claim.kind}'{hint}")
     measurements = {}
     for name, measurement in paper.measurements.items():
         where = f"{paper.file}: measurements.{name}"
