@@ -59,7 +59,9 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
     Raises ConfigError with file, key and the nearest name.
     """
     for claim in paper.claims:
-        tolerances = project.settings.tolerances  # another kind is judged by its last digit, a slip of the pen should not be
+        tolerances = (
+            project.settings.tolerances
+        )  # another kind is judged by its last digit, a slip of the pen should not be
         if claim.kind not in tolerances and (hint := nearest(claim.kind, tolerances, listed=False)):
             raise ConfigError(f"{paper.file}: claims.{claim.id}.kind: unknown kind '{claim.kind}'{hint}")
     measurements = {}
