@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from replica.jobs.programs import importing, main
+from replica.errors import ConfigError
+from replica.jobs.programs import importing, main, run_job, run_parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,3 +137,10 @@ def test_what_is_in_the_way_of_an_asset_is_named(tmp_path, name):
     assert done.returncode == 2
     assert re.fullmatch(rf"error: data set 'smoke-text' from generated: cannot write .*{message}.*\n", done.stderr)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_library_takes_is_refused(seed):
+    arguments = run_parser("x").parse_args(["--scale", "smoke", "--run", "x", "--seed", str(seed)])
+    with pytest.raises(ConfigError, match=f"^--seed {seed}: a seed is a number from 0 to 4294967295"):
+        run_job(arguments)

@@ -154,9 +154,7 @@ def wanted_assets(wildcards):
 def present(files):
     """Return files; with `--config measured=true` (`make report`) only those that exist, so that no run is started."""
     return [
-        file
-        for file in files
-        if not PROJECT.settings.measured or os.path.exists(file)
+        file for file in files if not PROJECT.settings.measured or os.path.exists(file)
     ]
 
 
