@@ -15,16 +15,17 @@ from replica.assets import manifest
 from replica.assets.at_hand import presence
 from replica.assets.rows import Rows
 from replica.claims.compare import compare
+from replica.claims.evidence import measurement_settings
 from replica.config import load_project
 from replica.config.hub_lock import HubLock, Locked, write_lock
 from replica.config.schema import Measurement
 from replica.errors import ConfigError
-from replica.files import write_json
 from replica.measure.structural import measure, measure_paper
 from replica.meters.dataset_rows import RowsOptions, count_rows
 from replica.meters.registry import DATA_METERS, meters_of, parse_meters
 from replica.plan.outputs import fingerprint
 from replica.plan.requests import check_claims
+from replica.seals import write_sealed
 from tests.unit.assets_helpers import hash_rows
 
 from .small_project import DATASETS, PAPER, paper, write_project
@@ -187,7 +188,8 @@ def project_of(tmp_path, rows, train=None, revision="0" * 40):
 
 def rows_of(root, results):
     project = load_project(root)
-    write_json(results / "structural" / "one.json", measure_paper(project, "one"))
+    settings = measurement_settings(project, project.paper("one"))
+    write_sealed(results / "structural" / "one.json", measure_paper(project, "one"), settings=settings)
     found = compare(project, "one", "laptop", results, {"laptop": {}}, set())
     return {row["claim"]: row for row in found if row["claim"].startswith("size")}
 
