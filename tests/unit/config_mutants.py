@@ -314,7 +314,7 @@ def wrong_type(self: Mutants, file: str, paper: str) -> Mutant | None:
     path, _ = self.random.choice(leaves)
     path = path[: self.random.randint(1, len(path))]
     new = self.random.choice(({}, [], [[]], {"a": {"b": 1}}, 5, 2.5, True, None, "", "x", [None], "2026-99-99", {5: 5}))
-    return Mutant("type", file, f"{path}: {new!r}", _dump(_put(self.value(file), path, new)), paper, False)
+    return Mutant("wrong type", file, f"{path}: {new!r}", _dump(_put(self.value(file), path, new)), paper, False)
 
 
 def missing(self: Mutants, file: str, paper: str) -> Mutant | None:
@@ -342,7 +342,7 @@ def registry_name(self: Mutants, file: str, paper: str) -> Mutant | None:
     file = f"config/{'tasks/glue' if kind == 'tasks' else kind}.yaml"
     value = self.value(file)
     value[kind][new] = copy.deepcopy(self.random.choice(list(value[kind].values())))
-    return Mutant("name", file, repr(new), _dump(value), paper, True)
+    return Mutant("registry name", file, repr(new), _dump(value), paper, True)
 
 
 def encoding(self: Mutants, file: str, paper: str) -> Mutant | None:

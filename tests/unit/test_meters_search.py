@@ -8,6 +8,7 @@ from transformers import BertConfig, BertModel
 
 from replica.errors import ConfigError
 from replica.meters.linear_path import interpolate, measure_path
+from replica.meters.options import SearchSpaceOptions
 from replica.meters.search_space import SearchSpace, encoder_macs, encoder_parameters, measure_space
 
 TINY = {"layers": (4, 7, 1), "hidden": (128, 224, 32), "ratio": (2.0, 3.5, 0.5), "heads": (7, 10, 1)}
@@ -67,3 +68,17 @@ def test_a_line_between_networks_is_walked_point_by_point():
     assert found["step"] == pytest.approx(1 / 3)
     assert found["interpolated"] == sum(p.numel() for p in model.parameters())
     assert (found["stable_below"], found["matching_within"]) == (2.0, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"layers": (1, 1e9, 1)}, "1e\\+09 shapes"),
+        ({"layers": (1, 1000, 1), "hidden": (1, 1e6, 1)}, "1e\\+09 shapes"),
+        ({"layers": (1, 4, 0)}, "from 1 to 4 by 0"),
+        ({"layers": (4, 1, 1)}, "from 4 to 1 by 1"),
+    ],
+)
+def test_a_space_without_end_is_refused_before_it_is_counted(ranges, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSpaceOptions(ranges=ranges)

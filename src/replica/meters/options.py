@@ -32,6 +32,10 @@ EXPECTED = ("trainable_parameters", "total_parameters", "nonzero_parameters", "s
 CATEGORIES = ("parameter", "buffer", "input", "forward", "backward", "gradient", "optimizer")
 
 
+#: Most shapes of a search space, which are looked at one by one.
+MOST_SHAPES = 1_000_000
+
+
 class Options(Strict):
     """Base of every meter's options.
 
@@ -310,6 +314,17 @@ class SearchSpaceOptions(Options):
     }
 
     ranges: dict[str, tuple[float, float, float]] = Field(description="number of a shape: its lowest, highest and step")
+
+    @model_validator(mode="after")
+    def _shapes_that_can_be_counted(self) -> SearchSpaceOptions:
+        shapes = 1.0
+        for name, (low, high, step) in self.ranges.items():
+            if step <= 0 or high < low:
+                raise ValueError(f"'{name}' does not go from {low:g} to {high:g} by {step:g}")
+            shapes *= (high - low) / step + 1
+        if shapes > MOST_SHAPES:
+            raise ValueError(f"the ranges make {shapes:.3g} shapes, and at most {MOST_SHAPES} are looked at one by one")
+        return self
 
     def result_keys(self) -> list[str]:
         """Return the keys for these ranges; costs are known of an encoder's shapes alone."""

@@ -76,9 +76,14 @@ def check_claims(project: Project, paper: Paper, entries: Mapping[str, Entries])
             measurements[name] = result_names(project, measurement.datasets, meters, keys)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from None
-    runs = {
-        section: {name: _numbers(project, entry) for name, entry in runs.items()} for section, runs in entries.items()
-    }
+    runs: dict[str, dict[str, dict[str, list[str]]]] = {}
+    for section, own in entries.items():
+        runs[section] = {}
+        for name, entry in own.items():
+            try:
+                runs[section][name] = _numbers(project, entry)
+            except ConfigError as error:
+                raise ConfigError(f"{paper.file}: runs.{section}.{name}: {error}") from None
     check_names(paper, Names(measurements, runs, project.tasks))
 
 
