@@ -119,7 +119,7 @@ def test_a_signal_stops_both_at_one_step_and_any_number_of_processes_goes_on(alo
     record = json.loads((state / "process.json").read_text(encoding="utf-8"))
     assert 3 <= record["stopped"] < STEPS
     checkpoint = state / f"checkpoint-{record['stopped']}"
-    sealed = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
+    sealed = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))["files"]
     assert {"model.safetensors", "rng_state_0.pth", "rng_state_1.pth"} <= set(sealed)
     assert not (folder / "results").exists(), "a half-trained run stores nothing"
     done = _call(folder, program(folder, "train", *_train(run, "--processes", str(then))))

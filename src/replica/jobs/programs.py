@@ -116,7 +116,7 @@ def main(program: Callable[[], int | None]) -> None:
         sys.stdout.flush()
         sys.exit(status)
     except ReplicaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stderr.write(f"error: {error}\n")  # in one piece: other processes of the run write there too
         sys.exit(error.status)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to write goes nowhere
@@ -124,7 +124,7 @@ def main(program: Callable[[], int | None]) -> None:
     except Exception as error:
         if not isinstance(error, OSError) and not disk_is_full(error):
             raise
-        print(f"error: {secrets.masked(system_error(error))}", file=sys.stderr)
+        sys.stderr.write(f"error: {secrets.masked(system_error(error))}\n")
         sys.exit(MISTAKE)
     finally:
         gc.freeze()
