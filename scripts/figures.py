@@ -20,7 +20,7 @@ def program() -> None:
     paper = project.paper(arguments.paper)
     named = build_plan(project, arguments.scale).named.get(arguments.paper, {})
     evidence = Evidence(project, paper, arguments.scale, arguments.results, named)
-    for entry in write(paper, read_claims(arguments.claims), evidence, arguments.out):
+    for entry in write(paper, read_claims(arguments.claims, arguments.paper), evidence, arguments.out):
         state = "drawn" if entry["drawn"] else "not drawn"
         print(f"{entry['id']}: {state}" + (f" ({len(entry['missing'])} not measured)" if entry["missing"] else ""))
 

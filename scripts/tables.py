@@ -13,7 +13,7 @@ def program() -> None:
     from replica.report.tables import write
 
     project = load_project(arguments.root, papers=[arguments.paper])
-    names = write(project.paper(arguments.paper), read_claims(arguments.claims), arguments.out)
+    names = write(project.paper(arguments.paper), read_claims(arguments.claims, arguments.paper), arguments.out)
     print(f"{arguments.out}: {', '.join(names)}")
 
 

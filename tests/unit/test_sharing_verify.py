@@ -11,7 +11,7 @@ import pytest
 
 from replica.assets import manifest
 from replica.claims.compare import report
-from replica.claims.ledger import merge, numbers, summary, to_csv, to_json
+from replica.claims.ledger import merge, numbers, read_claims, summary, to_csv, to_json
 from replica.cli.pin import pin
 from replica.cli.verify import verify as verb
 from replica.errors import ReplicaError
@@ -173,3 +173,12 @@ def test_data_and_models_are_verified(checkout):
     (folder / "train.parquet").write_bytes(b"rowt")
     [line] = verify(project, plan, results, assets=True).damage
     assert f"{folder / 'train.parquet'}: sha256 is" in line
+
+
+def test_claims_of_another_paper_and_a_ledger_are_no_papers_claims(checkout):
+    _, _, results, _ = checkout
+    claims = results / "laptop" / "papers" / "toy" / "claims.json"
+    with pytest.raises(ReplicaError, match="is of paper toy, not of other"):
+        read_claims(claims, "other")
+    with pytest.raises(ReplicaError, match="lacks `paper`"):
+        read_claims(results / "claims.json", "toy")

@@ -19,12 +19,16 @@ from replica.seals import SEAL, check, read_sealed, sealed
 AGAIN = "make it with `make reproduce` (or `snakemake`)"
 
 
-def read_claims(path: Path | str) -> dict[str, Any]:
-    """Read a paper's claims.json; ResultError where there is none, it is not one, or it does not match its seal.
+def read_claims(path: Path | str, paper: str | None = None) -> dict[str, Any]:
+    """Read a paper's claims.json; ResultError where there is none, it is not one, does not match its seal, or is another `paper`'s.
 
     Raises ConfigError where its columns are others.
     """
-    value = read_sealed(path, {"rows": list}, "`scripts/compare.py` writes a paper's claims")
+    value = read_sealed(
+        path, {"paper": str, "rows": list, "trends": dict}, "`scripts/compare.py` writes a paper's claims"
+    )
+    if paper not in (None, value["paper"]):
+        raise ResultError(f"{path}: is of paper {value['paper']}, not of {paper}; compare the paper again")
     for row in value["rows"]:
         if not isinstance(row, dict) or set(row) != set(COLUMNS):
             named = row.get("claim") if isinstance(row, dict) else row

@@ -199,7 +199,7 @@ def _verdicts(root: Path, scale: str, papers: list[str], claims: list[str]) -> N
         console.print(scorecard(rows, path.parent / "report" / "index.html"))
         return
     folder = root / "results" / scale / "papers"
-    rows = [row for name in papers for row in read_claims(folder / name / "claims.json")["rows"]]
+    rows = [row for name in papers for row in read_claims(folder / name / "claims.json", name)["rows"]]
     if claims:
         rows = [row for row in rows if row["claim"].partition(":")[0] in claims]
     console.print(scorecard(rows))

@@ -117,7 +117,7 @@ def check_paper(project: Project, plan: Plan, paper: str, results: Path) -> list
     folder = results / plan.scale / "papers" / paper
     if (folder / "claims.json").is_file():
         again = f"`snakemake --forcerun compare -- {folder / 'claims.json'}` computes it again"
-        _same_rows(folder / "claims.json", read_claims(folder / "claims.json")["rows"], computed["rows"], again)
+        _same_rows(folder / "claims.json", read_claims(folder / "claims.json", paper)["rows"], computed["rows"], again)
         if (folder / "tables").is_dir():
             _same_tables(folder / "tables", project.paper(paper), computed)
     return computed["rows"]

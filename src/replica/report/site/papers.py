@@ -51,7 +51,7 @@ def write(pages: Pages, source: Source) -> Used:
 def _paper(paper: Paper, source: Source, folder: Path, site: Path) -> dict[str, Any]:
     rows = source.by_paper[paper.id]
     stored = folder / "claims.json"
-    claims_file = read_claims(stored) if stored.is_file() else {"trends": {}}
+    claims_file = read_claims(stored, paper.id) if stored.is_file() else {"trends": {}}
     trends, tables = claims_file["trends"], claims_file.get("tables", {})
     by_name = {row["claim"]: row for row in rows}
     evidence = Evidence(source.project, paper, source.scale, source.results, source.plan.named.get(paper.id, {}))
