@@ -4,7 +4,7 @@
 
 works in a copy of the checkout. A mutant is killed where a test file that imports its module fails (or hangs); one that no such file
 notices survives and is listed with file, line and change. Survivors are to be read: a change that means nothing (a message, a bound
-that nothing can reach) is harmless, any other asks for a test of behaviour. The share of killed ones is printed. An hour for 200.
+that nothing can reach) is harmless, any other asks for a test of behaviour. The share of killed ones is printed. Each costs its tests: two seconds in `claims`, minutes in `methods`.
 """
 
 from __future__ import annotations

@@ -131,3 +131,9 @@ def test_results_older_than_what_they_were_made_from_are_left_out(project):
     assert done.left_out == {
         "papers/laptop/one": f"results/laptop/papers/one was made before {metrics} changed; run snakemake first"
     }
+
+
+def test_a_manifest_that_is_no_json_is_named(project):
+    path = _run(project) / "manifest.json"
+    path.write_text("{", encoding="utf-8")
+    _nothing_published(project, rf"{path.relative_to(project)}: corrupt, not JSON")

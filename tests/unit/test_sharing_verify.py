@@ -98,6 +98,11 @@ DAMAGE = {
         lambda results, plain, small: _edit(results / "structural/toy.json", "1000", "1001"), "edited or corrupt", True),
     "structural measurements of another paper": (
         lambda results, plain, small: store_other(results), "is of paper other, not of toy", True),
+    "predictions of something else": (
+        lambda results, plain, small: (plain / "seed1/predictions.parquet").write_bytes(b"other"),
+        "is not the file that metrics.json was computed from", True),
+    "a ledger without its CSV": (
+        lambda results, plain, small: (results / "claims.csv").unlink(), "differs from claims.json", False),
     "a history of something else": (
         lambda results, plain, small: _edit(plain / "seed0/history.jsonl", '"loss": 1.0', '"loss": 0.1'),
         "history.jsonl: sha256 is", False),

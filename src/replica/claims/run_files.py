@@ -15,7 +15,7 @@ from typing import Any
 from replica import seals
 from replica.errors import ResultError
 from replica.files import parse_json, plain_file, read_result, sha256_file
-from replica.paths import MANIFEST
+from replica.paths import MANIFEST, METRICS, PREDICTIONS
 
 #: The files of a seed that are packed; weights and predictions are too large for version control.
 PACKED = ("manifest.json", "metrics.json", "measures.json", "history.jsonl")
@@ -54,10 +54,14 @@ def check_file(path: Path, content: dict[str, Any], seed_folder: str | None = No
     if path.name == MANIFEST:
         return
     beside = _manifest_hash(path.with_name(MANIFEST))
-    if seal.get("inputs", {}).get(MANIFEST) != beside:
+    inputs = seal.get("inputs", {})
+    if beside is None or inputs.get(MANIFEST) != beside:
         raise ResultError(
             f"{path}: was made from another {MANIFEST} than the one beside it: the run was made again since; {AGAIN}"
         )
+    predictions = path.with_name(PREDICTIONS)
+    if path.name == METRICS and predictions.is_file() and inputs.get(PREDICTIONS) != sha256_file(predictions):
+        raise ResultError(f"{predictions}: is not the file that {METRICS} was computed from; {AGAIN}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]] | None:

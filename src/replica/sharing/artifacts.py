@@ -8,6 +8,7 @@ from pathlib import Path
 
 from replica.config.project import Project
 from replica.config.schema import Paper
+from replica.errors import ReplicaError
 from replica.files import read_json
 from replica.paths import MANIFEST, MEASURES, METRICS, PREDICTIONS
 from replica.plan import Plan, Run
@@ -91,7 +92,7 @@ def _listed(path: Path, key: str | None = None) -> list[str]:
     try:
         value = read_json(path)
         return [str(name) for name in (value if key is None else value[key])]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ReplicaError, KeyError, TypeError):
         return []
 
 

@@ -10,8 +10,7 @@ from replica.assets import manifest
 from replica.claims.run_files import check_file
 from replica.errors import AssetError
 from replica.files import read_result, sha256_file
-from replica.paths import MEASURES, METRICS, PREDICTIONS, Layout
-from replica.seals import SEAL
+from replica.paths import MEASURES, METRICS, Layout
 from replica.sharing.artifacts import Artifact
 
 #: Kinds of files that run code when they are loaded; they are neither published nor adopted.
@@ -69,9 +68,6 @@ def _identity(artifact: Artifact, facts: dict[str, Any], folder: Path, shown: st
         if (folder / name).exists():
             content = read_result(folder / name, ["run", "seed"])
             check_file(folder / name, content, artifact.folder)
-            scored = content[SEAL].get("inputs", {}).get(PREDICTIONS)
-            if name == METRICS and (folder / PREDICTIONS).exists() and scored != sha256_file(folder / PREDICTIONS):
-                raise AssetError(f"{shown}/{PREDICTIONS}: is not the file that {METRICS} was computed from")
 
 
 def parents_agree(artifact: Artifact, folder: Path, manifest_of: Callable[[str], str | None], where: str = "") -> None:

@@ -19,7 +19,7 @@ from replica.config.project import Project
 from replica.config.schema import Paper
 from replica.errors import ReplicaError, ResultError
 from replica.files import read_result, sha256_file
-from replica.paths import HISTORY, MANIFEST, METRICS, PREDICTIONS, Layout
+from replica.paths import HISTORY, MANIFEST, Layout
 from replica.plan import Plan
 from replica.report import tables
 from replica.seals import SEAL, code_hash
@@ -61,11 +61,12 @@ def verify(project: Project, plan: Plan, results: Path, assets: bool = False) ->
     for name in project.papers:
         with outcome.check("papers"):
             rows_of_papers[name] = check_paper(project, plan, name, results)
-    folder = results / "smoke" if plan.scale == "smoke" else results
+    layout = Layout(project.root)
+    folder = results / layout.summary(plan.scale).relative_to(layout.results)
     if (folder / "claims.json").is_file():
         with outcome.check("ledgers"):
             check_ledger(folder, rows_of_papers)
-    for folder in sorted(Layout(project.root).assets.glob("*/*/")) if assets else []:
+    for folder in sorted(layout.assets.glob("*/*/")) if assets else []:
         if folder.parent.name in ("datasets", "models", "prepared") and not folder.name.startswith("."):
             with outcome.check("data sets and models"):
                 manifest.verify(folder, name=folder.name)
@@ -94,11 +95,6 @@ def _seed(folder: Path, facts: dict[str, Any], runs: Path) -> None:
         if name != HISTORY:
             read_file(folder / name)
     read_lines(folder / HISTORY)
-    scored = (read_file(folder / METRICS) or {SEAL: {}})[SEAL].get("inputs", {}).get(PREDICTIONS)
-    if (folder / PREDICTIONS).is_file() and scored != sha256_file(folder / PREDICTIONS):
-        raise ResultError(
-            f"{folder / PREDICTIONS}: is not the file that {METRICS} was computed from; evaluate the run again"
-        )
     for role, parent in facts.get("parents", {}).items():
         path = runs / parent["run"] / f"seed{parent['seed']}" / MANIFEST
         if path.is_file() and sha256_file(path) != parent["manifest"]:
@@ -152,7 +148,8 @@ def check_ledger(folder: Path, computed: dict[str, list[Row]]) -> None:
     for paper in dict.fromkeys(row["paper"] for row in rows):
         if paper in computed:
             _same_rows(folder / "claims.json", [row for row in rows if row["paper"] == paper], computed[paper], again)
-    if (folder / "claims.csv").read_text(encoding="utf-8") != to_csv(rows):
+    csv = folder / "claims.csv"
+    if not csv.is_file() or csv.read_text(encoding="utf-8") != to_csv(rows):
         raise ResultError(f"{folder / 'claims.csv'}: differs from claims.json beside it; {again}")
     for name, value in (("summary.json", summary(rows)), ("numbers.json", numbers(rows))):
         if (folder / name).is_file() and read_result(folder / name) != value:
